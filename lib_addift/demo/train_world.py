@@ -1,0 +1,246 @@
+"""Trains the bundled checkpoint: `python -m lib_addift.demo.train_world --out world.safetensors`.
+
+Three stages on generated pictures: the VAE, then its latents are brought to SD's scale by an exact change of basis,
+then the text model and the UNet together by denoising. Everything is seeded; figures go to stdout and into the file's
+metadata. Needs diffusers and transformers; takes about 90 minutes on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lib_addift.demo import world
+from lib_addift.hosts import names
+from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod
+
+UNET_WIDTHS = (64, 96, 64, 64)
+VAE_WIDTHS = (32, 64, 32, 32)
+TEXT_WIDTH = 24
+SCALE_FACTOR = 0.18215
+OMIT_RATE = 0.2  # share of attributes left out of a caption
+EMPTY_RATE = 0.1  # share of empty captions, for classifier-free guidance
+
+
+def pictures(count: int, seed: int) -> tuple[torch.Tensor, list[world.Face]]:
+    """Random faces: pictures (count, 3, 64, 64) in -1 .. 1, and their attributes."""
+    rng = random.Random(seed)
+    faces = [world.random_face(rng) for _ in range(count)]
+    pixels = np.stack([np.asarray(world.draw(face)) for face in faces])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, faces
+
+
+def build_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=VAE_WIDTHS,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=world.SIZE,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        block_out_channels=UNET_WIDTHS, cross_attention_dim=TEXT_WIDTH, attention_head_dim=8, norm_num_groups=32, sample_size=8
+    )
+
+
+def build_text_model() -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=12,
+            num_attention_heads=12,
+            max_position_embeddings=77,
+        )
+    )
+
+
+def _cosine(step: int, steps: int, warmup: int = 100) -> float:
+    return min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps)) + 1e-3
+
+
+def train_vae(steps: int, batch: int, seed: int) -> AutoencoderKL:
+    """L1 reconstruction and a light KL term; afterwards latents * SCALE_FACTOR have mean 0 and variance 1 per channel."""
+    torch.manual_seed(seed)
+    data, _ = pictures(4096, seed)
+    vae = build_vae().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    start = time.monotonic()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * _cosine(step, steps)
+        x = data[torch.randint(0, len(data), (batch,))].to(memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample()).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        # The mean over 4 x 4 px is what the eye sees first; it learns the colours while the hatching is still unknown.
+        loss = F.l1_loss(y, x) + F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4)) + 3e-4 * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == steps - 1:
+            std = posterior.mean.std().item()
+            print(
+                f"vae {step}/{steps} loss {loss.item():.4f} l1 {F.l1_loss(y, x).item():.4f} std {std:.2f} "
+                f"sigma {posterior.std.mean().item():.3f} {time.monotonic() - start:.0f} s", flush=True,
+            )  # fmt: skip
+    _bring_to_scale(vae, data[:1024])
+    return vae.eval()
+
+
+@torch.no_grad()
+def _bring_to_scale(vae: AutoencoderKL, data: torch.Tensor) -> None:
+    """Fold mean and spread of the latents into the 1x1 convolutions beside them; reconstructions stay the same."""
+    latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in data.split(64)])
+    mean = latents.mean(dim=(0, 2, 3))
+    gain = 1 / (SCALE_FACTOR * latents.std(dim=(0, 2, 3)))
+    vae.quant_conv.weight[:4] *= gain.view(4, 1, 1, 1)
+    vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) * gain
+    vae.quant_conv.bias[4:] += 2 * gain.log()
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    vae.post_quant_conv.weight /= gain.view(1, 4, 1, 1)
+
+
+def _random_caption(face: world.Face, rng: random.Random) -> str:
+    if rng.random() < EMPTY_RATE:
+        return ""
+    return world.caption(face, frozenset(name for name in world.ATTRIBUTES if rng.random() < OMIT_RATE))
+
+
+def train_unet(
+    vae: AutoencoderKL, steps: int, batch: int, seed: int, keep: Path | None
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Denoising with epsilon prediction and min-SNR weights (gamma 5); returns averaged (EMA) weights."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    data, faces = pictures(12288, seed + 1)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in data.split(64)]) * SCALE_FACTOR
+    del data
+    tokenize = load_tokenizer()
+    schedule = NoiseSchedule(sd15_alphas_cumprod())
+    unet, text = build_unet().to(memory_format=torch.channels_last), build_text_model()
+    parameters = [*unet.parameters(), *text.parameters()]
+    averaged = [p.detach().clone() for p in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    start, mean_loss = time.monotonic(), 1.0
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * _cosine(step, steps)
+        index = torch.randint(0, len(latents), (batch,))
+        clean, noise = latents[index].to(memory_format=torch.channels_last), torch.randn(batch, 4, 8, 8)
+        timesteps = torch.randint(0, 1000, (batch,))
+        captions = [_random_caption(faces[i], rng) for i in index.tolist()]
+        cond = text(input_ids=tokenize(captions)).last_hidden_state
+        noise_pred = unet(schedule.add_noise(clean, noise, timesteps), timesteps, cond).sample
+        snr = schedule.snr(timesteps)
+        weight = snr.clamp(max=5.0) / snr
+        loss = (weight * (noise_pred - noise).square().mean(dim=(1, 2, 3))).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, parameters, 1 - min(0.999, (step + 1) / (step + 10)))
+        mean_loss += 0.02 * (loss.item() - mean_loss)
+        if step % 100 == 0 or step == steps - 1:
+            print(f"unet {step}/{steps} loss {mean_loss:.4f} {time.monotonic() - start:.0f} s", flush=True)
+        if keep is not None and step % 1000 == 999:
+            unet_now, text_now = copy.deepcopy(unet), copy.deepcopy(text)
+            _load(unet_now, text_now, averaged)
+            save_checkpoint(keep, unet_now, vae, text_now, {"steps": str(step + 1)})
+    _load(unet, text, averaged)
+    return unet.eval(), text.eval()
+
+
+@torch.no_grad()
+def _load(unet: torch.nn.Module, text: torch.nn.Module, values: list[torch.Tensor]) -> None:
+    for parameter, value in zip([*unet.parameters(), *text.parameters()], values, strict=True):
+        parameter.copy_(value)
+
+
+def _schedule_buffers() -> dict[str, torch.Tensor]:
+    """The noise schedule's tensors that SD1.5 files carry, in float32."""
+    alphas_cumprod = sd15_alphas_cumprod().double()
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
+    betas = 1 - alphas_cumprod / previous
+    variance = betas * (1 - previous) / (1 - alphas_cumprod)
+    buffers = {
+        "betas": betas,
+        "alphas_cumprod": alphas_cumprod,
+        "alphas_cumprod_prev": previous,
+        "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - alphas_cumprod).log(),
+        "sqrt_recip_alphas_cumprod": (1 / alphas_cumprod).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / alphas_cumprod - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * previous.sqrt() / (1 - alphas_cumprod),
+        "posterior_mean_coef2": (1 - previous) * (1 - betas).sqrt() / (1 - alphas_cumprod),
+    }
+    return {name: value.float() for name, value in buffers.items()}
+
+
+def save_checkpoint(
+    path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel, metadata: dict[str, str]
+) -> None:
+    """One fp16 file with CompVis keys, as the SD1.5 release has them."""
+    tensors = {names.UNET_PREFIX + names.unet_to_compvis(k): v for k, v in unet.state_dict().items()}
+    for key, value in vae.state_dict().items():
+        is_attention_matrix = ".attentions." in key and value.ndim == 2
+        tensors[names.VAE_PREFIX + names.vae_to_compvis(key)] = value[:, :, None, None] if is_attention_matrix else value
+    for key, value in text.state_dict().items():
+        tensors[names.TEXT_PREFIX + "text_model." + key] = value
+    half = {key: value.detach().half().contiguous().clone() for key, value in tensors.items()}
+    half[names.TEXT_PREFIX + "text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(half | _schedule_buffers(), path, {"format": "pt", **metadata})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--vae-steps", type=int, default=2500)
+    parser.add_argument("--vae-batch", type=int, default=16)
+    parser.add_argument("--unet-steps", type=int, default=12000)
+    parser.add_argument("--unet-batch", type=int, default=32)
+    parser.add_argument("--vae", type=Path, help="reuse the VAE of this earlier state (a .pt file)")
+    options = parser.parse_args()
+    torch.set_flush_denormal(True)
+    start = time.monotonic()
+    vae = build_vae()
+    state = options.out.with_suffix(".vae.pt")
+    if options.vae:
+        vae.load_state_dict(torch.load(options.vae))
+    else:
+        vae = train_vae(options.vae_steps, options.vae_batch, options.seed)
+        torch.save(vae.state_dict(), state)
+    unet, text = train_unet(vae, options.unet_steps, options.unet_batch, options.seed, options.out.with_suffix(".part.safetensors"))
+    figures = {k: v for k, v in vars(options).items() if isinstance(v, int)} | {"seconds": round(time.monotonic() - start)}
+    save_checkpoint(options.out, unet, vae, text, {"addift.world": json.dumps(figures)})
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()

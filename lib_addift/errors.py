@@ -1,0 +1,25 @@
+"""The errors a person may meet. Each message names the value, the rule it broke and the remedy."""
+
+
+class AddiftError(Exception):
+    """Anything this extension refuses or fails to do."""
+
+
+class ConfigError(AddiftError):
+    """A setting is unknown, out of bounds or contradicts another."""
+
+
+class PictureError(AddiftError):
+    """A picture or mask cannot be used."""
+
+
+class HostError(AddiftError):
+    """The model, the checkpoint or the WebUI cannot be used."""
+
+
+class TrainingError(AddiftError):
+    """Training ran and did not give a usable LoRA."""
+
+
+class LoraFileError(AddiftError):
+    """A LoRA file cannot be read or written."""

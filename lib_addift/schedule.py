@@ -1,0 +1,39 @@
+"""The diffusion noise schedule: how much of the picture is left at each timestep."""
+
+from __future__ import annotations
+
+import torch
+
+
+def sd15_alphas_cumprod() -> torch.Tensor:
+    """SD1.x's 'scaled linear' schedule, float32, shape (1000,).
+
+    Source: Rombach et al. 2022, latent-diffusion `make_beta_schedule('linear', linear_start=0.00085, linear_end=0.0120)`.
+    """
+    betas = torch.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+class NoiseSchedule:
+    """Closed forms of the forward process over `alphas_cumprod` (shape (T,), float)."""
+
+    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
+        self.alphas_cumprod = alphas_cumprod.detach().float()
+
+    def __len__(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def _at(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """alphas_cumprod at (B,) timesteps, shaped to broadcast over `like`."""
+        values = self.alphas_cumprod.to(like.device)[timesteps.to(like.device)]
+        return values.view(-1, *[1] * (like.ndim - 1))
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """sqrt(abar_t) * latents + sqrt(1 - abar_t) * noise. Source: Ho et al. 2020, eq. 4."""
+        abar = self._at(timesteps, latents)
+        return abar.sqrt() * latents + (1 - abar).sqrt() * noise
+
+    def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """abar / (1 - abar) at (B,) timesteps. Source: Kingma et al. 2021, section 3.1."""
+        abar = self.alphas_cumprod.to(timesteps.device)[timesteps]
+        return abar / (1 - abar)
