@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+def temporary_name(path: Path) -> Path:
+    """A free name beside `path` that no WebUI lists; one byte longer than '.safetensors' would make it."""
+    return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write all files under temporary names, then move them into place in the given order: name the important one last.
+
+    Raises OSError. Then no temporary file is left, a path that did not exist before does not exist now, and a path whose
+    turn to be moved had not come holds what it held.
+    """
+    temporary = {path: temporary_name(path) for path in contents}
+    created: list[Path] = []
+    try:
+        for path, data in contents.items():
+            _write(temporary[path], data)
+        for path in contents:
+            is_new = not path.exists()
+            os.replace(temporary[path], path)
+            if is_new:
+                created.append(path)
+    except BaseException:
+        _remove(created)
+        raise
+    finally:
+        _remove(temporary.values())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Create a file and wait until the disk has it."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,194 @@
+"""The command line: train, demo, inspect."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lib_addift.config import TrainConfig, from_mapping, parse_value
+from lib_addift.errors import AddiftError, ConfigError
+from lib_addift.lora_file import describe
+from lib_addift.pipeline import Request, Result, Stage, TrainingRun
+from lib_addift.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.trainer import StepReport
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed with a sentence, 2 wrong usage, 130 stopped."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.run(options)
+        return code
+    except AddiftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; nothing was saved.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib_addift", description="Train Difference LoRA for SD1.5 (ADDifT).")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="learn the difference of two pictures")
+    train.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 .safetensors file")
+    train.add_argument("--original", type=Path, required=True, help="the picture as it is")
+    train.add_argument("--target", type=Path, required=True, help="the picture as it should become")
+    train.add_argument("--name", required=True, help="of the LoRA, as in <lora:NAME:1>")
+    train.add_argument("--lora-dir", type=Path, required=True, help="where the LoRA goes, such as models/Lora")
+    train.add_argument("--overwrite", action="store_true", help="replace a LoRA of this name")
+    _add_settings(train)
+    train.set_defaults(run=_train)
+
+    demo = commands.add_parser("demo", help="train on the bundled tiny world and measure the result")
+    demo.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for LoRA, grid.png and report.json")
+    demo.add_argument("--attribute", choices=("eyes", "mouth", "style"), default="eyes", help="what to learn")
+    _add_settings(demo)
+    demo.set_defaults(run=_demo)
+
+    inspect = commands.add_parser("inspect", help="print what a LoRA file says of itself")
+    inspect.add_argument("file", type=Path)
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=tuple(PRESETS), help=f"kind of difference (default: {DEFAULT_PRESET})")
+    parser.add_argument("--config", type=Path, help="a TOML file of settings")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; may be repeated")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def _settings(options: argparse.Namespace, preset: str = DEFAULT_PRESET) -> TrainConfig:
+    """Preset, then the TOML file, then --set."""
+    values = _read_toml(options.config) if options.config else {}
+    if options.preset:
+        values["preset"] = options.preset
+    for assignment in options.set:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment} has no value: write it as --set KEY=VALUE.")
+        values[name.strip()] = parse_value(name.strip(), text.strip())
+    return from_mapping(values, preset)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef]
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"the settings file '{path}' cannot be read ({error.strerror}): check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the settings file '{path}' is not TOML ({error}): write lines such as rank = 8.") from error
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = _settings(options)
+    from lib_addift.hosts.standalone import StandaloneHost
+
+    host = StandaloneHost(
+        options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=config.precision
+    )
+    run = TrainingRun(host, Request(options.original, options.target, options.name, config, options.overwrite))
+    for finding in run.pair_report.findings:
+        print(f"{finding.level}: {finding.text}")
+    result = follow(run)
+    print(f"{result.round_trip.verdict}\nSaved {result.path}. Use it as <lora:{result.path.stem}:1>.")
+    return 0 if result.path.stem == options.name else 130
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from lib_addift.demo.run import CHECKPOINT, TASKS, run_demo
+    from lib_addift.hosts.standalone import StandaloneHost
+
+    task = TASKS[options.attribute]
+    config = _settings(options, task.preset)
+    host = StandaloneHost(CHECKPOINT, lora_dir=options.out, device=options.device, precision=config.precision)
+    report = run_demo(host, task, config, options.out, follow)
+    print(f"'{task.value}' {task.attribute} on 64 new faces, from prompts that do not mention {task.attribute}:")
+    for weight, key in (("without LoRA", "base_rate"), ("weight 1", "target_rate"), ("weight -1", "reverse_rate")):
+        print(f"  {weight:<13}{report[key]:.0%}")
+    print(f"  faces in which anything else changed: {report['off_target_change']:.0%}")
+    print(f"  recovery of the pair's difference: {report['recovery']:.0%}")
+    print(f"See {options.out / 'grid.png'} and {options.out / 'report.json'}.")
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    print(describe(options.file))
+    return 0
+
+
+def follow(run: TrainingRun) -> Result:
+    """Run a job with a progress bar. On Ctrl-C it ends after the current step and offers what was learnt."""
+    with _stop_on_interrupt(run):
+        _show(run.events())
+    if run.results and run.results[-1].path.stem == run.request.name:
+        return run.results[-1]
+    if run.steps_done == 0 or not _wants_to_keep(run):
+        raise KeyboardInterrupt
+    _show(run.keep())
+    return run.results[-1]
+
+
+def _wants_to_keep(run: TrainingRun) -> bool:
+    """Ask; without a terminal there is nobody to ask, and what was learnt is kept."""
+    if not sys.stdin.isatty():
+        return True
+    answer = input(f"\nStopped after {run.steps_done} steps. Keep them as '{run.step_name}'? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def _stop_on_interrupt(run: TrainingRun) -> Iterator[None]:
+    """The first Ctrl-C stops the run between two steps; the second one ends the program at once."""
+
+    def stop(_number: int, _frame: object) -> None:
+        run.stop()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _show(events: Iterable[Stage | StepReport]) -> None:
+    """Draw events as lines of text; on a terminal, progress rewrites its own line."""
+    start, live = time.monotonic(), sys.stdout.isatty()
+    for event in events:
+        if isinstance(event, StepReport):
+            text = _step_line(event, time.monotonic() - start)
+            wanted = live or event.step in (1, event.total) or event.step % 10 == 0
+        else:
+            count = f" {event.done}/{event.total}" if event.total else ""
+            text, wanted = event.text + count, live or event.done == event.total
+            if event.done == event.total:
+                start = time.monotonic()
+        if wanted:
+            print(f"\r{text:<100}" if live else text, end="" if live else "\n", flush=True)
+    if live:
+        print()
+
+
+def _step_line(report: StepReport, seconds: float) -> str:
+    filled = 24 * report.step // report.total
+    left = seconds / report.step * (report.total - report.step)
+    skipped = f", {report.skipped} steps skipped (not finite)" if report.skipped else ""
+    return (
+        f"[{'#' * filled}{'.' * (24 - filled)}] {report.step}/{report.total} loss {report.loss:.5f}, "
+        f"{report.step / seconds:.1f} steps/s, {left:.0f} s left{skipped}"
+    )
+
+

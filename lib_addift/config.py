@@ -1,0 +1,201 @@
+"""Every setting of a training run: default, bounds, label and help in one place. Tab, API, CLI and metadata derive from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lib_addift.errors import ConfigError
+from lib_addift.presets import DEFAULT_PRESET, PRESETS
+
+LAYER_KINDS = ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions")
+BLOCKS = ("IN", "MID", "OUT")
+
+
+def _setting(default: Any, label: str, help: str, **rules: Any) -> Any:
+    """A dataclass field. Rules: `low`, `high` (inclusive), `choices`, `advanced` (False: shown to everyone)."""
+    return dataclasses.field(default=default, metadata={"label": label, "help": help, **rules})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A validated, unchangeable set of settings. Raises ConfigError when a value breaks a rule."""
+
+    # The LoRA
+    rank: int = _setting(4, "Rank", "Size of the LoRA: more can hold more detail and makes a larger file.", low=1, high=256)
+    alpha: float = _setting(4.0, "Alpha", "The LoRA acts with alpha / rank; calibration rescales it at the end.", low=1e-3, high=1e3)
+    layers: tuple[str, ...] = _setting(
+        ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions"),
+        "Layers", "Which kinds of layers learn.", choices=LAYER_KINDS,
+    )  # fmt: skip
+    blocks: tuple[str, ...] = _setting(BLOCKS, "Blocks", "Which parts of the UNet learn.", choices=BLOCKS)
+
+    # The optimizer
+    max_train_steps: int = _setting(
+        60, "Steps", "Optimizer steps in all. More than about 100 overfits.", low=1, high=100_000, advanced=False
+    )
+    learning_rate: float = _setting(
+        1e-4, "Learning rate", "For a UNet of full SD1.5 width; a narrower one gets a higher rate in proportion.", low=1e-9, high=1.0
+    )
+    lr_schedule: str = _setting(
+        "cosine", "Schedule", "How the learning rate falls.", choices=("constant", "linear", "cosine")
+    )
+    lr_warmup_steps: int = _setting(0, "Warm-up steps", "Steps in which the learning rate rises from 0.", low=0, high=100_000)
+    lr_end_ratio: float = _setting(0.1, "Final rate", "Share of the learning rate left at the end.", low=0.0, high=1.0)
+    optimizer: str = _setting(
+        "AdamW", "Optimizer", "A name from torch.optim, pytorch_optimizer, bitsandbytes or prodigyopt (the last three when installed)."
+    )
+    optimizer_args: str = _setting("", "Optimizer arguments", "For example: weight_decay=0.01, betas=(0.9, 0.99)")
+
+    # The method
+    train_multiplier: float = _setting(0.25, "Training multiplier", "Weight at which the LoRA acts while it learns.", low=1e-3, high=10.0)
+    directions: str = _setting(
+        "both", "Directions",
+        "alternate: forward and reverse turns take steps in turn; both: each step learns both; forward: no reverse turns.",
+        choices=("alternate", "both", "forward"),
+    )  # fmt: skip
+    first_direction: str = _setting("forward", "First direction", "Which turn comes first.", choices=("forward", "reverse"))
+    reverse_ratio: float = _setting(
+        1.0, "Reverse ratio", "Multiplier of the reverse turns as a share of the forward turns'.", low=0.0, high=10.0
+    )
+    batch_size: int = _setting(
+        1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.", low=1, high=256
+    )
+    min_timestep: int = _setting(500, "Lowest timestep", "Inclusive. Pose and action: 500; style and detail: 200.", low=0, high=999)
+    max_timestep: int = _setting(1000, "Highest timestep", "Exclusive.", low=1, high=1000)
+    timestep_bands: int = _setting(5, "Bands", "The range is cut into so many equal bands, visited in order.", low=1, high=100)
+    loss: str = _setting("mse", "Loss", "What is minimised.", choices=("mse", "l1", "huber"))
+    huber_delta: float = _setting(0.1, "Huber delta", "Where the Huber loss turns from square to straight.", low=1e-6, high=100.0)
+    min_snr_gamma: float = _setting(0.0, "Min-SNR gamma", "Caps the weight of low noise; 0 is off.", low=0.0, high=100.0)
+    prompt: str = _setting("", "Prompt", "Describes both pictures; may be empty.", advanced=False)
+    original_prompt: str = _setting("", "Prompt of the original", "Used for the original instead of the prompt, when not empty.")
+    target_prompt: str = _setting("", "Prompt of the target", "Used for the target instead of the prompt, when not empty.")
+    seed: int = _setting(1, "Seed", "The same seed gives the same noise and timesteps on every device.", low=0, high=2**63 - 1)
+
+    # The pictures
+    resolution: int = _setting(
+        512, "Resolution", "Pictures are brought to at most this many pixels squared, in steps of 64.", low=64, high=2048
+    )
+    mask: str = _setting(
+        "auto", "Mask", "Where to learn. auto: where the pictures differ; alpha: from a picture's transparency; file: a grey picture.",
+        choices=("off", "auto", "alpha", "file"),
+    )  # fmt: skip
+    mask_file: str = _setting("", "Mask file", "White: learn here; black: do not. Used with mask = file.")
+    mask_floor: float = _setting(0.1, "Mask floor", "Weight of the area outside the mask.", low=0.0, high=1.0)
+
+    # The machine
+    precision: str = _setting(
+        "auto", "Precision", "auto: as the model is stored, with bf16 or fp32 where fp16 is not safe.",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    )  # fmt: skip
+    gradient_checkpointing: bool = _setting(False, "Gradient checkpointing", "Slower, needs much less memory.")
+    reference_batch_size: int = _setting(
+        0, "Reference batch", "Predictions computed at once before training; 0 chooses by memory.", low=0, high=4096
+    )
+
+    # The result
+    calibrate: bool = _setting(True, "Calibrate", "Scale the LoRA so that weight 1 is the difference you showed.")
+    save_precision: str = _setting("fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32"))
+    save_every: int = _setting(0, "Save every", "Also keep the LoRA of every N steps; 0 is off.", low=0, high=100_000)
+    proof_strength: float = _setting(0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0)
+    sampling_steps: int = _setting(12, "Sampling steps", "DDIM steps of previews and of the round trip.", low=1, high=1000)
+    preview_prompt: str = _setting("", "Preview prompt", "What the preview strip shows; empty: the prompt.", advanced=False)
+    preview_cfg_scale: float = _setting(5.0, "Preview guidance", "Classifier-free guidance of the strip.", low=1.0, high=30.0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+        if self.min_timestep + self.timestep_bands > self.max_timestep:
+            raise ConfigError(
+                f"min_timestep = {self.min_timestep} and max_timestep = {self.max_timestep} leave no room for "
+                f"{self.timestep_bands} bands: raise max_timestep or lower min_timestep."
+            )
+        if self.mask == "file" and not self.mask_file:
+            raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
+
+    @classmethod
+    def create(cls, preset: str = DEFAULT_PRESET, **settings: Any) -> TrainConfig:
+        """The preset's settings with the given ones on top. Raises ConfigError for an unknown preset or setting."""
+        if preset not in PRESETS:
+            raise ConfigError(f"preset '{preset}' does not exist: use one of {', '.join(PRESETS)}.")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(known))}.")
+        return cls(**{**PRESETS[preset], **settings})
+
+    def prompts(self) -> tuple[str, str]:
+        """The prompts of the original and of the target."""
+        return self.original_prompt or self.prompt, self.target_prompt or self.prompt
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def parse_value(name: str, text: str) -> Any:
+    """A setting's value from text ('rank', '8' -> 8), as `--set` and forms give it. Raises ConfigError."""
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    if name not in fields:
+        raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(fields))}.")
+    kind = fields[name].type
+    if kind == "str":
+        return text
+    if kind == "bool":
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+            raise ConfigError(f"{name} = {text} is neither true nor false.")
+        return text.lower() in ("true", "1", "yes", "on")
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return int(text) if kind == "int" else float(text)
+    except ValueError:
+        raise ConfigError(f"{name} = {text} is not a number: give {'a whole number' if kind == 'int' else 'a number'}.") from None
+
+
+def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
+    """`value` as the field's type and within its rules, or ConfigError."""
+    name, rules = field.name, field.metadata
+    if field.type == "int":
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{name} = {value!r} must be a whole number.")
+    elif field.type == "float":
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{name} = {value!r} must be a number.")
+        value = float(value)
+        if not math.isfinite(value):
+            raise ConfigError(f"{name} = {value} must be a finite number from {rules['low']:g} to {rules['high']:g}.")
+    elif field.type == "bool":
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} = {value!r} must be true or false.")
+    elif field.type == "str":
+        if not isinstance(value, str):
+            raise ConfigError(f"{name} = {value!r} must be text.")
+        if "choices" in rules and value not in rules["choices"]:
+            raise ConfigError(f"{name} = {value!r} is no choice: use one of {', '.join(rules['choices'])}.")
+    else:  # a tuple of choices, kept in the order of the choices so that equal settings compare equal
+        chosen = [value] if isinstance(value, str) else list(value)
+        for item in chosen:
+            if item not in rules["choices"]:
+                raise ConfigError(f"{name} has {item!r}: use some of {', '.join(rules['choices'])}.")
+        if not chosen:
+            raise ConfigError(f"{name} is empty: choose at least one of {', '.join(rules['choices'])}.")
+        value = tuple(item for item in rules["choices"] if item in chosen)
+    if "low" in rules and not rules["low"] <= value <= rules["high"]:
+        raise ConfigError(f"{name} = {value} is out of bounds: it must be from {rules['low']} to {rules['high']}.")
+    return value
+
+
+def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> TrainConfig:
+    """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
+    settings = dict(values)
+    return TrainConfig.create(str(settings.pop("preset", preset)), **settings)

@@ -1,0 +1,189 @@
+"""The host without a WebUI: any SD1.x single file, through diffusers and transformers, without network.
+
+All widths are read off the tensors, so that a narrow model loads like a full-size one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lib_addift.errors import HostError
+from lib_addift.hosts import names
+from lib_addift.hosts.checkpoint import Checkpoint, read_checkpoint
+from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.schedule import sd15_alphas_cumprod
+
+_SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class StandaloneHost:
+    """Implements `Host` on a checkpoint file. Raises HostError when the file or the device cannot be used."""
+
+    name = "standalone"
+
+    def __init__(
+        self, checkpoint: Path, *, lora_dir: Path = Path("."), device: str = "auto", precision: str = "auto"
+    ) -> None:
+        self.lora_dir = lora_dir
+        self.device = _device(device)
+        self._dtype = _dtype(precision, self.device)
+        parts = read_checkpoint(checkpoint)
+        self.model_title = checkpoint.name
+        self.model_hash = _sha256(checkpoint)
+        self.prediction_type = parts.prediction_type
+        self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
+        self._tokenize = load_tokenizer()
+        self._unet = _ready(_build_unet(parts), parts.unet, self._dtype, self.device)
+        # The VAE of SD1.x overflows in fp16, so it stays in fp32 there.
+        vae_dtype = torch.float32 if self._dtype is torch.float16 else self._dtype
+        self._vae = _ready(_build_vae(parts), parts.vae, vae_dtype, self.device)
+        self._text = _ready(_build_text_model(parts), parts.text, self._dtype, self.device)
+
+    @property
+    def needs_loss_scaling(self) -> bool:
+        return self._dtype is torch.float16
+
+    @property
+    def unet(self) -> nn.Module:
+        unet: nn.Module = self._unet
+        return unet
+
+    @property
+    def vae(self) -> nn.Module:
+        vae: nn.Module = self._vae
+        return vae
+
+    @property
+    def text_model(self) -> nn.Module:
+        text: nn.Module = self._text
+        return text
+
+    @contextmanager
+    def exclusive(self, *, gradient_checkpointing: bool = False) -> Iterator[None]:
+        try:
+            if gradient_checkpointing:
+                self._unet.enable_gradient_checkpointing()
+            yield
+        finally:
+            self._unet.disable_gradient_checkpointing()
+
+    def lora_name(self, module_name: str) -> str:
+        return names.kohya(module_name)
+
+    @torch.no_grad()
+    def encode_images(self, images: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device, self._vae.dtype) / 127.5 - 1
+        latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mode().float() * _SCALE_FACTOR
+        return latents
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        pixels = self._vae.decode((latents / _SCALE_FACTOR).to(self._vae.dtype)).sample.float()
+        images = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
+        return result
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        cond: torch.Tensor = self._text(input_ids=self._tokenize(prompts).to(self.device)).last_hidden_state
+        return cond.float()
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self._unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).sample.float()
+        if self.prediction_type == "epsilon":
+            return output
+        # epsilon from v. Source: Salimans & Ho 2022, appendix D.
+        abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return abar.sqrt() * output + (1 - abar).sqrt() * latents
+
+    def refresh_loras(self, path: Path) -> None:
+        """Nothing holds LoRA files open here."""
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise HostError(f"device '{name}' cannot be used here ({reason}): choose cpu, cuda or mps.") from error
+    return device
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    """auto: bf16 where the card has it in hardware, fp16 on older CUDA cards, fp32 elsewhere."""
+    if precision == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if precision not in _DTYPES:
+        raise HostError(f"precision '{precision}' is unknown: choose auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[precision]
+
+
+def _ready(module: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, device: torch.device) -> Any:
+    """Give the empty module its weights, in place of copying them, and freeze it."""
+    cast = {key: value.to(device, dtype) for key, value in state.items()}
+    missing, unexpected = module.load_state_dict(cast, strict=False, assign=True)
+    if missing or unexpected:
+        raise HostError(
+            f"the checkpoint's {type(module).__name__} is not SD1.x: {len(missing)} tensors are missing and "
+            f"{len(unexpected)} unknown, such as {[*missing, *unexpected][0]}. Choose an SD1.5 checkpoint."
+        )
+    return module.eval().requires_grad_(False)
+
+
+def _build_unet(parts: Checkpoint) -> UNet2DConditionModel:
+    state = parts.unet
+    widths = tuple(state[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
+    context = state["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    with torch.device("meta"):
+        return UNet2DConditionModel(block_out_channels=widths, cross_attention_dim=context, attention_head_dim=8)
+
+
+def _build_vae(parts: Checkpoint) -> AutoencoderKL:
+    widths = tuple(parts.vae[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
+    with torch.device("meta"):
+        return AutoencoderKL(
+            block_out_channels=widths,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+        )
+
+
+def _build_text_model(parts: Checkpoint) -> CLIPTextModel:
+    tokens, width = parts.text["embeddings.token_embedding.weight"].shape
+    layers = 1 + max(int(key.split(".")[2]) for key in parts.text if key.startswith("encoder.layers."))
+    config = CLIPTextConfig(
+        vocab_size=tokens,
+        hidden_size=width,
+        intermediate_size=parts.text["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=12,  # CLIP ViT-L/14's, at every width
+        max_position_embeddings=77,
+    )
+    # Not on meta: the position ids are a buffer outside the state dict.
+    return CLIPTextModel(config)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

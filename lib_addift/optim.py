@@ -1,0 +1,100 @@
+"""Optimizers by name, the learning-rate schedule, and loss scaling for fp16."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from lib_addift.config import TrainConfig
+from lib_addift.errors import ConfigError
+
+_EXTRA_PACKAGES = ("pytorch_optimizer", "bitsandbytes.optim", "prodigyopt")
+
+
+def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """The optimizer named by `config.optimizer`, case-insensitively. Raises ConfigError with a hint when there is none."""
+    kind = _find_class(config.optimizer)
+    arguments = parse_arguments(config.optimizer_args)
+    try:
+        optimizer = kind(parameters, lr=learning_rate, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"optimizer_args = '{config.optimizer_args}' does not suit {kind.__name__} ({error}): "
+            f"it takes {', '.join(list(inspect.signature(kind).parameters)[2:])}."
+        ) from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(f"optimizer = '{config.optimizer}' is no optimizer: AdamW is one.")
+    return optimizer
+
+
+def _find_class(name: str) -> type[Any]:
+    for module_name in ("torch.optim", *_EXTRA_PACKAGES):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError:
+            continue
+        for attribute, value in vars(module).items():
+            is_optimizer = inspect.isclass(value) and issubclass(value, torch.optim.Optimizer)
+            if is_optimizer and attribute.lower() == name.lower() and value is not torch.optim.Optimizer:
+                return value  # type: ignore[no-any-return]
+    raise ConfigError(
+        f"optimizer = '{name}' was not found in torch.optim nor in an installed pytorch_optimizer, bitsandbytes or "
+        "prodigyopt: use AdamW, or install the package that has it (pip install pytorch_optimizer)."
+    )
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """'weight_decay=0.01, betas=(0.9, 0.99)' -> a dict of Python literals. Raises ConfigError."""
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
+            raise ValueError("every argument needs a name")
+        return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(
+            f"optimizer_args = '{text}' cannot be read ({error}): write it like weight_decay=0.01, betas=(0.9, 0.99)."
+        ) from error
+
+
+def rate_at(step: int, config: TrainConfig) -> float:
+    """The share of the learning rate used in optimizer step `step` (from 0)."""
+    if step < config.lr_warmup_steps:
+        return (step + 1) / (config.lr_warmup_steps + 1)
+    if config.lr_schedule == "constant":
+        return 1.0
+    done = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
+    left = 1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
+    return config.lr_end_ratio + (1 - config.lr_end_ratio) * left
+
+
+class LossScale:
+    """Dynamic loss scaling, so that fp16 gradients neither vanish nor overflow; 1 and fixed for other dtypes.
+
+    Source: Micikevicius et al. 2018, section 3.2.
+    """
+
+    _GROW_AFTER = 20  # steps without overflow; runs are short
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.value = 2.0**14 if enabled else 1.0
+        self._good_steps = 0
+
+    def unscale(self, gradients: Iterable[torch.Tensor]) -> None:
+        if self.enabled:
+            torch._foreach_mul_(list(gradients), 1 / self.value)
+
+    def update(self, finite: bool) -> None:
+        if not self.enabled:
+            return
+        self._good_steps = self._good_steps + 1 if finite else 0
+        if not finite:
+            self.value /= 4
+        elif self._good_steps % self._GROW_AFTER == 0:
+            self.value *= 2

@@ -1,0 +1,50 @@
+"""The preview strip: one prompt and one seed, drawn with the LoRA at five weights in one batched sampling run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from lib_addift.config import TrainConfig
+from lib_addift.encode import LatentPair
+from lib_addift.hosts.base import Host
+from lib_addift.lora import LoraNetwork
+from lib_addift.sample import Guidance, ddim, ddim_timesteps
+
+WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+_LABEL_HEIGHT = 14
+
+
+@torch.no_grad()
+def preview_strip(
+    host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
+) -> Image.Image:
+    """The strip at WEIGHTS, where 1 stands for the multiplier `weight`; `network` must be attached."""
+    prompt = config.preview_prompt or config.prompt
+    uncond, cond = host.encode_prompts(["", prompt]).split(1)
+    latents = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
+    count = len(WEIGHTS)
+    clean = ddim(
+        host,
+        latents.to(host.device).expand(count, -1, -1, -1),
+        cond.expand(count, -1, -1),
+        ddim_timesteps(config.sampling_steps),
+        network=network,
+        multipliers=torch.tensor(WEIGHTS, device=host.device) * weight,
+        guidance=Guidance(uncond, config.preview_cfg_scale) if prompt and config.preview_cfg_scale > 1 else None,
+    )
+    return labelled_row(host.decode_latents(clean), [f"{w:g}" for w in WEIGHTS])
+
+
+def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
+    """(B, H, W, 3) uint8 pictures side by side, each with a line of text under it."""
+    height, width = images.shape[1:3]
+    row = Image.new("RGB", (width * len(images), height + _LABEL_HEIGHT), "white")
+    pen = ImageDraw.Draw(row)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        row.paste(Image.fromarray(image), (index * width, 0))
+        pen.text((index * width + 3, height + 1), label, fill="black")
+    return row

@@ -1,0 +1,60 @@
+"""A small deterministic DDIM sampler over a host: for the preview strip and for the round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lib_addift.hosts.base import Host
+from lib_addift.lora import LoraNetwork
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: predictions move from `uncond` past the conditioned one. Source: Ho & Salimans 2022, eq. 6."""
+
+    uncond: torch.Tensor  # (1, tokens, width)
+    scale: float
+
+
+def ddim_timesteps(steps: int, strength: float = 1.0, total: int = 1000) -> list[int]:
+    """Evenly spaced timesteps from `strength * total` down; the last one is about total / steps away from clean."""
+    start = max(1, round(total * strength)) - 1
+    return [round(start * (steps - k) / steps) for k in range(steps)]
+
+
+@torch.no_grad()
+def ddim(
+    host: Host,
+    latents: torch.Tensor,
+    cond: torch.Tensor,
+    timesteps: Sequence[int],
+    *,
+    network: LoraNetwork | None = None,
+    multipliers: torch.Tensor | None = None,
+    guidance: Guidance | None = None,
+) -> torch.Tensor:
+    """Denoise `latents` (B, 4, h, w), which are noisy as at timesteps[0], to clean ones.
+
+    `cond` is (B, tokens, width). With a `network` (attached by the caller), sample b runs at multipliers[b].
+    Source: Song et al. 2020, eq. 12 with eta 0.
+    """
+    abar = host.alphas_cumprod.to(latents.device)
+    doubled = 2 if guidance else 1
+    if network is not None and multipliers is not None:
+        network.multiplier = multipliers.repeat(doubled)
+    if guidance is not None:
+        cond = torch.cat([guidance.uncond.expand_as(cond), cond])
+    for now, after in zip(timesteps, [*timesteps[1:], None], strict=True):
+        t = torch.full((len(latents) * doubled,), now, device=latents.device)
+        noise_pred = host.predict_noise(latents.repeat(doubled, 1, 1, 1), t, cond)
+        if guidance is not None:
+            uncond_pred, cond_pred = noise_pred.chunk(2)
+            noise_pred = uncond_pred + guidance.scale * (cond_pred - uncond_pred)
+        clean = (latents - (1 - abar[now]).sqrt() * noise_pred) / abar[now].sqrt()
+        if after is None:
+            return clean
+        latents = abar[after].sqrt() * clean + (1 - abar[after]).sqrt() * noise_pred
+    raise ValueError("ddim needs at least one timestep")
