@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 def temporary_name(path: Path) -> Path:
-    """A free name beside `path` that no WebUI lists; one byte longer than '.safetensors' would make it."""
+    """A free name beside `path`, no shorter than NAME.safetensors and of no kind that a WebUI lists."""
     return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files under temporary names, then move them into place in the given order: name the important one last.
+    """Write all files under temporary names, then move them into place in the given order, the important one last.
 
-    Raises OSError. Then no temporary file is left, a path that did not exist before does not exist now, and a path whose
-    turn to be moved had not come holds what it held.
+    Raises OSError. Then no temporary file is left, files that were not there before are not there now, and a file whose
+    turn to be replaced had not come is as it was.
     """
     temporary = {path: temporary_name(path) for path in contents}
     created: list[Path] = []

@@ -28,7 +28,8 @@ _SAME_ASPECT = 0.02
 _GLOBAL_SHIFT = 12.0  # grey levels; a larger difference of the whole picture is the change, not an accident
 _NOISE_LEVELS = (4.0, 12.0)  # grey levels; bounds of what may count as noise
 _FAINT = 0.1  # share of the strongest change below which a change is compression noise around edges
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error)  # of Pillow
+# What Pillow's readers raise for broken files.
+_UNREADABLE = (OSError, SyntaxError, ValueError, NotImplementedError, LookupError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so pairs compare by identity
@@ -60,7 +61,7 @@ def load_pair(original: PictureSource, target: PictureSource, config: TrainConfi
         grey = _alpha(*pictures) if config.mask == "alpha" else _mask_from_file(config.mask_file, sizes)
         mask = np.asarray(frame.cut(grey), dtype=np.float32) / 255
         if not mask.any():
-            raise PictureError(f"the mask (mask = {config.mask}) is all black: make white or opaque what is to be learnt.")
+            raise PictureError(f"the mask (mask = {config.mask}) is all black: make white or opaque what to learn.")
     return ImagePair(first, second, mask, frame.describe(sizes))
 
 
@@ -119,8 +120,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _too_large(name: str, size: str) -> PictureError:
-    megapixels = MAX_PIXELS // 1_000_000
-    return PictureError(f"{name} is {size}: use at most {MAX_SIDE} px a side and {megapixels} megapixels; scale it down.")
+    limit = f"{MAX_SIDE} px a side and {MAX_PIXELS // 1_000_000} megapixels"
+    return PictureError(f"{name} is {size}: use at most {limit}; scale it down.")
 
 
 def _check_size(size: Size, name: str) -> None:
@@ -134,7 +135,7 @@ def _check_size(size: Size, name: str) -> None:
 def _decoded(picture: Image.Image, name: str) -> Image.Image:
     """The upright pixels as RGB, or as RGBA when some of them are transparent."""
     if not isinstance(picture, Image.Image):
-        raise PictureError(f"{name} is missing: choose a picture.")
+        raise PictureError(f"{name} is missing or no picture: choose one.")
     _check_size(picture.size, name)  # known from the header: a huge file is refused before its pixels are decoded
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
@@ -167,7 +168,7 @@ def _flat(picture: Image.Image, background: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What is kept of a picture: its middle of the common `aspect` (width / height), and of that the aspect of `size`."""
+    """What is kept of a picture: its middle of the common `aspect` (width / height), in that the aspect of `size`."""
 
     aspect: Fraction
     size: Size
@@ -191,7 +192,7 @@ class _Frame:
         """Left, top, right and bottom in px of what is kept of a picture of `size`."""
         width, height = _middle(_middle(size, self.aspect), Fraction(*self.size))
         left, top = (size[0] - width) / 2, (size[1] - height) / 2
-        if (width, height) == self.size:  # whole pixels, so that a mere cut leaves every pixel as it is
+        if width == self.size[0] and height == self.size[1]:  # whole px: a mere cut changes no pixel
             left, top = Fraction(int(left)), Fraction(int(top))
         return float(left), float(top), float(left + width), float(top + height)
 
@@ -214,7 +215,7 @@ class _Frame:
         return f"The pictures ({first} and {second} px) were brought to {width} x {height} px{cut}."
 
 
-def _middle(size: tuple[Fraction, Fraction] | Size, aspect: Fraction) -> tuple[Fraction, Fraction]:
+def _middle(size: tuple[Fraction | int, Fraction | int], aspect: Fraction) -> tuple[Fraction, Fraction]:
     """Width and height of the largest part of `size` that has the aspect."""
     width, height = Fraction(size[0]), Fraction(size[1])
     return min(width, height * aspect), min(height, width / aspect)
@@ -266,7 +267,7 @@ def difference_mask(original: np.ndarray, target: np.ndarray) -> np.ndarray | No
     grown = _box_mean(change > _FAINT * change.max(), margin) > 0.5 / (2 * margin + 1) ** 2
     # Two means over half the margin reach no further than the growth: the changed pixels themselves stay at 1.
     soft = _box_mean(_box_mean(grown, margin // 2), margin // 2)
-    return (soft / soft.max()).clip(0, 1).astype(np.float32)
+    return np.asarray((soft / soft.max()).clip(0, 1), dtype=np.float32)
 
 
 def change_level(original: np.ndarray, target: np.ndarray) -> np.ndarray:

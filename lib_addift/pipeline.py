@@ -17,7 +17,7 @@ from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import build_metadata, check_name, lora_path, save_lora
+from lib_addift.lora_file import build_metadata, lora_path, save_lora
 from lib_addift.pairs import PictureSource, load_pair
 from lib_addift.plan import make_plan
 from lib_addift.preview import preview_strip
@@ -144,19 +144,20 @@ class TrainingRun:
         }
         metadata = build_metadata(
             self.config,
-            name=check_name(name),
+            name=name,
             model_title=self.host.model_title,
             model_hash=self.host.model_hash,
             prediction_type=self.host.prediction_type,
             report=report,
             tensors=tensors,
             resolution=(width, height),
+            steps=self.steps_done,
         )
         is_final = name == self.request.name
         overwrite = self.request.overwrite or not is_final
         path = save_lora(
             self.host.lora_dir / f"{name}.safetensors", tensors, metadata, precision=self.config.save_precision,
-            preview=strip, notes=report, overwrite=overwrite,
+            preview=strip, overwrite=overwrite,
         )  # fmt: skip
         self.host.refresh_loras(path)
         return Result(path, self.steps_done, self.train_seconds, proof, weight, strip)

@@ -67,6 +67,7 @@ def train(
         loss = _step_loss(host, network, pairs, turns, references, schedule, config)
         optimizer.zero_grad(set_to_none=True)
         (loss * scale.value).backward()
+        loss_value = float(loss.detach())
         gradients = [p.grad for p in parameters if p.grad is not None]
         scale.unscale(gradients)
         finite = math.isfinite(float(torch.stack(torch._foreach_norm(gradients)).sum()))
@@ -77,10 +78,10 @@ def train(
         skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
         if skipped_in_a_row == _MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"the gradients of the last {skipped_in_a_row} steps were not finite (loss {float(loss):g}), so nothing "
+                f"the gradients of the last {skipped_in_a_row} steps were not finite (loss {loss_value:g}), so nothing "
                 "was learnt: lower the learning rate, or choose precision fp32."
             )
-        yield StepReport(step + 1, len(plan), float(loss), group["lr"], skipped)
+        yield StepReport(step + 1, len(plan), loss_value, group["lr"], skipped)
 
 
 def _step_loss(

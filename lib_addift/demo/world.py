@@ -6,7 +6,6 @@ picture by plain arithmetic on pixels: no learnt part, so that a score can be ex
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,10 @@ _COLOURS = {
     "skin": {"light": (245, 200, 160), "dark": (140, 90, 60)},
 }
 _CENTRES = {"left": 24, "right": 40}
-_HATCH_PERIOD = 4  # pixels; divides the VAE's 8, so that every latent cell sees the same phase
-_HATCH_AMPLITUDE = 30.0  # grey levels
-_HATCH_THRESHOLD = 13.0
+_DOT_DEPTH = 0.35  # how much darker the dots of the textured style are
+_DOT_THRESHOLD = 0.12
 _EYE_THRESHOLD = 0.45
-_MOUTH_THRESHOLD = 0.52
+_MOUTH_THRESHOLD = 0.6
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "eyes": ("open", "closed"),
@@ -111,16 +109,24 @@ def draw(face: Face) -> Image.Image:
 
     picture = picture.resize((SIZE, SIZE), Image.Resampling.BOX)
     if face.style == "textured":
-        pixels = np.asarray(picture, dtype=np.float64) + _HATCH_AMPLITUDE * _hatch(0.0)[..., None]
-        picture = Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8))
+        pixels = np.asarray(picture, dtype=np.float64) * (1 - _DOT_DEPTH * _DOTS[..., None])
+        picture = Image.fromarray(pixels.round().astype(np.uint8))
     return picture
 
 
-def _hatch(phase: float) -> np.ndarray:
-    """Diagonal lines, (SIZE, SIZE), values in -1 .. 1; `phase` in radians."""
+def _dots() -> np.ndarray:
+    """The texture: (SIZE, SIZE), 1 inside a dot, 0 outside.
+
+    One dot in every second 8 x 8 px cell, like a chess board. A finer or evenly spread pattern could not be painted: the
+    VAE's decoder sees no position inside a latent cell, only the contrast between cells.
+    """
     y, x = np.mgrid[:SIZE, :SIZE]
-    result: np.ndarray = np.cos(2 * math.pi * (x + y) / _HATCH_PERIOD + phase)
+    distance = np.hypot(x % 8 - 3.5, y % 8 - 3.5)
+    result: np.ndarray = np.clip(3.0 - distance, 0, 1) * ((x // 8 + y // 8) % 2 == 0)
     return result
+
+
+_DOTS = _dots()
 
 
 def _nearest(kind: str, colour: np.ndarray) -> str:
@@ -134,46 +140,37 @@ def measure(picture: Image.Image | np.ndarray) -> dict[str, Any]:
         picture: RGB, 64 x 64 px; an array has shape (64, 64, 3) and values 0 .. 255.
 
     Returns:
-        Colours (RGB arrays), `centre` (px), `hatch` (grey levels), `eye_white` and `mouth_dark` (about 0 to 1).
+        Colours (RGB arrays), `centre` (px), and as shares from 0 to about 1 `eye_white`, `mouth_dark`, `dots`.
     """
     pixels = np.asarray(picture, dtype=np.float64)
     if pixels.shape != (SIZE, SIZE, 3):
         raise ValueError(f"the detector reads {SIZE} x {SIZE} RGB pictures, got an array of shape {pixels.shape}")
-    grey = pixels.mean(axis=2)
-    hatch = max(2 * abs(float((grey * _hatch(phase)).mean())) for phase in (0.0, math.pi / 4, math.pi / 2, 3 * math.pi / 4))
-    # A 4 x 4 box mean removes the hatching, so that the other readings do not depend on style.
-    smooth = np.stack([_box_mean(pixels[..., c]) for c in range(3)], axis=2)
-
-    corners = np.concatenate([smooth[2:10, 0:4].reshape(-1, 3), smooth[2:10, 60:64].reshape(-1, 3)])
+    corners = np.concatenate([pixels[2:10, 0:4].reshape(-1, 3), pixels[2:10, 60:64].reshape(-1, 3)])
     background = np.median(corners, axis=0)
-    foreign = np.abs(smooth - background).sum(axis=2)[20:50] > 60
-    columns = np.flatnonzero(foreign.mean(axis=0) > 0.3)
+    foreign = np.abs(pixels - background).sum(axis=2)[20:50] > 90
+    columns = np.flatnonzero(foreign.mean(axis=0) > 0.5)
     centre = float(columns.mean()) if len(columns) else SIZE / 2
     cx = min(_CENTRES.values(), key=lambda value: abs(value - centre))
 
     def region(source: np.ndarray, dx: int, dy: int, rx: int, ry: int) -> np.ndarray:
         return source[_Y + dy - ry : _Y + dy + ry + 1, cx + dx - rx : cx + dx + rx + 1].reshape(-1, *source.shape[2:])
 
-    hair = np.median(region(smooth, 0, -22, 5, 2), axis=0)
-    skin = np.median(np.concatenate([region(smooth, dx, 7, 2, 2) for dx in (-10, 10)]), axis=0)
+    hair = np.median(region(pixels, 0, -22, 5, 2), axis=0)
+    bare = [region(pixels, 0, -10, 10, 2), region(pixels, 0, 6, 11, 1), region(pixels, -11, 9, 2, 3), region(pixels, 11, 9, 2, 3)]
+    skin = np.median(np.concatenate(bare), axis=0)
     # Both are shares of the way from the skin's colour to the painted one, so that 0 is skin and 1 is paint.
     white = (pixels[..., 2] - skin[2]) / max(255 - skin[2], 1)
     eye_white = min(float(np.sort(region(white, dx, -2, 5, 4))[-40:].mean()) for dx in (-7, 7))
-    mouth_dark = float((skin[1] - region(smooth, 0, 11, 3, 3)[:, 1]).mean() / max(skin[1] - 10, 1))
+    mouth_dark = float((skin[1] - region(pixels, 0, 11, 3, 3)[:, 1]).mean() / max(skin[1] - 10, 1))
+    # Dots against the same cells' own surroundings; only outside the head, where nothing else is painted.
+    outside = np.ones((SIZE, SIZE), dtype=bool)
+    outside[_Y - 28 : _Y + 25, max(0, cx - 22) : cx + 23] = False
+    brightness = pixels.mean(axis=2) / max(float(background.mean()), 1.0)
+    dots = float(brightness[outside & (_DOTS == 0)].mean() - brightness[outside & (_DOTS > 0.5)].mean())
     return {
         "background": background, "hair": hair, "skin": skin, "centre": centre,
-        "eye_white": eye_white, "mouth_dark": mouth_dark, "hatch": hatch,
+        "eye_white": eye_white, "mouth_dark": mouth_dark, "dots": dots,
     }  # fmt: skip
-
-
-def _box_mean(channel: np.ndarray) -> np.ndarray:
-    """Mean over the 4 x 4 px around each pixel, same size, edges repeated."""
-    padded = np.pad(channel, ((1, 2), (1, 2)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (_HATCH_PERIOD, _HATCH_PERIOD))
-    result: np.ndarray = windows.mean(axis=(2, 3))
-    return result
-
-
 
 
 def detect(picture: Image.Image | np.ndarray) -> dict[str, str]:
@@ -186,5 +183,5 @@ def detect(picture: Image.Image | np.ndarray) -> dict[str, str]:
         "skin": _nearest("skin", reading["skin"]),
         "background": _nearest("background", reading["background"]),
         "position": min(_CENTRES, key=lambda name: abs(_CENTRES[name] - reading["centre"])),
-        "style": "textured" if reading["hatch"] > _HATCH_THRESHOLD else "flat",
+        "style": "textured" if reading["dots"] > _DOT_THRESHOLD else "flat",
     }

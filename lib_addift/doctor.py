@@ -1,0 +1,146 @@
+"""The pair doctor: tells a person, before training, whether two pictures make a good pair."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib_addift.pairs import WHOLE_SHARE, ImagePair, change_level
+
+SHIFT_LIMIT = 2.0  # px
+COLOUR_LIMIT = 4.0  # grey levels
+TINY_SHARE = 0.003
+_LARGE = 32.0  # grey levels; differences count up to here, so that the change itself does not outvote the rest
+_BETTER = 0.7  # share of the difference at which a shift explains it
+_PEAKS = 16  # best guesses of the shift that are tried on the pictures
+_TINT = np.array([255.0, 40.0, 90.0])
+_OPACITY = 0.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence about a pair."""
+
+    level: str  # 'ok', 'note' or 'warning'
+    text: str
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """What `examine` measured, and the same in plain sentences."""
+
+    width: int  # px
+    height: int  # px
+    shift: tuple[float, float]  # px; the target's content lies so far right of and below the original's
+    colour_shift: tuple[float, float, float]  # RGB, grey levels; target less original, away from the change
+    changed_share: float  # 0..1
+    findings: tuple[Finding, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON holds it."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def examine(pair: ImagePair) -> PairReport:
+    """Measure how well the two pictures of a pair fit each other."""
+    height, width = pair.original.shape[:2]
+    changed = change_level(pair.original, pair.target) > 0
+    share = float(changed.mean())
+    # When nearly everything changed, the little that did not says nothing about the colours of the rest.
+    area = ~changed if share <= WHOLE_SHARE else np.ones_like(changed)
+    red, green, blue = (pair.target[area].astype(np.float64) - pair.original[area]).mean(axis=0).tolist()
+    shift, colour_shift = _shift(pair.original, pair.target), (red, green, blue)
+    findings = [_about_size(pair), _about_shift(shift), _about_colour(colour_shift), _about_share(share)]
+    if all(finding.level == "ok" for finding in findings):
+        findings.append(Finding("ok", "This is a good pair."))
+    return PairReport(width, height, shift, colour_shift, share, tuple(findings))
+
+
+def mask_overlay(pair: ImagePair) -> Image.Image:
+    """The original with a red tint where the LoRA will learn; without a mask that is everywhere."""
+    mask = np.ones(pair.original.shape[:2]) if pair.mask is None else pair.mask
+    opacity = _OPACITY * mask[..., None]  # (H, W, 1)
+    return Image.fromarray((pair.original * (1 - opacity) + _TINT * opacity).round().astype(np.uint8))
+
+
+def _about_size(pair: ImagePair) -> Finding:
+    height, width = pair.original.shape[:2]
+    if pair.crop:
+        return Finding("note", pair.crop)
+    return Finding("ok", f"Both pictures are {width} x {height} px and stay as they are.")
+
+
+def _about_shift(shift: tuple[float, float]) -> Finding:
+    if np.hypot(*shift) < SHIFT_LIMIT:
+        return Finding("ok", "The pictures lie exactly over each other.")
+    ways = [
+        f"{abs(pixels):.0f} px {positive if pixels > 0 else negative}"
+        for pixels, positive, negative in ((shift[0], "to the right", "to the left"), (shift[1], "down", "up"))
+        if pixels
+    ]
+    return Finding(
+        "warning",
+        f"The target is moved {' and '.join(ways)} against the original, and the LoRA would learn to move things: "
+        "unless you want that, align the two in a picture editor.",
+    )
+
+
+def _about_colour(colour_shift: tuple[float, float, float]) -> Finding:
+    if max(map(abs, colour_shift)) <= COLOUR_LIMIT:
+        return Finding("ok", "The colours of the unchanged parts agree.")
+    red, green, blue = colour_shift
+    return Finding(
+        "warning",
+        f"The whole target has other colours (red {red:+.0f}, green {green:+.0f}, blue {blue:+.0f} of 255), and the "
+        "LoRA would learn them too: unless you want that, match the colours in a picture editor.",
+    )
+
+
+def _about_share(share: float) -> Finding:
+    if share > WHOLE_SHARE:
+        return Finding(
+            "warning",
+            f"Almost everything differs ({share:.0%} of the picture): use the preset 'style', or a better pair.",
+        )
+    if share < TINY_SHARE:
+        return Finding(
+            "note",
+            f"The difference is very small ({share:.2%} of the picture): cut both pictures closer around it.",
+        )
+    return Finding("ok", f"The pictures differ in {share:.1%} of their area.")
+
+
+def _shift(original: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """How far the target's content lies right of and below the original's, whole px, up to a quarter of the picture.
+
+    Phase correlation (Kuglin and Hines, 1975). The difference to be learnt may itself correlate, so a shift counts only
+    if it explains most of what differs; otherwise it is (0, 0).
+    """
+    first, second = (picture.mean(axis=2) for picture in (original, target))
+    height, width = first.shape
+    window = np.outer(np.hanning(height), np.hanning(width))  # without it the picture's borders correlate
+    spectra = [np.fft.fft2((grey - grey.mean()) * window) for grey in (first, second)]
+    cross = spectra[0].conj() * spectra[1]
+    weight = np.abs(cross)
+    # Frequencies far weaker than the rest hold only rounding and noise: they are not raised to full weight.
+    correlation = np.fft.fftshift(np.fft.ifft2(cross / (weight + 0.01 * weight.mean() + 1e-9)).real)
+    top, left = height // 4, width // 4
+    middle = correlation[top : height - top + 1, left : width - left + 1]
+    rows, columns = np.unravel_index(np.argpartition(middle, -_PEAKS, axis=None)[-_PEAKS:], middle.shape)
+    shifts = zip((columns + left - width // 2).tolist(), (rows + top - height // 2).tolist(), strict=True)
+    difference, x, y = min((_difference(first, second, x, y), x, y) for x, y in shifts)
+    explained = difference < _BETTER * _difference(first, second, 0, 0)
+    return (float(x), float(y)) if explained else (0.0, 0.0)
+
+
+def _difference(first: np.ndarray, second: np.ndarray, x: int, y: int) -> float:
+    """Mean difference, in grey levels, of two grey pictures where they overlap, the second moved back by x, y."""
+    height, width = first.shape
+    here = first[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+    there = second[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
+    return float(np.minimum(np.abs(there - here), _LARGE).mean())

@@ -1,0 +1,295 @@
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PIN = re.compile(r"(?P<name>[A-Za-z0-9_]+)==(?P<version>[0-9][0-9a-z.]*)(?: ; python_version (?P<marker><|>=) \"3\.11\")?")
+
+
+def load_install() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("addift_install", REPOSITORY / "install.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+install = load_install()
+ALL_PINS = (install.PINS, install.BARE_PINS, install.TEST_PINS)
+
+
+class FakeShell:
+    """Takes the place of subprocess.run: notes every command; `fails` decides which one fails."""
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.folders: list[Path | None] = []
+        self.environments: list[dict[str, str]] = []
+        self.fails: Callable[[list[str]], int] = lambda command: 0
+
+    def run(self, command: list[str], *, cwd: Path | None, env: dict[str, str], **_: object) -> SimpleNamespace:
+        self.commands.append(command)
+        self.folders.append(cwd)
+        self.environments.append(env)
+        code = self.fails(command)
+        if "venv" in command and not code:
+            for python in ("bin/python", "Scripts/python.exe"):
+                path = Path(command[-1]) / python
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        return SimpleNamespace(returncode=code)
+
+    def pip_installs(self) -> list[str]:
+        return [command[-1] for command in self.commands if command[1:4] == ["-m", "pip", "install"]]
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
+    shell = FakeShell()
+    monkeypatch.setattr(subprocess, "run", shell.run)
+    return shell
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A copy of the repository as far as install.py looks at it."""
+    for name in ALL_PINS:
+        (tmp_path / "a copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / "a copy" / name)
+    return tmp_path / "a copy"
+
+
+def pins(name: str) -> list[re.Match[str]]:
+    lines = (REPOSITORY / name).read_text(encoding="utf-8").splitlines()
+    matches = [PIN.fullmatch(line) for line in lines if line and not line.startswith("#")]
+    assert None not in matches, f"{name} has a line that is not an exact pin"
+    return [match for match in matches if match]
+
+
+# As a WebUI calls it: no arguments, a subprocess, the WebUI's root as folder and PYTHONPATH.
+
+
+def run_as_a_webui(webui: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *options, str(REPOSITORY / "install.py")]
+    environment = {"PYTHONPATH": str(webui), "SYSTEMROOT": "C:\\Windows"}
+    return subprocess.run(command, cwd=webui, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_without_arguments_it_is_silent_quick_and_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "webui.py").touch()
+    before = sorted(REPOSITORY.iterdir())
+    result = run_as_a_webui(tmp_path, "-X", "importtime")
+    assert (result.returncode, result.stdout) == (0, "")
+    imported = {line.split("|")[-1].strip().partition(".")[0] for line in result.stderr.splitlines()}
+    assert "subprocess" in imported
+    assert imported.isdisjoint({"torch", "numpy", "PIL", "safetensors", "pip", "venv"})  # what takes time
+    assert [path.name for path in tmp_path.iterdir()] == ["webui.py"]
+    assert sorted(REPOSITORY.iterdir()) == before
+
+
+def test_without_arguments_a_poor_host_gets_one_sentence_and_no_change(tmp_path: Path) -> None:
+    result = run_as_a_webui(tmp_path, "-I", "-S")  # without site-packages
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "needs torch, numpy, PIL, safetensors, which a WebUI brings" in result.stderr
+    assert "nothing was installed" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", install.HOST_PACKAGES)
+def test_without_arguments_it_names_only_what_is_missing(
+    missing: str, shell: FakeShell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    assert install.main([]) == 1
+    assert f"needs {missing}, which" in capsys.readouterr().err
+    assert shell.commands == []
+
+
+def test_an_old_python_gets_a_sentence(
+    shell: FakeShell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ast.parse((REPOSITORY / "install.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+    monkeypatch.setattr(install, "sys", SimpleNamespace(version_info=(3, 9, 18, "final", 0), stderr=sys.stderr))
+    assert install.main(["demo"]) == 1
+    assert "this is Python 3.9.18 and sd-webui-addift needs 3.10" in capsys.readouterr().err
+    assert shell.commands == []
+
+
+# On its own.
+
+
+@pytest.mark.parametrize("word", ["ui", "install", "", "--verbose", "lib_addift"])
+def test_an_unknown_word_shows_the_usage(
+    word: str, root: Path, shell: FakeShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert install.main([word, "demo"], root) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"error: '{word}' is no command")
+    assert all(f"\n  {command}" in output.err for command in install.COMMANDS)
+    assert shell.commands == []
+    assert not (root / ".venv").exists()
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_is_no_error(word: str, root: Path, shell: FakeShell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert install.main([word], root) == 0
+    assert capsys.readouterr() == (install.USAGE, "")
+    assert shell.commands == []
+
+
+def test_demo_makes_a_venv_installs_the_pins_and_runs_the_demo(root: Path, shell: FakeShell) -> None:
+    assert install.main(["demo", "--out", "x y"], root) == 0
+    venv, base, bare, demo = shell.commands
+    assert venv == [sys.executable, "-m", "venv", "--clear", str(root / ".venv")]
+    assert base[-2:] == ["-r", install.PINS]
+    assert "--no-deps" not in base
+    assert bare[-3:] == ["--no-deps", "-r", install.BARE_PINS]
+    assert demo[1:] == ["-m", "lib_addift", "demo", "--out", "x y"]
+    assert {Path(command[0]).parent.parent for command in (base, bare, demo)} == {root / ".venv"}
+    assert shell.folders[1:] == [root, root, None]  # the demo's paths are relative to where the person is
+    assert {environment["PYTHONPATH"] for environment in shell.environments} == {str(root)}
+
+
+def test_test_adds_its_tools_without_moving_the_pins_and_runs_in_the_repository(root: Path, shell: FakeShell) -> None:
+    assert install.main(["test", "-k", "install"], root) == 0
+    assert shell.pip_installs() == list(ALL_PINS)
+    assert shell.commands[-2][-4:] == ["--constraint", install.PINS, "-r", install.TEST_PINS]
+    assert shell.commands[-1][1:] == ["-m", "pytest", "-k", "install"]
+    assert shell.folders[-1] == root
+
+
+@pytest.mark.parametrize("code", [0, 1, 5, 130])
+def test_the_exit_code_is_the_commands_own(code: int, root: Path, shell: FakeShell) -> None:
+    shell.fails = lambda command: code if "pytest" in command else 0
+    assert install.main(["test"], root) == code
+    assert install.main(["test"], root) == code
+
+
+def test_a_second_run_starts_at_once(root: Path, shell: FakeShell) -> None:
+    install.main(["demo"], root)
+    shell.commands.clear()
+    assert install.main(["demo", "again"], root) == 0
+    assert [command[1:] for command in shell.commands] == [["-m", "lib_addift", "demo", "again"]]
+
+
+def test_only_what_changed_is_installed_again(root: Path, shell: FakeShell) -> None:
+    install.main(["demo"], root)
+    install.main(["test"], root)
+    assert shell.pip_installs() == list(ALL_PINS)
+    with (root / install.BARE_PINS).open("a") as file:
+        file.write("other==1.0\n")
+    shell.commands.clear()
+    install.main(["test"], root)
+    assert shell.pip_installs() == [install.BARE_PINS]
+    assert not any("venv" in command for command in shell.commands)
+
+
+@pytest.mark.parametrize("broken", ALL_PINS)
+def test_a_failed_pip_is_one_sentence_and_the_next_run_goes_on_from_there(
+    broken: str, root: Path, shell: FakeShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.fails = lambda command: 2 if command[-1] == broken else 0
+    assert install.main(["test"], root) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert f"-r {broken}' failed with exit code 2" in sentence
+    assert "run 'python3 install.py test' again" in sentence
+    assert not any("pytest" in command for command in shell.commands)
+    done = shell.pip_installs()[:-1]
+    assert len(list((root / ".venv").glob("*.sha256"))) == len(done)
+    shell.fails = lambda command: 0
+    shell.commands.clear()
+    assert install.main(["test"], root) == 0
+    assert shell.pip_installs() == [name for name in ALL_PINS if name not in done]
+
+
+def test_a_pin_that_fails_to_change_keeps_no_old_stamp(root: Path, shell: FakeShell) -> None:
+    install.main(["demo"], root)
+    old = (root / install.PINS).read_bytes()
+    (root / install.PINS).write_bytes(old + b"other==1.0\n")
+    shell.fails = lambda command: 1 if command[-1] == install.PINS else 0
+    assert install.main(["demo"], root) == 1
+    (root / install.PINS).write_bytes(old)  # pip may have changed half of it, so the old pins are not known to be there
+    shell.fails = lambda command: 0
+    shell.commands.clear()
+    assert install.main(["demo"], root) == 0
+    assert shell.pip_installs() == [install.PINS]
+
+
+def test_a_failed_venv_is_one_sentence(root: Path, shell: FakeShell, capsys: pytest.CaptureFixture[str]) -> None:
+    shell.fails = lambda command: 1 if "venv" in command else 0
+    assert install.main(["demo"], root) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "-m venv" in sentence
+    assert "delete" in sentence
+    assert len(shell.commands) == 1
+
+
+@pytest.mark.parametrize("missing", ["venv", "ensurepip"])
+def test_a_python_without_venv_gets_a_sentence(
+    missing: str, root: Path, shell: FakeShell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    assert install.main(["demo"], root) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert f"sudo apt install python3.{sys.version_info.minor}-venv" in sentence
+    assert shell.commands == []
+
+
+def test_a_venv_without_a_working_pip_is_mended_and_keeps_what_it_holds(root: Path, shell: FakeShell) -> None:
+    install.main(["demo"], root)
+    for stamp in (root / ".venv").glob("*.sha256"):
+        stamp.unlink()
+    shell.commands.clear()
+    shell.fails = lambda command: 1 if command[-1] == "--version" else 0
+    assert install.main(["demo"], root) == 0
+    assert shell.commands[1] == [sys.executable, "-m", "venv", str(root / ".venv")]
+    assert shell.pip_installs() == [install.PINS, install.BARE_PINS]
+
+
+def test_a_venv_that_cannot_run_is_one_sentence(
+    root: Path, shell: FakeShell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install.main(["demo"], root)
+
+    def refuse(command: list[str], **_: object) -> None:
+        raise PermissionError(13, "Permission denied", command[0])
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert install.main(["demo"], root) == 1
+    assert "Permission denied" in capsys.readouterr().err
+
+
+# The pins.
+
+
+@pytest.mark.parametrize("name", ALL_PINS)
+@pytest.mark.parametrize("marker", ["<", ">="])
+def test_every_pin_is_exact_and_named_once_for_each_python(name: str, marker: str) -> None:
+    names = [match["name"] for match in pins(name) if match["marker"] in (None, marker)]
+    assert names
+    assert len(names) == len(set(names))
+
+
+def test_every_pin_serves_old_and_new_python_except_tomli() -> None:
+    for name in ALL_PINS:
+        old = {match["name"] for match in pins(name) if match["marker"] != ">="}
+        new = {match["name"] for match in pins(name) if match["marker"] != "<"}
+        assert old - new <= {"tomli"}  # part of Python since 3.11
+        assert new <= old
+
+
+def test_torch_is_pinned_for_every_python_in_the_first_call() -> None:
+    assert [match["marker"] for match in pins(install.PINS) if match["name"] == "torch"] == [None]
+    assert [match["name"] for match in pins(install.BARE_PINS)] == ["open_clip_torch"]
+    assert install.PIP_OPTIONS[install.BARE_PINS] == ["--no-deps"]

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+
+from lib_addift.config import TrainConfig
+from lib_addift.objective import difference_loss, turn_multiplier
+from lib_addift.plan import Direction
+from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod
+
+
+def reference_loss(config: TrainConfig, prediction, reference, timesteps, mask) -> np.ndarray:
+    """The same loss, written again in numpy and float64."""
+    betas = np.linspace(0.00085**0.5, 0.0120**0.5, 1000) ** 2
+    abar = np.cumprod(1 - betas)[timesteps]
+    difference = prediction - reference
+    if config.loss == "mse":
+        values = difference**2
+    elif config.loss == "l1":
+        values = np.abs(difference)
+    else:
+        d = config.huber_delta
+        values = np.where(np.abs(difference) <= d, 0.5 * difference**2, d * (np.abs(difference) - 0.5 * d))
+    if mask is not None:
+        area = mask.sum(axis=(1, 2, 3)) * values.shape[1]
+        result = (values * mask).sum(axis=(1, 2, 3)) / area
+    else:
+        result = values.mean(axis=(1, 2, 3))
+    if config.min_snr_gamma:
+        snr = abar / (1 - abar)
+        result = result * np.minimum(config.min_snr_gamma / snr, 1)
+    return result
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber"])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 5.0])
+def test_against_an_independent_float64_computation(loss: str, masked: bool, gamma: float) -> None:
+    rng = np.random.default_rng(0)
+    config = TrainConfig.create(loss=loss, min_snr_gamma=gamma, huber_delta=0.5)
+    prediction, reference = rng.normal(size=(2, 3, 4, 8, 6))
+    mask = rng.uniform(0.1, 1, size=(3, 1, 8, 6)) if masked else None
+    timesteps = np.array([10, 400, 999])
+    result = difference_loss(
+        torch.from_numpy(prediction),
+        torch.from_numpy(reference),
+        timesteps=torch.from_numpy(timesteps),
+        mask=None if mask is None else torch.from_numpy(mask),
+        schedule=NoiseSchedule(sd15_alphas_cumprod()),
+        config=config,
+    )
+    expected = reference_loss(config, prediction, reference, timesteps, mask)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=2e-5)
+
+
+def test_mask_is_normalised_by_area() -> None:
+    """The same error under a small and under a large mask gives the same loss."""
+    prediction, reference = torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8)
+    mask = torch.full((2, 1, 8, 8), 1e-9)
+    mask[0, :, :2, :2] = 1
+    mask[1] = 1
+    timesteps = torch.tensor([500, 500])
+    schedule = NoiseSchedule(sd15_alphas_cumprod())
+    loss = difference_loss(
+        prediction, reference, timesteps=timesteps, mask=mask, schedule=schedule, config=TrainConfig.create()
+    )
+    torch.testing.assert_close(loss[0], loss[1])
+
+
+def test_multipliers_have_opposite_signs() -> None:
+    config = TrainConfig.create(train_multiplier=0.25, reverse_ratio=0.5)
+    assert turn_multiplier(Direction.FORWARD, config) == 0.25
+    assert turn_multiplier(Direction.REVERSE, config) == -0.125

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lib_addift.config import TrainConfig
+from lib_addift.demo import world
+from lib_addift.encode import LatentPair, encode_pair
+from lib_addift.errors import TrainingError
+from lib_addift.lora import LoraNetwork, select_layers
+from lib_addift.optim import LossScale, rate_at
+from lib_addift.pairs import ImagePair
+from lib_addift.plan import make_plan
+from lib_addift.reference import predict_references
+from lib_addift.trainer import StepReport, train
+from tests.fake_host import FakeHost
+
+ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+
+
+def run(config: TrainConfig, *, swapped: bool = False, host: FakeHost | None = None) -> tuple[LoraNetwork, list[StepReport]]:
+    host = host or FakeHost()
+    pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
+    pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
+    network = make_network(host, config)
+    references = references_of(host, pair, config)
+    with network.attach():
+        reports = list(train(host, network, [pair], make_plan(config), references, config))
+    return network, reports
+
+
+def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
+    modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
+    return LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
+
+
+def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict:
+    result: dict = {}
+    for _, result in predict_references(host, [pair], make_plan(config), config.reference_batch_size):  # noqa: B007
+        pass
+    return result
+
+
+@pytest.mark.parametrize("directions", ["alternate", "both"])
+def test_swapping_pictures_and_first_direction_negates_lora_up_exactly(directions: str) -> None:
+    """Only what is antisymmetric in the pair is learnt."""
+    common = {"directions": directions, "max_train_steps": 7, "learning_rate": 1e-3}
+    straight, _ = run(TrainConfig.create(**common, first_direction="forward"))
+    swapped, _ = run(TrainConfig.create(**common, first_direction="reverse"), swapped=True)
+    for name, layer in straight.layers.items():
+        other = swapped.layers[name]
+        assert layer.lora_up.abs().sum() > 0
+        assert torch.equal(layer.lora_up, -other.lora_up), name
+        assert torch.equal(layer.lora_down, other.lora_down), name
+
+
+def test_learning_lowers_the_loss() -> None:
+    config = TrainConfig.create(max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4)
+    _, reports = run(config)
+    assert np.mean([r.loss for r in reports[-20:]]) < 0.5 * np.mean([r.loss for r in reports[:20]])
+
+
+def test_same_seed_same_bytes() -> None:
+    config = TrainConfig.create(max_train_steps=5)
+    first, second = (run(config)[0].tensors() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=50)
+    before = {key: value.clone() for key, value in host.unet.state_dict().items()}
+    pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
+    network, references = make_network(host, config), references_of(host, pair, config)
+    calls = host.calls
+    with network.attach():
+        steps = train(host, network, [pair], make_plan(config), references, config)
+        assert [next(steps).step for _ in range(3)] == [1, 2, 3]
+        steps.close()
+    assert host.calls == calls + 3, "the loop runs the student only, once a step"
+    assert all(torch.equal(before[key], value) for key, value in host.unet.state_dict().items())
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+def test_references_do_not_depend_on_their_batch_size() -> None:
+    host = FakeHost()
+    config = TrainConfig.create(max_train_steps=7)
+    pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
+    large = references_of(host, pair, config)
+    small = references_of(host, pair, TrainConfig.create(max_train_steps=7, reference_batch_size=1))
+    assert large.keys() == small.keys()
+    assert all(torch.allclose(large[turn], small[turn], atol=1e-6) for turn in large)
+
+
+class NonFiniteHost(FakeHost):
+    """Predicts NaN in the given calls."""
+
+    def __init__(self, bad_calls: set[int]) -> None:
+        super().__init__()
+        self._bad_calls = bad_calls
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        result = super().predict_noise(latents, timesteps, cond)
+        return result * float("nan") if self.calls in self._bad_calls else result
+
+
+def test_a_non_finite_step_is_skipped_and_counted() -> None:
+    _, reports = run(TrainConfig.create(max_train_steps=6, seed=3), host=NonFiniteHost({4}))
+    assert [r.skipped for r in reports] == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_run_without_finite_steps_fails_with_the_reason() -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        run(TrainConfig.create(max_train_steps=60), host=NonFiniteHost(set(range(2, 100))))
+
+
+def test_rates_follow_their_schedule() -> None:
+    cosine = TrainConfig.create(max_train_steps=100, lr_schedule="cosine", lr_end_ratio=0.1)
+    assert rate_at(0, cosine) == 1.0
+    assert rate_at(50, cosine) == pytest.approx(0.55)
+    assert rate_at(100, cosine) == pytest.approx(0.1)
+    linear = TrainConfig.create(max_train_steps=110, lr_schedule="linear", lr_warmup_steps=10, lr_end_ratio=0.0)
+    assert rate_at(0, linear) == pytest.approx(1 / 11)
+    assert rate_at(60, linear) == pytest.approx(0.5)
+
+
+def test_loss_scale_shrinks_on_overflow_and_grows_again() -> None:
+    scale = LossScale(enabled=True)
+    start = scale.value
+    scale.update(finite=False)
+    assert scale.value == start / 4
+    for _ in range(20):
+        scale.update(finite=True)
+    assert scale.value == start / 2
+    gradient = torch.full((3,), scale.value)
+    scale.unscale([gradient])
+    assert torch.equal(gradient, torch.ones(3))
