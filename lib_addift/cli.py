@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lib_addift", description="Train Difference LoRA for SD1.5 (ADDifT).")
+    parser = argparse.ArgumentParser(
+        prog="python -m lib_addift", description="Train Difference LoRA for SD1.5 (ADDifT)."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="learn the difference of two pictures")
@@ -190,5 +192,3 @@ def _step_line(report: StepReport, seconds: float) -> str:
         f"[{'#' * filled}{'.' * (24 - filled)}] {report.step}/{report.total} loss {report.loss:.5f}, "
         f"{report.step / seconds:.1f} steps/s, {left:.0f} s left{skipped}"
     )
-
-

@@ -1,4 +1,4 @@
-"""Every setting of a training run: default, bounds, label and help in one place. Tab, API, CLI and metadata derive from it."""
+"""Every setting of a training run in one place: default, bounds, label, help. Tab, API, CLI, metadata derive from it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ class TrainConfig:
     """A validated, unchangeable set of settings. Raises ConfigError when a value breaks a rule."""
 
     # The LoRA
-    rank: int = _setting(4, "Rank", "Size of the LoRA: more can hold more detail and makes a larger file.", low=1, high=256)
-    alpha: float = _setting(4.0, "Alpha", "The LoRA acts with alpha / rank; calibration rescales it at the end.", low=1e-3, high=1e3)
+    rank: int = _setting(
+        4, "Rank", "Size of the LoRA: more can hold more detail and makes a larger file.", low=1, high=256
+    )
+    alpha: float = _setting(
+        4.0, "Alpha", "The LoRA acts with alpha / rank; calibration rescales it at the end.", low=1e-3, high=1e3
+    )
     layers: tuple[str, ...] = _setting(
         ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions"),
         "Layers", "Which kinds of layers learn.", choices=LAYER_KINDS,
@@ -39,49 +43,84 @@ class TrainConfig:
         60, "Steps", "Optimizer steps in all. More than about 100 overfits.", low=1, high=100_000, advanced=False
     )
     learning_rate: float = _setting(
-        1e-4, "Learning rate", "For a UNet of full SD1.5 width; a narrower one gets a higher rate in proportion.", low=1e-9, high=1.0
+        1e-4,
+        "Learning rate",
+        "For a UNet of full SD1.5 width; a narrower one gets a higher rate in proportion.",
+        low=1e-9,
+        high=1.0,
     )
     lr_schedule: str = _setting(
         "cosine", "Schedule", "How the learning rate falls.", choices=("constant", "linear", "cosine")
     )
-    lr_warmup_steps: int = _setting(0, "Warm-up steps", "Steps in which the learning rate rises from 0.", low=0, high=100_000)
+    lr_warmup_steps: int = _setting(
+        0, "Warm-up steps", "Steps in which the learning rate rises from 0.", low=0, high=100_000
+    )
     lr_end_ratio: float = _setting(0.1, "Final rate", "Share of the learning rate left at the end.", low=0.0, high=1.0)
     optimizer: str = _setting(
-        "AdamW", "Optimizer", "A name from torch.optim, pytorch_optimizer, bitsandbytes or prodigyopt (the last three when installed)."
+        "AdamW",
+        "Optimizer",
+        "A name from torch.optim, pytorch_optimizer, bitsandbytes or prodigyopt (the last three when installed).",
     )
     optimizer_args: str = _setting("", "Optimizer arguments", "For example: weight_decay=0.01, betas=(0.9, 0.99)")
 
     # The method
-    train_multiplier: float = _setting(0.25, "Training multiplier", "Weight at which the LoRA acts while it learns.", low=1e-3, high=10.0)
+    train_multiplier: float = _setting(
+        0.25, "Training multiplier", "Weight at which the LoRA acts while it learns.", low=1e-3, high=10.0
+    )
     directions: str = _setting(
         "both", "Directions",
-        "alternate: forward and reverse turns take steps in turn; both: each step learns both; forward: no reverse turns.",
+        "alternate: forward and reverse steps in turn; both: each step learns both; forward: no reverse.",
         choices=("alternate", "both", "forward"),
     )  # fmt: skip
-    first_direction: str = _setting("forward", "First direction", "Which turn comes first.", choices=("forward", "reverse"))
+    first_direction: str = _setting(
+        "forward", "First direction", "Which turn comes first.", choices=("forward", "reverse")
+    )
     reverse_ratio: float = _setting(
         1.0, "Reverse ratio", "Multiplier of the reverse turns as a share of the forward turns'.", low=0.0, high=10.0
     )
     batch_size: int = _setting(
-        1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.", low=1, high=256
+        1,
+        "Batch size",
+        "Noises per direction in one step: more is steadier, slower and needs more memory.",
+        low=1,
+        high=256,
     )
-    min_timestep: int = _setting(500, "Lowest timestep", "Inclusive. Pose and action: 500; style and detail: 200.", low=0, high=999)
+    min_timestep: int = _setting(
+        500, "Lowest timestep", "Inclusive. Pose and action: 500; style and detail: 200.", low=0, high=999
+    )
     max_timestep: int = _setting(1000, "Highest timestep", "Exclusive.", low=1, high=1000)
-    timestep_bands: int = _setting(5, "Bands", "The range is cut into so many equal bands, visited in order.", low=1, high=100)
+    timestep_bands: int = _setting(
+        5, "Bands", "The range is cut into so many equal bands, visited in order.", low=1, high=100
+    )
     loss: str = _setting("mse", "Loss", "What is minimised.", choices=("mse", "l1", "huber"))
-    huber_delta: float = _setting(0.1, "Huber delta", "Where the Huber loss turns from square to straight.", low=1e-6, high=100.0)
-    min_snr_gamma: float = _setting(0.0, "Min-SNR gamma", "Caps the weight of low noise; 0 is off.", low=0.0, high=100.0)
+    huber_delta: float = _setting(
+        0.1, "Huber delta", "Where the Huber loss turns from square to straight.", low=1e-6, high=100.0
+    )
+    min_snr_gamma: float = _setting(
+        0.0, "Min-SNR gamma", "Caps the weight of low noise; 0 is off.", low=0.0, high=100.0
+    )
     prompt: str = _setting("", "Prompt", "Describes both pictures; may be empty.", advanced=False)
-    original_prompt: str = _setting("", "Prompt of the original", "Used for the original instead of the prompt, when not empty.")
-    target_prompt: str = _setting("", "Prompt of the target", "Used for the target instead of the prompt, when not empty.")
-    seed: int = _setting(1, "Seed", "The same seed gives the same noise and timesteps on every device.", low=0, high=2**63 - 1)
+    original_prompt: str = _setting(
+        "", "Prompt of the original", "Used for the original instead of the prompt, when not empty."
+    )
+    target_prompt: str = _setting(
+        "", "Prompt of the target", "Used for the target instead of the prompt, when not empty."
+    )
+    seed: int = _setting(
+        1, "Seed", "The same seed gives the same noise and timesteps on every device.", low=0, high=2**63 - 1
+    )
 
     # The pictures
     resolution: int = _setting(
-        512, "Resolution", "Pictures are brought to at most this many pixels squared, in steps of 64.", low=64, high=2048
+        512,
+        "Resolution",
+        "Pictures are brought to at most this many pixels squared, in steps of 64.",
+        low=64,
+        high=2048,
     )
     mask: str = _setting(
-        "auto", "Mask", "Where to learn. auto: where the pictures differ; alpha: from a picture's transparency; file: a grey picture.",
+        "auto", "Mask",
+        "Where to learn. auto: where the pictures differ; alpha: a picture's transparency; file: a grey picture.",
         choices=("off", "auto", "alpha", "file"),
     )  # fmt: skip
     mask_file: str = _setting("", "Mask file", "White: learn here; black: do not. Used with mask = file.")
@@ -99,12 +138,22 @@ class TrainConfig:
 
     # The result
     calibrate: bool = _setting(True, "Calibrate", "Scale the LoRA so that weight 1 is the difference you showed.")
-    save_precision: str = _setting("fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32"))
+    save_precision: str = _setting(
+        "fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32")
+    )
     save_every: int = _setting(0, "Save every", "Also keep the LoRA of every N steps; 0 is off.", low=0, high=100_000)
-    proof_strength: float = _setting(0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0)
-    sampling_steps: int = _setting(12, "Sampling steps", "DDIM steps of previews and of the round trip.", low=1, high=1000)
-    preview_prompt: str = _setting("", "Preview prompt", "What the preview strip shows; empty: the prompt.", advanced=False)
-    preview_cfg_scale: float = _setting(5.0, "Preview guidance", "Classifier-free guidance of the strip.", low=1.0, high=30.0)
+    proof_strength: float = _setting(
+        0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0
+    )
+    sampling_steps: int = _setting(
+        12, "Sampling steps", "DDIM steps of previews and of the round trip.", low=1, high=1000
+    )
+    preview_prompt: str = _setting(
+        "", "Preview prompt", "What the preview strip shows; empty: the prompt.", advanced=False
+    )
+    preview_cfg_scale: float = _setting(
+        5.0, "Preview guidance", "Classifier-free guidance of the strip.", low=1.0, high=30.0
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -157,23 +206,18 @@ def parse_value(name: str, text: str) -> Any:
     try:
         return int(text) if kind == "int" else float(text)
     except ValueError:
-        raise ConfigError(f"{name} = {text} is not a number: give {'a whole number' if kind == 'int' else 'a number'}.") from None
+        raise ConfigError(f"{name} = {text} is not a {'whole ' if kind == 'int' else ''}number: give one.") from None
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     """`value` as the field's type and within its rules, or ConfigError."""
     name, rules = field.name, field.metadata
-    if field.type == "int":
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{name} = {value!r} must be a whole number.")
-    elif field.type == "float":
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{name} = {value!r} must be a number.")
-        value = float(value)
-        if not math.isfinite(value):
-            raise ConfigError(f"{name} = {value} must be a finite number from {rules['low']:g} to {rules['high']:g}.")
+    if field.type in ("int", "float"):
+        value = _number(name, value, whole=field.type == "int")
+        if not rules["low"] <= value <= rules["high"]:
+            raise ConfigError(
+                f"{name} = {value} is out of bounds: it must be a finite number from {rules['low']} to {rules['high']}."
+            )
     elif field.type == "bool":
         if not isinstance(value, bool):
             raise ConfigError(f"{name} = {value!r} must be true or false.")
@@ -182,17 +226,30 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
             raise ConfigError(f"{name} = {value!r} must be text.")
         if "choices" in rules and value not in rules["choices"]:
             raise ConfigError(f"{name} = {value!r} is no choice: use one of {', '.join(rules['choices'])}.")
-    else:  # a tuple of choices, kept in the order of the choices so that equal settings compare equal
-        chosen = [value] if isinstance(value, str) else list(value)
-        for item in chosen:
-            if item not in rules["choices"]:
-                raise ConfigError(f"{name} has {item!r}: use some of {', '.join(rules['choices'])}.")
-        if not chosen:
-            raise ConfigError(f"{name} is empty: choose at least one of {', '.join(rules['choices'])}.")
-        value = tuple(item for item in rules["choices"] if item in chosen)
-    if "low" in rules and not rules["low"] <= value <= rules["high"]:
-        raise ConfigError(f"{name} = {value} is out of bounds: it must be from {rules['low']} to {rules['high']}.")
+    else:
+        value = _chosen(name, value, rules["choices"])
     return value
+
+
+def _number(name: str, value: Any, *, whole: bool) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{name} = {value!r} must be a {'whole ' if whole else ''}number.")
+    if not whole:
+        return float(value)
+    if not math.isfinite(value) or value != int(value):
+        raise ConfigError(f"{name} = {value!r} must be a whole number.")
+    return int(value)
+
+
+def _chosen(name: str, value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of the choices, in the order of the choices, so that equal settings compare equal."""
+    chosen = [value] if isinstance(value, str) else list(value)
+    for item in chosen:
+        if item not in choices:
+            raise ConfigError(f"{name} has {item!r}: use some of {', '.join(choices)}.")
+    if not chosen:
+        raise ConfigError(f"{name} is empty: choose at least one of {', '.join(choices)}.")
+    return tuple(item for item in choices if item in chosen)
 
 
 def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> TrainConfig:

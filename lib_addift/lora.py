@@ -34,7 +34,7 @@ def select_layers(
 ) -> dict[str, nn.Module]:
     """The UNet's layers that learn, by LoRA name, in the UNet's own order.
 
-    Linear layers are known by `in_features` and convolutions by `kernel_size`, because a host may bring its own classes.
+    Linear layers are known by `in_features` and convolutions by `kernel_size`: a host may bring its own classes.
     """
     prefixes = tuple(_BLOCKS[block] for block in blocks)
     chosen = {}
@@ -52,7 +52,9 @@ class LoraLayer(nn.Module):
     `lora_down` is (rank, in) or (rank, in, k, k), `lora_up` (out, rank) or (out, rank, 1, 1); both float32.
     """
 
-    def __init__(self, lora_down: torch.Tensor, lora_up: torch.Tensor, alpha: float, conv: dict[str, Any] | None) -> None:
+    def __init__(
+        self, lora_down: torch.Tensor, lora_up: torch.Tensor, alpha: float, conv: dict[str, Any] | None
+    ) -> None:
         super().__init__()
         self.lora_down = nn.Parameter(lora_down.float())
         self.lora_up = nn.Parameter(lora_up.float())
@@ -66,15 +68,13 @@ class LoraLayer(nn.Module):
     @classmethod
     def create(cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> LoraLayer:
         """Kaiming-uniform down and zero up, so that the LoRA starts as nothing."""
-        conv = _conv_arguments(layer)
-        inputs, outputs = (layer.in_channels, layer.out_channels) if conv else (layer.in_features, layer.out_features)
-        kernel = tuple(layer.kernel_size) if conv else ()  # type: ignore[arg-type]
-        lora_down = torch.empty(rank, inputs, *kernel)  # type: ignore[arg-type]
+        weight = next(layer.parameters())  # (out, in) or (out, in, k, k)
+        outputs, inputs, *kernel = weight.shape
+        lora_down = torch.empty(rank, inputs, *kernel)
         bound = 1 / math.sqrt(lora_down[0].numel())
         lora_down.uniform_(-bound, bound, generator=generator)
-        lora_up = torch.zeros(outputs, rank, *([1] * len(kernel)))  # type: ignore[arg-type]
-        device = next(layer.parameters()).device
-        return cls(lora_down.to(device), lora_up.to(device), alpha, conv)
+        lora_up = torch.zeros(outputs, rank, *[1 for _ in kernel])
+        return cls(lora_down.to(weight.device), lora_up.to(weight.device), alpha, _conv_arguments(layer))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # The wide product runs in the model's dtype (it is what autograd keeps); the narrow one in float32, where
@@ -101,8 +101,9 @@ class LoraNetwork(nn.Module):
 
     def __init__(self, layers: Mapping[str, LoraLayer], modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.layers = nn.ModuleDict(layers)
-        self._modules_by_name = dict(modules)
+        self.layers = dict(layers)
+        self._registered = nn.ModuleDict(layers)  # makes the layers' parameters the network's
+        self._targets = dict(modules)
         self.multiplier: float | torch.Tensor = 1.0
 
     @classmethod
@@ -120,7 +121,9 @@ class LoraNetwork(nn.Module):
         layers = {}
         for name in dict.fromkeys(key.split(".")[0] for key in tensors):
             if name not in modules:
-                raise LoraFileError(f"the LoRA has a layer '{name}' that this model does not have: it is for another model.")
+                raise LoraFileError(
+                    f"the LoRA has a layer '{name}' that this model does not have: it is for another model."
+                )
             layer = modules[name]
             down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
             alpha = float(tensors.get(f"{name}.alpha", torch.tensor(down.shape[0])))
@@ -133,20 +136,21 @@ class LoraNetwork(nn.Module):
         """Let the LoRA act on its modules inside the block; afterwards their hooks are as before, whatever happened."""
         handles = []
         try:
-            for name, module in self._modules_by_name.items():
+            for name, module in self._targets.items():
                 handles.append(module.register_forward_hook(self._hook(self.layers[name])))
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, layer: nn.Module) -> Callable[..., torch.Tensor]:
+    def _hook(self, layer: LoraLayer) -> Callable[..., torch.Tensor]:
         def add_delta(_module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             multiplier = self.multiplier
             if isinstance(multiplier, torch.Tensor):
                 multiplier = multiplier.to(output.device).view(-1, *[1] * (output.ndim - 1))
             with torch.autocast(output.device.type, enabled=False):
-                return output + (layer(args[0]) * multiplier).to(output.dtype)
+                delta: torch.Tensor = layer(args[0]) * multiplier
+                return output + delta.to(output.dtype)
 
         return add_delta
 

@@ -28,7 +28,7 @@ def difference_loss(
 ) -> torch.Tensor:
     """The loss of each sample, shape (B,): how far the LoRA's prediction is from the frozen one for the other picture.
 
-    `noise_pred` and `reference_noise_pred` are (B, C, H, W) epsilon predictions; `mask` is (B, 1, H, W) weights or None.
+    `noise_pred` and `reference_noise_pred` are (B, C, H, W) epsilons; `mask` is (B, 1, H, W) weights or None.
     The mask's weights are normalised to mean 1 per sample, so that a small changed area learns as fast as a large one.
     Source: ADDifT; min-SNR weights: Hang et al. 2023, eq. 9.
     """

@@ -17,8 +17,10 @@ from lib_addift.errors import ConfigError
 _EXTRA_PACKAGES = ("pytorch_optimizer", "bitsandbytes.optim", "prodigyopt")
 
 
-def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer named by `config.optimizer`, case-insensitively. Raises ConfigError with a hint when there is none."""
+def make_optimizer(
+    config: TrainConfig, parameters: Iterable[torch.nn.Parameter], learning_rate: float
+) -> torch.optim.Optimizer:
+    """The optimizer named by `config.optimizer`, in any case of letters. Raises ConfigError when there is none."""
     kind = _find_class(config.optimizer)
     arguments = parse_arguments(config.optimizer_args)
     try:

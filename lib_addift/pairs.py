@@ -182,9 +182,7 @@ class _Frame:
         aspect = sorted([Fraction(1), *(Fraction(*size) for size in sizes)])[len(sizes) // 2]
         width, height = (int(min(side)) for side in zip(*(_middle(size, aspect) for size in sizes), strict=True))
         candidates = [
-            (w, h)
-            for w in range(GRID, width + 1, GRID)
-            for h in range(GRID, min(height, resolution**2 // w) + 1, GRID)
+            (w, h) for w in range(GRID, width + 1, GRID) for h in range(GRID, min(height, resolution**2 // w) + 1, GRID)
         ]
         return cls(aspect, max(candidates, key=lambda size: _worth(size, aspect)))
 
@@ -258,7 +256,7 @@ def _mask_from_file(path: str, sizes: list[Size]) -> Image.Image:
 def difference_mask(original: np.ndarray, target: np.ndarray) -> np.ndarray | None:
     """Where two pictures, (H, W, 3) uint8, differ: (H, W) float32 in 0..1, or None when no part of them stands out.
 
-    1 on everything that changed, falling to 0 over a margin of a sixteenth of the picture.
+    1 on what changed, but for changes that are faint beside the strongest; 0 from a sixteenth of the picture away.
     """
     change = change_level(original, target)
     if not 0 < np.mean(change > 0) <= WHOLE_SHARE:

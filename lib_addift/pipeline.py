@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,7 +18,7 @@ from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import build_metadata, lora_path, save_lora
 from lib_addift.pairs import PictureSource, load_pair
-from lib_addift.plan import make_plan
+from lib_addift.plan import Turn, make_plan
 from lib_addift.preview import preview_strip
 from lib_addift.proof import LEARNT, RoundTrip, round_trip
 from lib_addift.reference import predict_references
@@ -77,7 +76,7 @@ class TrainingRun:
         self._stopped = False
 
     def stop(self) -> None:
-        """Ask the run to end after the current step; `events` then saves nothing. Safe to call from a signal handler."""
+        """End after the current step; `events` then saves nothing. Safe to call from a signal handler."""
         self._stopped = True
 
     def events(self) -> Iterator[Stage | StepReport]:
@@ -87,17 +86,21 @@ class TrainingRun:
             yield Stage("encoding the pictures")
             self._latents = encode_pair(self.host, self.pair, config)
             plan = make_plan(config)
-            references: dict[Any, torch.Tensor] = {}
+            references: dict[Turn, torch.Tensor] = {}
             total = len({turn for step in plan for turn in step})
-            for done, references in predict_references(self.host, [self._latents], plan, config.reference_batch_size):
-                yield Stage("asking the model", done, total)
+            for turn, noise_pred in predict_references(self.host, [self._latents], plan, config.reference_batch_size):
+                references[turn] = noise_pred
+                yield Stage("asking the model", len(references), total)
                 if self._stopped:
                     return
             modules = select_layers(self.host.unet, self.host.lora_name, layers=config.layers, blocks=config.blocks)
             self._network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
             start = time.monotonic()
             with self._network.attach():
-                for report in train(self.host, self._network, [self._latents], plan, references, config):
+                steps = train(
+                    self.host, self._network, pairs=[self._latents], plan=plan, references=references, config=config
+                )
+                for report in steps:
                     self.steps_done, self.train_seconds = report.step, time.monotonic() - start
                     yield report
                     if self._stopped:

@@ -1,4 +1,4 @@
-"""Which picture, direction, timestep and noise every step uses: decided before training starts, printable, reproducible."""
+"""Which picture, direction, timestep and noise every step uses: decided before training, printable, reproducible."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ Plan = tuple[tuple[Turn, ...], ...]  # for every optimizer step, its turns
 def make_plan(config: TrainConfig, pairs: int = 1) -> Plan:
     """The turns of all `config.max_train_steps` steps.
 
-    A visit is one draw of pair, timestep and noise. Visits take the pairs in turn and walk through the timestep bands in
-    order, uniformly random inside a band. A visit is used in both directions: in one step (`directions = both`), in two
-    successive steps (`alternate`), or only forward.
+    A visit is one draw of pair, timestep and noise. Visits take the pairs in turn and walk through the timestep bands
+    in order, uniformly random inside a band. A visit is used in both directions: in one step (`directions = both`), in
+    two successive steps (`alternate`), or only forward.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)
     edges = _band_edges(config)

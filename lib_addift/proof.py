@@ -1,7 +1,7 @@
 """Proof that a LoRA learnt the difference it was shown: the round trip, and the weight at which it reproduces it.
 
-Each picture is noised to about 60 % and denoised again with the LoRA at several weights. At the right weight the original
-comes back as the target, and at the opposite weight the target as the original. No prompt and no second model is needed.
+Each picture is noised to about 60 % and denoised again with the LoRA at several weights. At the right weight the
+original comes back as the target, and at the opposite weight the target as the original. Needs no second model.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class RoundTrip:
         """One sentence for the person."""
         if self.recovery < LEARNT:
             return (
-                f"The LoRA did not learn the difference: it reproduces {self.recovery:.0%} of it. Use more steps, a higher "
-                "learning rate, another preset, or two pictures that differ more clearly."
+                f"The LoRA did not learn the difference: it reproduces {self.recovery:.0%} of it. Use more steps, "
+                "a higher learning rate, another preset, or two pictures that differ more clearly."
             )
         if self.weight < 0:
             return (
-                f"The LoRA learnt the difference backwards ({self.recovery:.0%} of it, at a negative weight); calibration "
-                "turns it round. If you did not calibrate, use it at a negative weight."
+                f"The LoRA learnt the difference backwards ({self.recovery:.0%} of it, at a negative weight); "
+                "calibration turns it round. If you did not calibrate, use it at a negative weight."
             )
         return f"The LoRA reproduces {self.recovery:.0%} of the difference."
 

@@ -17,7 +17,7 @@ _LATENT_PIXELS_AT_ONCE = 8 * 64 * 64  # eight pictures of 512 px: under 2 GB of 
 def noisy_batch(
     sides: Sequence[Side], turns: Sequence[Turn], schedule: NoiseSchedule
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy latents (B, 4, h, w), timesteps (B,) and conditions (B, tokens, width) of some turns, on the latents' device."""
+    """Noisy latents (B, 4, h, w), timesteps (B,) and conditions (B, tokens, width) of some turns."""
     latents = torch.cat([side.latents for side in sides])
     noise = torch.cat([turn_noise(turn, side.latents.shape) for turn, side in zip(turns, sides, strict=True)])
     timesteps = torch.tensor([turn.timestep for turn in turns], device=latents.device)
@@ -28,19 +28,17 @@ def noisy_batch(
 @torch.no_grad()
 def predict_references(
     host: Host, pairs: Sequence[LatentPair], plan: Plan, batch_size: int = 0
-) -> Iterator[tuple[int, dict[Turn, torch.Tensor]]]:
-    """Yields (number of turns done, predictions so far); the last one holds every turn's (1, 4, h, w) prediction.
+) -> Iterator[tuple[Turn, torch.Tensor]]:
+    """Yields every turn of the plan once, with the frozen model's (1, 4, h, w) epsilon for it.
 
     `batch_size` 0 chooses by the size of the latents. Call it before the LoRA is attached.
     """
     schedule = NoiseSchedule(host.alphas_cumprod)
     turns = list(dict.fromkeys(turn for step in plan for turn in step))
-    batch_size = batch_size or max(1, _LATENT_PIXELS_AT_ONCE // pairs[0].original.latents[0, 0].numel())
-    batch_size = min(batch_size, 64)
-    predictions: dict[Turn, torch.Tensor] = {}
+    batch_size = batch_size or _LATENT_PIXELS_AT_ONCE // pairs[0].original.latents[0, 0].numel()
+    batch_size = min(max(batch_size, 1), 64)
     for start in range(0, len(turns), batch_size):
         chunk = turns[start : start + batch_size]
         sides = [pairs[turn.pair].reference(turn.direction) for turn in chunk]
         noise_pred = host.predict_noise(*noisy_batch(sides, chunk, schedule))
-        predictions.update(zip(chunk, noise_pred.split(1), strict=True))
-        yield len(predictions), predictions
+        yield from zip(chunk, noise_pred.split(1), strict=True)

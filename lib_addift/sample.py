@@ -13,7 +13,7 @@ from lib_addift.lora import LoraNetwork
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance: predictions move from `uncond` past the conditioned one. Source: Ho & Salimans 2022, eq. 6."""
+    """Classifier-free guidance: predictions move away from `uncond`. Source: Ho & Salimans 2022, eq. 6."""
 
     uncond: torch.Tensor  # (1, tokens, width)
     scale: float

@@ -8,7 +8,7 @@ import torch
 def sd15_alphas_cumprod() -> torch.Tensor:
     """SD1.x's 'scaled linear' schedule, float32, shape (1000,).
 
-    Source: Rombach et al. 2022, latent-diffusion `make_beta_schedule('linear', linear_start=0.00085, linear_end=0.0120)`.
+    Source: Rombach et al. 2022, released configuration: linear_start 0.00085, linear_end 0.0120 on the square roots.
     """
     betas = torch.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0).float()

@@ -46,6 +46,7 @@ def width_factor(host: Host) -> float:
 def train(
     host: Host,
     network: LoraNetwork,
+    *,
     pairs: Sequence[LatentPair],
     plan: Plan,
     references: Mapping[Turn, torch.Tensor],
@@ -64,7 +65,9 @@ def train(
     for step, turns in enumerate(plan):
         for group in optimizer.param_groups:
             group["lr"] = base_rate * rate_at(step, config)
-        loss = _step_loss(host, network, pairs, turns, references, schedule, config)
+        loss = _step_loss(
+            host, network, pairs=pairs, turns=turns, references=references, schedule=schedule, config=config
+        )
         optimizer.zero_grad(set_to_none=True)
         (loss * scale.value).backward()
         loss_value = float(loss.detach())
@@ -87,6 +90,7 @@ def train(
 def _step_loss(
     host: Host,
     network: LoraNetwork,
+    *,
     pairs: Sequence[LatentPair],
     turns: Sequence[Turn],
     references: Mapping[Turn, torch.Tensor],

@@ -25,7 +25,11 @@ print(loaded)
 def test_the_core_imports_no_host_gradio_or_diffusers() -> None:
     assert "lib_addift.trainer" in CORE
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PROGRAM, *CORE], capture_output=True, text=True, cwd=PACKAGE.parent, check=False
+        [sys.executable, "-W", "error", "-c", PROGRAM, *CORE],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]", "importing the core prints nothing and loads no host"

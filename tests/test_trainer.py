@@ -11,7 +11,7 @@ from lib_addift.errors import TrainingError
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.optim import LossScale, rate_at
 from lib_addift.pairs import ImagePair
-from lib_addift.plan import make_plan
+from lib_addift.plan import Turn, make_plan
 from lib_addift.reference import predict_references
 from lib_addift.trainer import StepReport, train
 from tests.fake_host import FakeHost
@@ -19,14 +19,16 @@ from tests.fake_host import FakeHost
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 
 
-def run(config: TrainConfig, *, swapped: bool = False, host: FakeHost | None = None) -> tuple[LoraNetwork, list[StepReport]]:
+def run(
+    config: TrainConfig, *, swapped: bool = False, host: FakeHost | None = None
+) -> tuple[LoraNetwork, list[StepReport]]:
     host = host or FakeHost()
     pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
     pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
     network = make_network(host, config)
     references = references_of(host, pair, config)
     with network.attach():
-        reports = list(train(host, network, [pair], make_plan(config), references, config))
+        reports = list(train(host, network, pairs=[pair], plan=make_plan(config), references=references, config=config))
     return network, reports
 
 
@@ -35,11 +37,8 @@ def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
     return LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
 
 
-def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict:
-    result: dict = {}
-    for _, result in predict_references(host, [pair], make_plan(config), config.reference_batch_size):  # noqa: B007
-        pass
-    return result
+def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Turn, torch.Tensor]:
+    return dict(predict_references(host, [pair], make_plan(config), config.reference_batch_size))
 
 
 @pytest.mark.parametrize("directions", ["alternate", "both"])
@@ -56,7 +55,9 @@ def test_swapping_pictures_and_first_direction_negates_lora_up_exactly(direction
 
 
 def test_learning_lowers_the_loss() -> None:
-    config = TrainConfig.create(max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4)
+    config = TrainConfig.create(
+        max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4
+    )
     _, reports = run(config)
     assert np.mean([r.loss for r in reports[-20:]]) < 0.5 * np.mean([r.loss for r in reports[:20]])
 
@@ -74,7 +75,7 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     network, references = make_network(host, config), references_of(host, pair, config)
     calls = host.calls
     with network.attach():
-        steps = train(host, network, [pair], make_plan(config), references, config)
+        steps = train(host, network, pairs=[pair], plan=make_plan(config), references=references, config=config)
         assert [next(steps).step for _ in range(3)] == [1, 2, 3]
         steps.close()
     assert host.calls == calls + 3, "the loop runs the student only, once a step"

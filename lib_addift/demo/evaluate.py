@@ -1,4 +1,4 @@
-"""Measures a LoRA on new faces: draw them from prompts that do not mention the attribute, and let the detectors read them."""
+"""Measures a LoRA on new faces, drawn from prompts that do not mention its attribute and read by the detectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _GUIDANCE = 4.0
 
 def evaluation_faces(count: int, seed: int, excluded: world.Face) -> list[world.Face]:
     """Random faces of which none has all the attributes of `excluded` (the training pair's)."""
-    rng, faces = random.Random(seed), []
+    rng = random.Random(seed)
+    faces: list[world.Face] = []
     while len(faces) < count:
         face = world.random_face(rng)
         if face.attributes() != excluded.attributes():

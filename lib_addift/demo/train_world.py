@@ -27,8 +27,8 @@ from lib_addift.hosts import names
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod
 
-# Group norm has 32 groups: with 32 channels it erases whatever is the same over the whole picture, such as the style, so
-# the VAE's coarse levels have 64. The UNet's two deepest levels see 2 x 2 and 1 latent pixels and need little.
+# Group norm has 32 groups: with 32 channels it erases whatever is the same over the whole picture, such as the style,
+# so the VAE's coarse levels have 64. The UNet's two deepest levels see 2 x 2 and 1 latent pixels and need little.
 UNET_WIDTHS = (64, 96, 32, 32)
 VAE_WIDTHS = (32, 96, 64, 64)
 TEXT_WIDTH = 24
@@ -59,7 +59,11 @@ def build_vae() -> AutoencoderKL:
 
 def build_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        block_out_channels=UNET_WIDTHS, cross_attention_dim=TEXT_WIDTH, attention_head_dim=8, norm_num_groups=32, sample_size=8
+        block_out_channels=UNET_WIDTHS,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=8,
+        norm_num_groups=32,
+        sample_size=8,
     )
 
 
@@ -81,7 +85,7 @@ def _cosine(step: int, steps: int, warmup: int = 100) -> float:
 
 
 def train_vae(steps: int, batch: int, seed: int) -> AutoencoderKL:
-    """L1 reconstruction and a light KL term; afterwards latents * SCALE_FACTOR have mean 0 and variance 1 per channel."""
+    """L1 reconstruction and a light KL term; at the end latents * SCALE_FACTOR have mean 0 and variance 1."""
     torch.manual_seed(seed)
     data, _ = pictures(4096, seed)
     vae = build_vae().to(memory_format=torch.channels_last)
@@ -211,7 +215,9 @@ def save_checkpoint(
     tensors = {names.UNET_PREFIX + names.unet_to_compvis(k): v for k, v in unet.state_dict().items()}
     for key, value in vae.state_dict().items():
         is_attention_matrix = ".attentions." in key and value.ndim == 2
-        tensors[names.VAE_PREFIX + names.vae_to_compvis(key)] = value[:, :, None, None] if is_attention_matrix else value
+        tensors[names.VAE_PREFIX + names.vae_to_compvis(key)] = (
+            value[:, :, None, None] if is_attention_matrix else value
+        )
     for key, value in text.state_dict().items():
         tensors[names.TEXT_PREFIX + "text_model." + key] = value
     half = {key: value.detach().half().contiguous().clone() for key, value in tensors.items()}
@@ -238,8 +244,12 @@ def main() -> None:
     else:
         vae = train_vae(options.vae_steps, options.vae_batch, options.seed)
         torch.save(vae.state_dict(), state)
-    unet, text = train_unet(vae, options.unet_steps, options.unet_batch, options.seed, options.out.with_suffix(".part.safetensors"))
-    figures = {k: v for k, v in vars(options).items() if isinstance(v, int)} | {"seconds": round(time.monotonic() - start)}
+    unet, text = train_unet(
+        vae, options.unet_steps, options.unet_batch, options.seed, options.out.with_suffix(".part.safetensors")
+    )
+    figures = {k: v for k, v in vars(options).items() if isinstance(v, int)} | {
+        "seconds": round(time.monotonic() - start)
+    }
     save_checkpoint(options.out, unet, vae, text, {"addift.world": json.dumps(figures)})
     print(json.dumps(figures), flush=True)
 

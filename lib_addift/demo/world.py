@@ -117,8 +117,8 @@ def draw(face: Face) -> Image.Image:
 def _dots() -> np.ndarray:
     """The texture: (SIZE, SIZE), 1 inside a dot, 0 outside.
 
-    One dot in every second 8 x 8 px cell, like a chess board. A finer or evenly spread pattern could not be painted: the
-    VAE's decoder sees no position inside a latent cell, only the contrast between cells.
+    One dot in every second 8 x 8 px cell, like a chess board. A finer pattern could not be painted: the VAE's decoder
+    sees no position inside a latent cell, only the contrast between cells.
     """
     y, x = np.mgrid[:SIZE, :SIZE]
     distance = np.hypot(x % 8 - 3.5, y % 8 - 3.5)
@@ -156,7 +156,12 @@ def measure(picture: Image.Image | np.ndarray) -> dict[str, Any]:
         return source[_Y + dy - ry : _Y + dy + ry + 1, cx + dx - rx : cx + dx + rx + 1].reshape(-1, *source.shape[2:])
 
     hair = np.median(region(pixels, 0, -22, 5, 2), axis=0)
-    bare = [region(pixels, 0, -10, 10, 2), region(pixels, 0, 6, 11, 1), region(pixels, -11, 9, 2, 3), region(pixels, 11, 9, 2, 3)]
+    bare = [
+        region(pixels, 0, -10, 10, 2),
+        region(pixels, 0, 6, 11, 1),
+        region(pixels, -11, 9, 2, 3),
+        region(pixels, 11, 9, 2, 3),
+    ]
     skin = np.median(np.concatenate(bare), axis=0)
     # Both are shares of the way from the skin's colour to the painted one, so that 0 is skin and 1 is paint.
     white = (pixels[..., 2] - skin[2]) / max(255 - skin[2], 1)

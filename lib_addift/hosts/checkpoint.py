@@ -49,7 +49,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise HostError(
-            f"'{path.name}' is no whole .safetensors file ({str(error).splitlines()[0]}): it may be truncated; download it again."
+            f"'{path.name}' is no whole .safetensors file ({str(error).splitlines()[0]}): it may be truncated; "
+            "download it again."
         ) from error
     _check_shapes(path, tensors)
     return Checkpoint(

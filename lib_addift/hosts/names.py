@@ -1,7 +1,7 @@
 """The three names of every SD1.x tensor: CompVis (checkpoints, WebUIs), diffusers, and kohya (LoRA files).
 
-Each table is a list of (pattern, replacement) for a leading piece of a CompVis name; the rest of the name goes through a
-second, smaller table. Everything is derived from the one SD1.5 topology: 4 levels, 2 residual blocks a level.
+A table gives the diffusers name of each block, the leading piece of a CompVis name; the rest of the name goes through
+a second, smaller table. All of it follows from the one SD1.5 topology: 4 levels, 2 residual blocks a level.
 """
 
 from __future__ import annotations

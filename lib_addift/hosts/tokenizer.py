@@ -1,4 +1,4 @@
-"""CLIP's tokenizer without a hub: the vocabulary comes from the installed package open_clip_torch (only that file is read)."""
+"""CLIP's tokenizer without a hub: the vocabulary is a file of the installed package open_clip_torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _vocabulary_file() -> Path:
 
 
 def _byte_characters() -> list[str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in vocabulary order. Source: Radford et al. 2019, released code."""
+    """GPT-2's printable stand-ins for the 256 bytes, in vocabulary order. Source: Radford et al. 2019."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = len([b for b in range(256) if b not in printable])
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(hidden)]
