@@ -1,4 +1,4 @@
-"""Every setting of a training run in one place: default, bounds, label, help. Tab, API, CLI, metadata derive from it."""
+"""Every setting of a training run in one place: default, bounds, label, help. Tab, API, CLI and metadata use it."""
 
 from __future__ import annotations
 

@@ -18,13 +18,14 @@ _SAMPLING_STEPS = 20
 _GUIDANCE = 4.0
 
 
-def evaluation_faces(count: int, seed: int, excluded: world.Face) -> list[world.Face]:
-    """Random faces of which none has all the attributes of `excluded` (the training pair's)."""
+def evaluation_faces(count: int, seed: int, excluded: Sequence[world.Face]) -> list[world.Face]:
+    """Random faces of which none has all the attributes of one of `excluded` (the training pair)."""
+    seen = [face.attributes() for face in excluded]
     rng = random.Random(seed)
     faces: list[world.Face] = []
     while len(faces) < count:
         face = world.random_face(rng)
-        if face.attributes() != excluded.attributes():
+        if face.attributes() not in seen:
             faces.append(face)
     return faces
 

@@ -65,7 +65,7 @@ def run_demo(
     request = Request(out / "original.png", out / "target.png", task.name, config, overwrite=True)
     result = follow(TrainingRun(host, request))
     network = LoraNetwork.from_tensors(read_lora(result.path)[0], host.unet, host.lora_name)
-    faces = evaluation_faces(FACES, _EVALUATION_SEED, original)
+    faces = evaluation_faces(FACES, _EVALUATION_SEED, excluded=(original, target))
     scores = evaluate(host, network, faces, attribute=task.attribute, value=task.value, seed=_EVALUATION_SEED)
     picture_grid(scores).save(out / "grid.png")
     report = {

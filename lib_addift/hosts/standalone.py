@@ -100,12 +100,21 @@ class StandaloneHost:
         return cond.float()
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self._unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).sample.float()
+        output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
         if self.prediction_type == "epsilon":
             return output
         # epsilon from v. Source: Salimans & Ho 2022, appendix D.
         abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         return abar.sqrt() * output + (1 - abar).sqrt() * latents
+
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        # One picture of 64 px is one pixel at the deepest level, and in a model of 32 channels there a group norm's group
+        # is then a single value, which torch refuses: such a picture takes a copy of itself along.
+        is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in self._unet.config.block_out_channels
+        if is_single:
+            latents, timesteps, cond = (tensor.repeat(2, *[1] * (tensor.ndim - 1)) for tensor in (latents, timesteps, cond))
+        output: torch.Tensor = self._unet(latents, timesteps, cond).sample
+        return output[:1] if is_single else output
 
     def refresh_loras(self, path: Path) -> None:
         """Nothing holds LoRA files open here."""

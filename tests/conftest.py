@@ -1,0 +1,42 @@
+"""What the tests share: no network, and a way to tell whether a model was touched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lib_addift.demo import world
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+def fingerprint(*models: nn.Module) -> dict[str, Any]:
+    """Everything that must be as before after a job: each tensor's bytes and flags, each module's hooks and modes."""
+    state: dict[str, Any] = {}
+    for index, model in enumerate(models):
+        for name, module in model.named_modules():
+            hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+            modes = (module.training, getattr(module, "gradient_checkpointing", None), "forward" in vars(module))
+            state[f"{index} {name}"] = (type(module), *map(len, hooks), *modes)
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            flags = (tensor.dtype, tensor.device, tensor.requires_grad, tensor.grad is None)
+            state[f"{index} {name}"] = (*flags, hashlib.sha256(data).hexdigest())
+    return state
+
+
+@pytest.fixture
+def pair_files(tmp_path):
+    """Paths of an original and a target, 64 x 64 px, in a folder of their own."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    paths = folder / "open.png", folder / "closed.png"
+    for path, eyes in zip(paths, ("open", "closed"), strict=True):
+        world.draw(world.Face(eyes=eyes)).save(path)
+    return paths

@@ -1,0 +1,523 @@
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import lib_addift.pipeline
+from lib_addift.config import TrainConfig
+from lib_addift.demo import world
+from lib_addift.encode import LatentPair, Side
+from lib_addift.errors import AddiftError, ConfigError, LoraFileError, PictureError, TrainingError
+from lib_addift.hosts.names import kohya
+from lib_addift.lora import LoraLayer, LoraNetwork
+from lib_addift.lora_file import read_lora
+from lib_addift.pipeline import Request, Stage, TrainingRun
+from lib_addift.proof import RoundTrip, round_trip
+from lib_addift.schedule import sd15_alphas_cumprod
+from lib_addift.trainer import StepReport
+from tests.conftest import fingerprint
+from tests.fake_host import FakeHost
+
+ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2}
+
+
+def start(host: FakeHost, name: str = "blink", *, overwrite: bool = False, **settings: Any) -> TrainingRun:
+    config = TrainConfig.create(**{**SMALL, **settings})
+    return TrainingRun(host, Request(ORIGINAL, TARGET, name, config, overwrite))
+
+
+def finish(host: FakeHost, name: str = "blink", **options: Any) -> TrainingRun:
+    run = start(host, name, **options)
+    list(run.events())
+    return run
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def label(event: Stage | StepReport) -> str:
+    return f"step {event.step}" if isinstance(event, StepReport) else event.text
+
+
+# The whole job
+
+
+def test_a_run_saves_the_lora_its_card_and_its_strip(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    run = finish(host, prompt="a face, smiling")
+    assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"]
+    (result,) = run.results
+    assert result.path == tmp_path / "blink.safetensors"
+    assert (result.steps, result.train_seconds > 0) == (3, True)
+    assert host.refreshed == [result.path]
+    with Image.open(tmp_path / "blink.png") as strip:
+        assert strip.width == 5 * 64, "one picture for each of five weights"
+    assert json.loads((tmp_path / "blink.json").read_text())["sd version"] == "SD1"
+
+
+def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
+    run = finish(FakeHost(tmp_path), prompt="a face", learning_rate=2e-4)
+    tensors, metadata = read_lora(run.results[0].path)
+    assert TrainConfig(**json.loads(metadata["addift.config"])) == run.config, "a file can be retrained from itself"
+    report = json.loads(metadata["addift.report"])
+    assert report["steps"] == 3
+    assert report["recovery"] == pytest.approx(run.results[0].round_trip.recovery, abs=1e-4)
+    assert report["verdict"] == run.results[0].round_trip.verdict
+    assert report["pair"]["width"] == 64
+    assert 0 < report["pair"]["changed_share"] < 0.5
+    assert metadata["ss_steps"] == "3"
+    assert metadata["ss_network_dim"] == "2"
+    assert metadata["ss_new_sd_model_hash"] == FakeHost.model_hash
+    assert {tensor.dtype for key, tensor in tensors.items() if not key.endswith("alpha")} == {torch.float16}
+    assert any(tensor.any() for key, tensor in tensors.items() if "lora_up" in key)
+
+
+def test_events_come_in_the_order_of_the_work(tmp_path: Path) -> None:
+    events = list(start(FakeHost(tmp_path), reference_batch_size=2).events())
+    assert [label(event) for event in events] == [
+        "encoding the pictures",
+        *["asking the model"] * 6,
+        "step 1", "step 2", "step 3",
+        "proving it: the round trip", "drawing the preview", "saving",
+    ]  # fmt: skip
+    assert [(e.done, e.total) for e in events if label(e) == "asking the model"] == [(n, 6) for n in range(1, 7)]
+    assert all(event.total == 3 for event in events if isinstance(event, StepReport))
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(tmp_path: Path) -> None:
+    contents = []
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run = finish(FakeHost(tmp_path / folder), seed=seed)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / folder).iterdir())])
+        assert len(contents[-1]) == 3
+        assert run.results[0].path.stem == "blink"
+    assert contents[0] == contents[1]
+    assert contents[0][2] != contents[2][2]
+
+
+def test_a_host_can_be_used_again_and_gives_the_same_lora(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    first = finish(host).results[0].path.read_bytes()
+    assert finish(host, overwrite=True).results[0].path.read_bytes() == first
+
+
+def test_save_every_keeps_loras_on_the_way(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    run = finish(host, max_train_steps=5, save_every=2)
+    assert [result.path.stem for result in run.results] == ["blink-step2", "blink-step4", "blink"]
+    assert [read_lora(result.path)[1]["ss_steps"] for result in run.results] == ["2", "4", "5"]
+    assert len(files(tmp_path)) == 9
+    assert host.refreshed == [result.path for result in run.results]
+
+
+def test_saving_on_the_way_does_not_change_what_is_learnt(tmp_path: Path) -> None:
+    plain, with_stops = (
+        read_lora(finish(FakeHost(tmp_path / name), name, max_train_steps=4, save_every=every).results[-1].path)[0]
+        for name, every in (("plain", 0), ("stops", 1))
+    )
+    assert all(torch.equal(plain[key], with_stops[key]) for key in plain)
+
+
+def test_half_precision_hosts_train_too(tmp_path: Path) -> None:
+    run = finish(FakeHost(tmp_path, dtype=torch.bfloat16), save_precision="fp32")
+    tensors, _ = read_lora(run.results[0].path)
+    assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
+
+
+# Stopping
+
+
+def test_a_stopped_run_saves_nothing_until_it_is_kept(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    before = fingerprint(host.unet)
+    run = start(host, max_train_steps=50)
+    for event in run.events():
+        if label(event) == "step 2":
+            run.stop()
+    assert run.steps_done == 2
+    assert files(tmp_path) == []
+    assert run.results == []
+    assert fingerprint(host.unet) == before
+    assert [event.text for event in run.keep()] == ["proving it: the round trip", "drawing the preview", "saving"]
+    assert files(tmp_path) == ["blink-step2.json", "blink-step2.png", "blink-step2.safetensors"]
+    assert read_lora(run.results[0].path)[1]["ss_steps"] == "2"
+    assert fingerprint(host.unet) == before
+
+
+def test_a_kept_lora_is_the_one_of_that_step(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path), max_train_steps=4, save_every=2)
+    for event in run.events():
+        if label(event) == "step 2":
+            run.stop()
+    list(run.keep())
+    kept, _ = read_lora(run.results[-1].path)
+    whole = finish(FakeHost(tmp_path / "whole"), max_train_steps=4, save_every=2)
+    expected, _ = read_lora(whole.results[0].path)
+    assert all(torch.equal(kept[key], expected[key]) for key in expected)
+
+
+def test_stopping_before_the_first_step_leaves_nothing_to_keep(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path), reference_batch_size=1)
+    seen = []
+    for event in run.events():
+        seen.append(label(event))
+        if seen.count("asking the model") == 2:
+            run.stop()
+    assert seen == ["encoding the pictures", "asking the model", "asking the model"]
+    with pytest.raises(TrainingError, match="nothing to keep"):
+        list(run.keep())
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["asking the model", "step 1", "drawing the preview", "saving"])
+def test_closing_the_events_restores_the_model(tmp_path: Path, where: str) -> None:
+    host = FakeHost(tmp_path)
+    before = fingerprint(host.unet)
+    events = start(host).events()
+    assert any(label(event) == where for event in events)
+    events.close()  # type: ignore[attr-defined]
+    assert fingerprint(host.unet) == before
+    assert files(tmp_path) == []
+
+
+# Names and folders
+
+
+def test_an_existing_name_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "blink.safetensors").write_bytes(b"precious")
+    host = FakeHost(tmp_path)
+    with pytest.raises(LoraFileError, match="already has 'blink.safetensors'"):
+        start(host)
+    assert host.calls == 0
+    assert (tmp_path / "blink.safetensors").read_bytes() == b"precious"
+    assert files(tmp_path) == ["blink.safetensors"]
+
+
+def test_overwriting_replaces_the_lora_and_what_belongs_to_it(tmp_path: Path) -> None:
+    for suffix in (".safetensors", ".json", ".png"):
+        (tmp_path / f"blink{suffix}").write_bytes(b"old")
+    finish(FakeHost(tmp_path), overwrite=True)
+    assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"]
+    assert all(path.read_bytes() != b"old" for path in tmp_path.iterdir())
+
+
+def test_a_name_taken_while_training_is_not_overwritten(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path))
+    with pytest.raises(LoraFileError, match="exists already"):
+        for event in run.events():
+            if label(event) == "step 3":
+                (tmp_path / "blink.safetensors").write_bytes(b"precious")
+    assert files(tmp_path) == ["blink.safetensors"]
+    assert (tmp_path / "blink.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "con", "x" * 300, "\U0001f600" * 80])
+def test_a_bad_name_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    host = FakeHost(tmp_path)
+    with pytest.raises(LoraFileError):
+        start(host, name)
+    assert host.calls == 0
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["v1.5", "\U0001f600", "two words", "größer"])
+def test_an_unusual_name_works_as_it_is(tmp_path: Path, name: str) -> None:
+    run = finish(FakeHost(tmp_path), name)
+    assert files(tmp_path) == sorted(f"{name}.{suffix}" for suffix in ("json", "png", "safetensors"))
+    assert run.results[0].path.stem == name
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "Lora").write_text("no folder")
+    with pytest.raises(LoraFileError, match="choose a folder"):
+        start(FakeHost(tmp_path / "Lora"))
+
+
+def test_identical_pictures_are_refused_before_any_work(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    with pytest.raises(PictureError, match="identical"):
+        TrainingRun(host, Request(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+    assert host.calls == 0
+    assert files(tmp_path) == []
+
+
+# Errors in the middle
+
+
+class BrokenHost(FakeHost):
+    """Raises `error` in the next prediction, or in its backward pass, once `error` is set."""
+
+    error: BaseException | None = None
+    in_backward = False
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        result = super().predict_noise(latents, timesteps, cond)
+        if self.error is not None and not self.in_backward:
+            raise self.error
+        if self.error is not None:
+            result.register_hook(self._raise)
+        return result
+
+    def _raise(self, _gradient: torch.Tensor) -> None:
+        assert self.error is not None
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), torch.OutOfMemoryError("full"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "where", ["encoding the pictures", "asking the model", "step 2", "proving it: the round trip", "drawing the preview"]
+)
+def test_an_error_anywhere_leaves_model_and_folder_alone(tmp_path: Path, where: str, error: BaseException) -> None:
+    host = BrokenHost(tmp_path)
+    before = fingerprint(host.unet)
+    run = start(host)
+    with pytest.raises(type(error)) as caught:
+        for event in run.events():
+            if label(event) == where:
+                host.error = error
+    assert caught.value is error
+    assert fingerprint(host.unet) == before
+    assert files(tmp_path) == []
+    assert host.refreshed == []
+
+
+def test_an_error_in_the_backward_pass_leaves_model_and_folder_alone(tmp_path: Path) -> None:
+    host = BrokenHost(tmp_path)
+    host.in_backward = True
+    before = fingerprint(host.unet)
+    with pytest.raises(torch.OutOfMemoryError):
+        for event in start(host).events():
+            if label(event) == "step 1":
+                host.error = torch.OutOfMemoryError("full")
+    assert fingerprint(host.unet) == before
+    assert files(tmp_path) == []
+
+
+def test_after_an_error_what_was_learnt_can_still_be_kept(tmp_path: Path) -> None:
+    host = BrokenHost(tmp_path)
+    run = start(host)
+    with pytest.raises(RuntimeError, match="broken"):
+        for event in run.events():
+            if label(event) == "step 2":
+                host.error = RuntimeError("broken")
+    host.error = None
+    list(run.keep())
+    assert files(tmp_path) == ["blink-step2.json", "blink-step2.png", "blink-step2.safetensors"]
+
+
+@pytest.mark.parametrize("old", [b"", b"the LoRA of before"])
+def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes) -> None:
+    if old:
+        (tmp_path / "blink.safetensors").write_bytes(old)
+    before = files(tmp_path)
+
+    def write(path: Path, data: bytes) -> None:
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("lib_addift.atomic._write", write)
+    host = FakeHost(tmp_path)
+    state = fingerprint(host.unet)
+    run = start(host, overwrite=True)
+    with pytest.raises(LoraFileError, match="full"):
+        list(run.events())
+    assert files(tmp_path) == before
+    assert not old or (tmp_path / "blink.safetensors").read_bytes() == old
+    assert run.results == []
+    assert host.refreshed == []
+    assert fingerprint(host.unet) == state
+
+
+# Dead LoRAs
+
+
+class ChangedHost(FakeHost):
+    """Passes each prediction through `change`."""
+
+    def __init__(self, lora_dir: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(lora_dir)
+        self._change = change
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        return self._change(super().predict_noise(latents, timesteps, cond))
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "reason"),
+    [
+        (lambda result: result * 0.0 + 0.5, 3, "training changed nothing"),
+        (lambda result: result * float("nan"), 3, "training changed nothing"),
+        (lambda result: result * float("nan"), 30, "gradients of the last 10 steps were not finite"),
+        (lambda result: result * float("inf"), 30, "gradients of the last 10 steps were not finite"),
+    ],
+)
+def test_a_dead_run_fails_with_the_reason_and_saves_nothing(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], steps: int, reason: str
+) -> None:
+    host = ChangedHost(tmp_path, change)
+    with pytest.raises(TrainingError, match=reason):
+        finish(host, max_train_steps=steps)
+    assert files(tmp_path) == []
+    assert host.refreshed == []
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path))
+    with pytest.raises(TrainingError, match="not finite"):
+        for event in run.events():
+            if label(event) == "step 3":
+                next(iter(run._network.layers.values())).lora_up.data.fill_(float("nan"))
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -1e-4, 1.5])
+def test_a_senseless_learning_rate_is_refused(rate: float) -> None:
+    with pytest.raises(ConfigError, match="learning_rate"):
+        TrainConfig.create(learning_rate=rate)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1.0])
+def test_at_the_bounds_of_the_learning_rate_a_file_is_finite_or_refused(tmp_path: Path, rate: float) -> None:
+    try:
+        run = finish(FakeHost(tmp_path), learning_rate=rate, max_train_steps=20)
+    except AddiftError:
+        assert files(tmp_path) == []
+        return
+    tensors, _ = read_lora(run.results[0].path)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert any(tensor.any() for key, tensor in tensors.items() if "lora_up" in key)
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("weight", [0.5, -0.5, 3.0])
+def test_calibration_folds_the_best_weight_into_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    proof = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
+    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: proof)
+    as_trained, calibrated = (
+        finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
+        for calibrate in (False, True)
+    )
+    assert (as_trained.weight, calibrated.weight) == (1.0, weight)
+    plain, scaled = read_lora(as_trained.path)[0], read_lora(calibrated.path)[0]
+    for name in {key.split(".")[0] for key in plain}:
+        assert plain[f"{name}.alpha"].item() == 4.0
+        assert scaled[f"{name}.alpha"].item() == 4.0 * abs(weight)
+        assert torch.equal(scaled[f"{name}.lora_down.weight"], plain[f"{name}.lora_down.weight"])
+        sign = 1 if weight > 0 else -1
+        assert torch.equal(scaled[f"{name}.lora_up.weight"], sign * plain[f"{name}.lora_up.weight"])
+    report = json.loads(read_lora(calibrated.path)[1]["addift.report"])
+    assert (report["calibrated"], report["best_weight"]) == (True, weight)
+
+
+def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
+    result = finish(FakeHost(tmp_path)).results[0]
+    tensors, metadata = read_lora(result.path)
+    assert result.weight == 1.0
+    assert {tensor.item() for key, tensor in tensors.items() if key.endswith("alpha")} == {4.0}
+    assert json.loads(metadata["addift.report"])["calibrated"] is False
+
+
+# The proof, on a model whose right answer is known
+
+
+class PainterHost(FakeHost):
+    """A model that sees `start` in whatever it is shown, moved by what the LoRA adds: any sampler ends exactly there.
+
+    The LoRA joins the one layer of its UNet, which alone says nothing.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.unet = nn.ModuleDict({"canvas": nn.Linear(1, size, bias=False)})
+        nn.init.zeros_(self.unet["canvas"].weight)
+        self.unet.requires_grad_(False)
+        self.start = torch.zeros(1, 4, 8, 8)
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        moved = self.unet["canvas"](torch.ones(len(latents), 1)).view(latents.shape)
+        abar = sd15_alphas_cumprod()[timesteps].view(-1, 1, 1, 1)
+        return (latents - abar.sqrt() * (self.start + moved)) / (1 - abar).sqrt()
+
+
+def painted_proof(learnt: torch.Tensor, difference: torch.Tensor, mask: torch.Tensor | None = None) -> RoundTrip:
+    """The round trip of a LoRA that moves the picture by `learnt` at weight 1, for a pair that differs by `difference`."""
+    host = PainterHost(difference.numel())
+    name = kohya("canvas")
+    layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
+    network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
+    cond = torch.zeros(1, 5, 6)
+    pair = LatentPair(Side(host.start, cond), Side(host.start + difference, cond), mask)
+    with network.attach():
+        return round_trip(host, network, [pair], TrainConfig.create(sampling_steps=3))
+
+
+DIFFERENCE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.75, 1.5, -0.5])
+def test_the_round_trip_finds_the_weight_that_reproduces_the_difference(weight: float) -> None:
+    proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
+    assert proof.weight == pytest.approx(weight)
+    assert proof.recovery == pytest.approx(1.0, abs=1e-4)
+    assert proof.verdict == (
+        "The LoRA reproduces 100% of the difference."
+        if weight > 0
+        else "The LoRA learnt the difference backwards (100% of it, at a negative weight); calibration turns it round. "
+        "If you did not calibrate, use it at a negative weight."
+    )
+
+
+@pytest.mark.parametrize("weight", [0.3, 0.55, 0.9, 2.4])
+def test_between_the_weights_of_its_grid_the_round_trip_comes_close(weight: float) -> None:
+    proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
+    assert proof.weight == pytest.approx(weight, rel=0.15)
+    assert proof.recovery > 0.97
+
+
+def test_a_lora_that_learnt_something_else_is_found_out() -> None:
+    other = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(6))
+    proof = painted_proof(other, DIFFERENCE)
+    assert proof.recovery < 0.1
+    assert proof.verdict.startswith("The LoRA did not learn the difference")
+    assert painted_proof(torch.zeros_like(DIFFERENCE), DIFFERENCE).recovery == 0.0
+
+
+def test_half_of_the_difference_counts_as_half() -> None:
+    half = DIFFERENCE.clone()
+    half[..., :4] = 0
+    share = (half.square().sum() / DIFFERENCE.square().sum()).item()
+    assert painted_proof(half / 0.75, DIFFERENCE).recovery == pytest.approx(share, abs=1e-4)
+
+
+def test_changes_outside_the_mask_count_little() -> None:
+    mask = torch.full((1, 1, 8, 8), 1e-6)
+    mask[..., :4] = 1.0
+    inside = DIFFERENCE * (mask == 1)
+    noisy = inside + 5 * (DIFFERENCE - inside)
+    assert painted_proof(noisy / 0.75, inside, mask).recovery == pytest.approx(1.0, abs=1e-3)
+    assert painted_proof(noisy / 0.75, inside).recovery < 0.2
+
+
+def test_the_curve_holds_every_weight_that_was_tried() -> None:
+    proof = painted_proof(DIFFERENCE, DIFFERENCE)
+    weights = [weight for weight, _ in proof.curve]
+    assert weights == sorted(set(weights))
+    assert {-1.0, 1.0} <= set(weights)
+    assert dict(proof.curve)[1.0] == pytest.approx(1.0, abs=1e-4)
+    assert dict(proof.curve)[-1.0] == pytest.approx(-3.0, abs=1e-3), "the wrong way is as far off as it can be: 1 - 2^2"

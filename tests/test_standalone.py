@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.demo import world
+from lib_addift.demo.run import CHECKPOINT
+from lib_addift.errors import HostError
+from lib_addift.hosts import names
+from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.lora import LoraNetwork, layer_kind, select_layers
+from lib_addift.lora_file import read_lora
+from lib_addift.pipeline import Request, TrainingRun
+from lib_addift.trainer import StepReport
+from tests.conftest import fingerprint
+
+Tensors = dict[str, torch.Tensor]
+ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+SMALL = {"max_train_steps": 2, "sampling_steps": 2, "rank": 2}
+
+
+@pytest.fixture(scope="module")
+def host() -> StandaloneHost:
+    """One host for all tests that only look at it."""
+    return StandaloneHost(CHECKPOINT, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def tensors() -> Tensors:
+    return load_file(CHECKPOINT)
+
+
+def inputs(host: StandaloneHost, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return latents, torch.arange(batch) * 300 + 100, host.encode_prompts(["a face"]).expand(batch, -1, -1)
+
+
+def train(host: StandaloneHost, **settings: Any) -> TrainingRun:
+    config = TrainConfig.create(**{**SMALL, **settings})
+    return TrainingRun(host, Request(ORIGINAL, TARGET, "blink", config, overwrite=True))
+
+
+# The model
+
+
+def test_widths_are_read_off_the_tensors(host: StandaloneHost, tensors: Tensors) -> None:
+    convolution = tensors["model.diffusion_model.input_blocks.0.0.weight"]
+    assert host.unet.get_submodule("conv_in").weight.shape == convolution.shape
+    for level, block in enumerate((1, 4, 7, 10)):
+        stored = tensors[f"model.diffusion_model.input_blocks.{block}.0.out_layers.3.weight"]
+        assert host.unet.get_submodule(f"down_blocks.{level}.resnets.0.conv2").weight.shape == stored.shape
+    context = tensors["model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    assert host.encode_prompts(["x"]).shape == (1, 77, context)
+
+
+def test_every_tensor_of_the_file_arrives_unchanged(host: StandaloneHost, tensors: Tensors) -> None:
+    parts = (
+        (names.UNET_PREFIX, names.unet_to_diffusers, host.unet),
+        (names.VAE_PREFIX, names.vae_to_diffusers, host.vae),
+        (names.TEXT_PREFIX + "text_model.", str, host.text_model),
+    )
+    seen = 0
+    for prefix, translate, model in parts:
+        loaded = dict(model.state_dict())
+        for key in (key for key in tensors if key.startswith(prefix) and "position_ids" not in key):
+            value = loaded.pop(translate(key.removeprefix(prefix)))
+            assert torch.equal(value, tensors[key].float().view(value.shape)), key
+            seen += 1
+        assert not loaded, "the model has a tensor that the file does not have"
+    assert seen > 900
+
+
+def test_the_tiny_unet_has_the_layers_of_sd15(host: StandaloneHost) -> None:
+    found = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    kinds = [layer_kind(name) for name in found]
+    assert {kind: kinds.count(kind) for kind in LAYER_KINDS} == {
+        "self_attention": 64, "cross_attention": 64, "feed_forward": 32, "projections": 32, "convolutions": 86,
+    }  # fmt: skip
+
+
+def test_pictures_become_latents_and_pictures_again(host: StandaloneHost) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), dtype=np.uint8)
+    latents = host.encode_images(images)
+    assert (latents.shape, latents.dtype) == ((2, 4, 8, 16), torch.float32)
+    assert torch.equal(latents, host.encode_images(images)), "the mean of the posterior, not a sample"
+    decoded = host.decode_latents(latents)
+    assert (decoded.shape, decoded.dtype) == ((2, 64, 128, 3), np.uint8)
+
+
+def test_predictions_have_the_shape_of_the_latents_and_repeat_exactly(host: StandaloneHost) -> None:
+    first, second = (host.predict_noise(*inputs(host)) for _ in range(2))
+    assert (first.shape, first.dtype, first.requires_grad) == ((2, 4, 8, 8), torch.float32, False)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 16), (24, 8)])
+def test_a_batch_of_one_is_like_one_of_many(host: StandaloneHost, shape: tuple[int, int]) -> None:
+    latents = torch.randn(3, 4, *shape, generator=torch.Generator().manual_seed(1))
+    timesteps, cond = torch.tensor([0, 500, 999]), host.encode_prompts(["a", "b", "c"])
+    together = host.predict_noise(latents, timesteps, cond)
+    for n in range(3):
+        alone = host.predict_noise(latents[n : n + 1], timesteps[n : n + 1], cond[n : n + 1])
+        torch.testing.assert_close(alone[0], together[n], rtol=1e-4, atol=1e-4)
+
+
+def test_facts_of_the_file(host: StandaloneHost) -> None:
+    import hashlib
+
+    assert host.model_title == CHECKPOINT.name
+    assert host.model_hash == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    assert host.prediction_type == "epsilon"
+
+
+def test_loading_and_training_open_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    run = train(StandaloneHost(CHECKPOINT, lora_dir=tmp_path, device="cpu"), max_train_steps=1)
+    list(run.events())
+    assert run.results[0].path.is_file()
+
+
+@pytest.mark.parametrize("mark", ["tensor", "modelspec"])
+def test_v_predictions_are_converted_to_epsilon(host: StandaloneHost, tensors: Tensors, tmp_path: Path, mark: str) -> None:
+    """Against SD1.5's schedule and the definition of v, both in float64 and written anew."""
+    path = tmp_path / "v.safetensors"
+    if mark == "tensor":
+        save_file({**tensors, "v_pred": torch.empty(0)}, path)
+    else:
+        save_file(tensors, path, {"modelspec.prediction_type": "v"})
+    v_host = StandaloneHost(path, device="cpu")
+    assert v_host.prediction_type == "v_prediction"
+    latents, timesteps, cond = inputs(host)
+    v = host.predict_noise(latents, timesteps, cond).double().numpy()  # the same weights, taken as they are
+    betas = np.linspace(np.sqrt(0.00085), np.sqrt(0.012), 1000) ** 2
+    abar = np.cumprod(1 - betas)[timesteps.numpy()].reshape(-1, 1, 1, 1)
+    expected = np.sqrt(abar) * v + np.sqrt(1 - abar) * latents.double().numpy()
+    np.testing.assert_allclose(v_host.predict_noise(latents, timesteps, cond).numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+# Training on it
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
+    host = StandaloneHost(CHECKPOINT, lora_dir=tmp_path, device="cpu", precision=precision)
+    before = fingerprint(host.unet, host.vae, host.text_model)
+    assert host.needs_loss_scaling == (precision == "fp16")
+    run = train(host)
+    reports = [event for event in run.events() if isinstance(event, StepReport)]
+    assert [report.skipped for report in reports] == [0, 0]
+    assert all(np.isfinite(report.loss) and report.loss > 0 for report in reports)
+    assert fingerprint(host.unet, host.vae, host.text_model) == before
+    tensors, _ = read_lora(run.results[0].path)
+    assert sum(bool(tensor.any()) for key, tensor in tensors.items() if "lora_up" in key) > 200
+
+
+def test_the_same_seed_gives_the_same_bytes(host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    contents = []
+    for folder in ("first", "second"):
+        monkeypatch.setattr(host, "lora_dir", tmp_path / folder)
+        run = train(host)
+        list(run.events())
+        contents.append([path.read_bytes() for path in sorted((tmp_path / folder).iterdir())])
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 3
+
+
+@pytest.mark.parametrize("end", ["success", "error", "stop"])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_the_models_are_bit_identical_after(
+    host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, gradient_checkpointing: bool
+) -> None:
+    monkeypatch.setattr(host, "lora_dir", tmp_path)
+    before = fingerprint(host.unet, host.vae, host.text_model)
+    run = train(host, gradient_checkpointing=gradient_checkpointing)
+    try:
+        for event in run.events():
+            if isinstance(event, StepReport) and end == "stop":
+                run.stop()
+            if isinstance(event, StepReport) and end == "error":
+                raise torch.OutOfMemoryError("simulated")
+    except torch.OutOfMemoryError:
+        assert end == "error"
+    assert fingerprint(host.unet, host.vae, host.text_model) == before
+    assert len(list(tmp_path.iterdir())) == (3 if end == "success" else 0)
+
+
+def gradients(host: StandaloneHost, checkpointing: bool) -> tuple[Tensors, int]:
+    """The gradients of a random LoRA, and how often the first attention layer ran for them."""
+    modules = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    network = LoraNetwork.create(modules, rank=2, alpha=2.0, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for layer in network.layers.values():
+        layer.lora_up.data.normal_(0, 0.05, generator=generator)
+    calls = []
+    counted = host.unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")
+    handle = counted.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        with host.exclusive(gradient_checkpointing=checkpointing), network.attach():
+            network.multiplier = torch.tensor([0.25, -0.25])
+            host.predict_noise(*inputs(host)).square().mean().backward()
+    finally:
+        handle.remove()
+    return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}, len(calls)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(host: StandaloneHost) -> None:
+    plain, once = gradients(host, checkpointing=False)
+    checkpointed, twice = gradients(host, checkpointing=True)
+    assert (once, twice) == (1, 2), "checkpointing computes the forward pass anew"
+    assert len(plain) == len(checkpointed) == 2 * 278
+    for name, gradient in plain.items():
+        assert gradient.any(), name
+        torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_exclusive_restores_even_after_an_error(host: StandaloneHost) -> None:
+    before = fingerprint(host.unet, host.vae, host.text_model)
+    with pytest.raises(RuntimeError, match="simulated"), host.exclusive(gradient_checkpointing=True):
+        assert fingerprint(host.unet, host.vae, host.text_model) != before
+        raise RuntimeError("simulated")
+    assert fingerprint(host.unet, host.vae, host.text_model) == before
+
+
+# What is refused
+
+
+def refusal(path: Path, **options: str) -> str:
+    """The message with which a file is refused: of one line, with a rule and a remedy."""
+    with pytest.raises(HostError) as caught:
+        StandaloneHost(path, **{"device": "cpu", **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert 30 < len(message) < 400, message
+    return message
+
+
+def keys(*which: str) -> Tensors:
+    return {key: torch.zeros(2, 2) for key in which}
+
+
+U, V, T = names.UNET_PREFIX, names.VAE_PREFIX, names.TEXT_PREFIX
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (keys("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"), "is a LoRA"),
+        (keys("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha"), "is a LoRA"),
+        (keys("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"), "is a LoRA"),
+        (keys("base_model.model.to_q.lora_B.weight"), "is a LoRA"),
+        (keys("lycoris_down_blocks_0.hada_w1_a"), "is a LoRA"),
+        (keys("conditioner.embedders.0.transformer.x", U + "input_blocks.0.0.weight"), "is SDXL"),
+        (keys("cond_stage_model.model.ln_final.weight", U + "input_blocks.0.0.weight"), "is SD2"),
+        (keys(U + "joint_blocks.0.x_block.attn.qkv.weight"), "is SD3"),
+        (keys("double_blocks.0.img_attn.qkv.weight"), "is Flux"),
+        (keys(U + "double_blocks.0.img_attn.qkv.weight"), "is Flux"),
+        (keys("down_blocks.0.attentions.0.proj_in.weight", "conv_in.weight"), "diffusers layout"),
+        (keys("first.weight", "second.weight"), "no Stable Diffusion model"),
+        ({}, "no Stable Diffusion model"),
+        (keys(U + "something.else"), "no SD1.x UNet"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)}, "inpainting"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(320, 8, 3, 3)}, "instruct-pix2pix"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(320, 5, 3, 3)}, "reads 5 channels"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(32, 4, 3, 3), **keys(U + "odd.name")}, "UNet that is not SD1.x"),
+    ],
+)
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: Tensors, words: str) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(content, path)
+    message = refusal(path)
+    assert words in message
+    assert message.startswith("'other.safetensors'")
+
+
+@pytest.mark.parametrize(("prefix", "what"), [(V, "VAE"), (T, "text model"), (U, "Stable Diffusion")])
+def test_a_file_without_one_of_the_models_is_refused(tensors: Tensors, tmp_path: Path, prefix: str, what: str) -> None:
+    path = tmp_path / "part.safetensors"
+    save_file({key: value for key, value in tensors.items() if not key.startswith(prefix)}, path)
+    assert f"holds no {what}" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        U + "middle_block.1.proj_in.weight",
+        U + "input_blocks.1.0.in_layers.2.weight",  # widths are read off this one
+        U + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        V + "encoder.down.0.block.0.conv1.weight",
+        V + "decoder.conv_out.bias",
+        T + "text_model.embeddings.token_embedding.weight",
+        T + "text_model.encoder.layers.3.mlp.fc1.weight",
+        T + "text_model.encoder.layers.",  # all of them
+    ],
+)
+def test_a_file_with_a_hole_is_refused(tensors: Tensors, tmp_path: Path, gone: str) -> None:
+    path = tmp_path / "hole.safetensors"
+    kept = {key: value for key, value in tensors.items() if not key.startswith(gone)}
+    assert len(kept) < len(tensors)
+    save_file(kept, path)
+    assert "not SD1.x" in refusal(path)
+
+
+def test_a_file_with_a_tensor_too_many_or_of_another_shape_is_refused(tensors: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({**tensors, U + "input_blocks.1.0.more.weight": torch.zeros(1)}, path)
+    assert "not SD1.x" in refusal(path)
+    key = U + "input_blocks.1.1.proj_in.weight"  # linear, as in SD2
+    save_file({**tensors, key: tensors[key][:, :, 0, 0].contiguous()}, path)
+    assert "not SD1.x" in refusal(path)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(CHECKPOINT.read_bytes()[:100_000])
+
+
+def truncated_header(path: Path) -> None:
+    path.write_bytes(CHECKPOINT.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (truncated, "may be truncated"),
+        (truncated_header, "may be truncated"),
+        (lambda path: path.write_bytes(b""), "may be truncated"),
+        (lambda path: path.write_bytes(b"<html>404</html>" * 100), "may be truncated"),
+        (lambda path: path.mkdir(), "is no file"),
+        (lambda path: None, "is no file"),
+    ],
+)
+def test_a_broken_or_missing_file_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+    path = tmp_path / "broken.safetensors"
+    make(path)
+    message = refusal(path)
+    assert words in message
+    assert "broken.safetensors" in message
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".CKPT", ".bin"])
+def test_a_pickle_is_refused_and_not_opened(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(pickle.dumps({"state_dict": {}}))
+    assert "is a pickle" in refusal(path)
+
+
+def test_a_pickle_that_calls_itself_safetensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    torch.save({"state_dict": {"x": torch.zeros(100)}}, path)
+    assert "no whole .safetensors file" in refusal(path)
+
+
+@pytest.mark.parametrize("device", ["banana", "", "cpu:banana", "cuda:99"])
+def test_an_unknown_device_is_refused(device: str) -> None:
+    assert f"device '{device}' cannot be used here" in refusal(CHECKPOINT, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_cuda_without_cuda_is_refused() -> None:
+    message = refusal(CHECKPOINT, device="cuda")
+    assert "device 'cuda' cannot be used here" in message
+    assert "choose cpu" in message
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    assert "fp8" in refusal(CHECKPOINT, precision="fp8")
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a photo of a cat", [320, 1125, 539, 320, 2368]),
+        ("A  Photo\nof a CAT", [320, 1125, 539, 320, 2368]),
+        ("hello world!", [3306, 1002, 256]),
+        ("", []),
+    ],
+)
+def test_tokens_are_clips(text: str, ids: list[int]) -> None:
+    (row,) = load_tokenizer()([text]).tolist()
+    assert row == [49406, *ids, *[49407] * (76 - len(ids))]
+
+
+def test_a_prompt_that_is_too_long_is_cut(host: StandaloneHost) -> None:
+    long = "very " * 200 + "long"
+    (row,) = load_tokenizer()([long]).tolist()
+    assert (len(row), row[0], row[-1]) == (77, 49406, 49407)
+    assert row.count(49407) == 1
+    cond = host.encode_prompts([long, "short", "\U0001f600 ünï, 漢字"])
+    assert cond.shape[:2] == (3, 77)
+    assert torch.isfinite(cond).all()
+    assert not torch.equal(cond[0], cond[1])
+
+
+def test_without_clips_vocabulary_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    message = refusal(CHECKPOINT)
+    assert "open_clip_torch" in message
+    assert "pip install" in message
