@@ -1,4 +1,4 @@
-"""The command line: train, demo, inspect."""
+"""The command line: train, demo, inspect, settings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lib_addift.config import TrainConfig, from_mapping, parse_value
+import torch
+
+from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
 from lib_addift.errors import AddiftError, ConfigError
 from lib_addift.lora_file import describe
 from lib_addift.pipeline import Request, Result, Stage, TrainingRun
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.trainer import StepReport
+
+_OUT_OF_MEMORY = "the memory is full: lower resolution or batch_size, or set gradient_checkpointing = true."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except AddiftError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (torch.OutOfMemoryError, MemoryError):
+        print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; nothing was saved.", file=sys.stderr)
@@ -58,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="print what a LoRA file says of itself")
     inspect.add_argument("file", type=Path)
     inspect.set_defaults(run=_inspect)
+
+    settings = commands.add_parser("settings", help="print every setting as a Markdown table")
+    settings.set_defaults(run=_print_settings)
     return parser
 
 
@@ -131,6 +141,11 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _print_settings(_options: argparse.Namespace) -> int:
+    print(settings_table(), end="")
+    return 0
+
+
 def follow(run: TrainingRun) -> Result:
     """Run a job with a progress bar. On Ctrl-C it ends after the current step and offers what was learnt."""
     with _stop_on_interrupt(run):
@@ -168,27 +183,28 @@ def _stop_on_interrupt(run: TrainingRun) -> Iterator[None]:
 
 def _show(events: Iterable[Stage | StepReport]) -> None:
     """Draw events as lines of text; on a terminal, progress rewrites its own line."""
-    start, live = time.monotonic(), sys.stdout.isatty()
+    live = sys.stdout.isatty()
+    start, start_step, step = time.monotonic(), 0, 0  # when the latest row of steps began, and after which step
     for event in events:
         if isinstance(event, StepReport):
-            text = _step_line(event, time.monotonic() - start)
-            wanted = live or event.step in (1, event.total) or event.step % 10 == 0
+            step = event.step
+            text = _step_line(event, (step - start_step) / max(time.monotonic() - start, 1e-6))
+            wanted = live or step in (1, event.total) or step % 10 == 0
         else:
             count = f" {event.done}/{event.total}" if event.total else ""
             text, wanted = event.text + count, live or event.done == event.total
-            if event.done == event.total:
-                start = time.monotonic()
+            start, start_step = time.monotonic(), step
         if wanted:
             print(f"\r{text:<100}" if live else text, end="" if live else "\n", flush=True)
     if live:
         print()
 
 
-def _step_line(report: StepReport, seconds: float) -> str:
+def _step_line(report: StepReport, speed: float) -> str:
+    """`speed` in steps a second."""
     filled = 24 * report.step // report.total
-    left = seconds / report.step * (report.total - report.step)
     skipped = f", {report.skipped} steps skipped (not finite)" if report.skipped else ""
     return (
         f"[{'#' * filled}{'.' * (24 - filled)}] {report.step}/{report.total} loss {report.loss:.5f}, "
-        f"{report.step / seconds:.1f} steps/s, {left:.0f} s left{skipped}"
+        f"{speed:.1f} steps/s, {(report.total - report.step) / speed:.0f} s left{skipped}"
     )

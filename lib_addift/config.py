@@ -36,7 +36,7 @@ class TrainConfig:
         ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions"),
         "Layers", "Which kinds of layers learn.", choices=LAYER_KINDS,
     )  # fmt: skip
-    blocks: tuple[str, ...] = _setting(BLOCKS, "Blocks", "Which parts of the UNet learn.", choices=BLOCKS)
+    blocks: tuple[str, ...] = _setting(("OUT",), "Blocks", "Which parts of the UNet learn.", choices=BLOCKS)
 
     # The optimizer
     max_train_steps: int = _setting(
@@ -256,3 +256,28 @@ def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> Tra
     """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
     settings = dict(values)
     return TrainConfig.create(str(settings.pop("preset", preset)), **settings)
+
+
+def settings_table() -> str:
+    """Every setting with default, bounds and help, as Markdown."""
+    lines = ["| setting | default | values | what it does |", "|---|---|---|---|"]
+    for field in dataclasses.fields(TrainConfig):
+        rules, default = field.metadata, field.default
+        if "choices" in rules:
+            values = ", ".join(rules["choices"])
+        elif "low" in rules:
+            values = f"{rules['low']:g} to {rules['high']:g}"
+        else:
+            values = "true, false" if field.type == "bool" else "text"
+        shown = (
+            ", ".join(default)
+            if isinstance(default, tuple)
+            else str(default).lower()
+            if field.type == "bool"
+            else default
+        )
+        lines.append(f"| `{field.name}` | {shown} | {values} | {rules['help']} |")
+    lines += ["", "| preset | sets |", "|---|---|"]
+    for name, preset in PRESETS.items():
+        lines.append(f"| `{name}` | {', '.join(f'{key} = {value}' for key, value in preset.items())} |")
+    return "\n".join(lines) + "\n"

@@ -17,6 +17,7 @@ TINY_SHARE = 0.003
 _LARGE = 32.0  # grey levels; differences count up to here, so that the change itself does not outvote the rest
 _BETTER = 0.7  # share of the difference at which a shift explains it
 _PEAKS = 16  # best guesses of the shift that are tried on the pictures
+_SAMPLES = 256  # a side; more pixels than these squared say nothing new about a shift
 _TINT = np.array([255.0, 40.0, 90.0])
 _OPACITY = 0.5
 
@@ -118,10 +119,29 @@ def _about_share(share: float) -> Finding:
 def _shift(original: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     """How far the target's content lies right of and below the original's, whole px, up to a quarter of the picture.
 
-    Phase correlation (Kuglin and Hines, 1975). The difference to be learnt may itself correlate, so a shift counts only
-    if it explains most of what differs; otherwise it is (0, 0).
+    The difference to be learnt may itself look like a shift, so a shift counts only if it explains most of what
+    differs; otherwise it is (0, 0).
     """
     first, second = (picture.mean(axis=2) for picture in (original, target))
+    limit = first.shape[1] // 4, first.shape[0] // 4
+
+    def difference(shift: tuple[int, int]) -> float:
+        return _difference(first, second, *shift)
+
+    best = min([(0, 0), *_likely_shifts(first, second, limit)], key=difference)
+    while True:  # downhill to the nearest minimum: soft pictures give peaks near the shift rather than on it
+        x, y = best
+        around = [(x + right, y + down) for right in (0, -1, 1) for down in (0, -1, 1)]
+        nearer = min((s for s in around if abs(s[0]) <= limit[0] and abs(s[1]) <= limit[1]), key=difference)
+        if nearer == best:
+            break
+        best = nearer
+    explained = difference(best) < _BETTER * difference((0, 0))
+    return (float(best[0]), float(best[1])) if explained else (0.0, 0.0)
+
+
+def _likely_shifts(first: np.ndarray, second: np.ndarray, limit: tuple[int, int]) -> list[tuple[int, int]]:
+    """The highest peaks (x, y) of the phase correlation (Kuglin and Hines, 1975) of two grey pictures."""
     height, width = first.shape
     window = np.outer(np.hanning(height), np.hanning(width))  # without it the picture's borders correlate
     spectra = [np.fft.fft2((grey - grey.mean()) * window) for grey in (first, second)]
@@ -129,13 +149,10 @@ def _shift(original: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     weight = np.abs(cross)
     # Frequencies far weaker than the rest hold only rounding and noise: they are not raised to full weight.
     correlation = np.fft.fftshift(np.fft.ifft2(cross / (weight + 0.01 * weight.mean() + 1e-9)).real)
-    top, left = height // 4, width // 4
-    middle = correlation[top : height - top + 1, left : width - left + 1]
+    left, top = width // 2 - limit[0], height // 2 - limit[1]
+    middle = correlation[top : top + 2 * limit[1] + 1, left : left + 2 * limit[0] + 1]
     rows, columns = np.unravel_index(np.argpartition(middle, -_PEAKS, axis=None)[-_PEAKS:], middle.shape)
-    shifts = zip((columns + left - width // 2).tolist(), (rows + top - height // 2).tolist(), strict=True)
-    difference, x, y = min((_difference(first, second, x, y), x, y) for x, y in shifts)
-    explained = difference < _BETTER * _difference(first, second, 0, 0)
-    return (float(x), float(y)) if explained else (0.0, 0.0)
+    return list(zip((columns - limit[0]).tolist(), (rows - limit[1]).tolist(), strict=True))
 
 
 def _difference(first: np.ndarray, second: np.ndarray, x: int, y: int) -> float:
@@ -143,4 +160,5 @@ def _difference(first: np.ndarray, second: np.ndarray, x: int, y: int) -> float:
     height, width = first.shape
     here = first[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
     there = second[max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
-    return float(np.minimum(np.abs(there - here), _LARGE).mean())
+    every = slice(None, None, max(1, min(first.shape) // _SAMPLES))
+    return float(np.minimum(np.abs(there[every, every] - here[every, every]), _LARGE).mean())

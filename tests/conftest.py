@@ -21,7 +21,12 @@ def fingerprint(*models: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for index, model in enumerate(models):
         for name, module in model.named_modules():
-            hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+            hooks = (
+                module._forward_hooks,
+                module._forward_pre_hooks,
+                module._backward_hooks,
+                module._backward_pre_hooks,
+            )
             modes = (module.training, getattr(module, "gradient_checkpointing", None), "forward" in vars(module))
             state[f"{index} {name}"] = (type(module), *map(len, hooks), *modes)
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
-from lib_addift.config import TrainConfig, from_mapping, parse_value
+from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
 from lib_addift.errors import ConfigError
 from lib_addift.optim import make_optimizer, parse_arguments
 from lib_addift.presets import PRESETS
@@ -97,3 +98,8 @@ def test_optimizers_by_name() -> None:
 def test_optimizer_arguments_are_literals_only(text: str) -> None:
     with pytest.raises(ConfigError, match="optimizer_args"):
         parse_arguments(text)
+
+
+def test_the_documentation_lists_every_setting() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert settings_table() in page, "run: python -m lib_addift settings, and paste it into docs/settings.md"

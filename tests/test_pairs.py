@@ -429,6 +429,16 @@ def test_another_proportion_is_cut_to_the_middle_and_told() -> None:
     assert "128 x 128 px." in pair.crop
 
 
+def test_pictures_of_different_proportions_keep_one_scale() -> None:
+    """Also when the 64 px grid is wider than what they have in common."""
+    wide = scene(960, 600)
+    pair = pair_of(wide, changed(wide[:, 45:915], 250, 400, 50))
+    assert pair.original.shape == (384, 576, 3)
+    difference = np.abs(pair.original.astype(int) - pair.target).max(axis=2)
+    assert difference[:, :200].max() <= 2
+    assert difference[:, 400:].max() <= 2
+
+
 def test_what_happened_is_told_in_one_sentence() -> None:
     assert pair_of(scene(128, 128), scene(256, 256, 1)).crop == (
         "The pictures (128 x 128 and 256 x 256 px) were brought to 128 x 128 px."
@@ -491,6 +501,15 @@ def test_auto_mask_sees_a_faint_change() -> None:
     original = scene(256, 256) // 2
     target = original.copy()
     target[100:140, 100:140] += 15
+    mask = mask_of(original, target, mask="auto")
+    assert mask[100:140, 100:140].min() > 0.99
+    assert mask[:40].max() == 0
+
+
+def test_auto_mask_sees_a_faint_change_against_a_brighter_picture() -> None:
+    original = scene(256, 256) // 2 + 40
+    target = original + 8
+    target[100:140, 100:140] -= 15  # 7 below the original: no further from it than the rest
     mask = mask_of(original, target, mask="auto")
     assert mask[100:140, 100:140].min() > 0.99
     assert mask[:40].max() == 0

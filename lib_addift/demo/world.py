@@ -72,7 +72,12 @@ def random_face(rng: random.Random, **fixed: Any) -> Face:
 
 def caption(face: Face, omit: frozenset[str] = frozenset()) -> str:
     """The prompt for a face, without the attributes in `omit`."""
-    return ", ".join(text.format(getattr(face, name)) for name, text in _PHRASES.items() if name not in omit)
+    return ", ".join(phrase(name, getattr(face, name)) for name in _PHRASES if name not in omit)
+
+
+def phrase(attribute: str, value: str) -> str:
+    """The words of a caption that tell one attribute: 'closed eyes'."""
+    return _PHRASES[attribute].format(value)
 
 
 def draw(face: Face) -> Image.Image:

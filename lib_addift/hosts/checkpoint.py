@@ -98,9 +98,10 @@ def _part(
 
 
 def _text_name(name: str) -> str:
-    if name.endswith("position_ids") or not name.startswith("text_model."):
+    name = name.removeprefix("text_model.")  # old merges leave it out, and WebUIs read them
+    if name.endswith("position_ids") or not name.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
         return ""  # a constant, or a projection that SD1.x does not use
-    return name.removeprefix("text_model.")
+    return name
 
 
 def _vae_matrices(vae: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

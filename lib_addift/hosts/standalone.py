@@ -6,7 +6,7 @@ All widths are read off the tensors, so that a narrow model loads like a full-si
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.errors import HostError
 from lib_addift.hosts import names
-from lib_addift.hosts.checkpoint import Checkpoint, read_checkpoint
+from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.schedule import sd15_alphas_cumprod
 
 _SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
+State = dict[str, torch.Tensor]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -44,11 +45,11 @@ class StandaloneHost:
         self.prediction_type = parts.prediction_type
         self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
         self._tokenize = load_tokenizer()
-        self._unet = _ready(_build_unet(parts), parts.unet, self._dtype, self.device)
+        self._unet = _ready("UNet", _build_unet, parts.unet, self._dtype, self.device)
         # The VAE of SD1.x overflows in fp16, so it stays in fp32 there.
         vae_dtype = torch.float32 if self._dtype is torch.float16 else self._dtype
-        self._vae = _ready(_build_vae(parts), parts.vae, vae_dtype, self.device)
-        self._text = _ready(_build_text_model(parts), parts.text, self._dtype, self.device)
+        self._vae = _ready("VAE", _build_vae, parts.vae, vae_dtype, self.device)
+        self._text = _ready("text model", _build_text_model, parts.text, self._dtype, self.device)
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -108,11 +109,12 @@ class StandaloneHost:
         return abar.sqrt() * output + (1 - abar).sqrt() * latents
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        # One picture of 64 px is one pixel at the deepest level, and in a model of 32 channels there a group norm's group
-        # is then a single value, which torch refuses: such a picture takes a copy of itself along.
-        is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in self._unet.config.block_out_channels
+        # One picture of 64 px is one pixel at the deepest level. In a model of 32 channels there, each of group norm's
+        # groups is then a single value, which torch refuses: such a picture takes a copy of itself along.
+        widths = self._unet.config.block_out_channels
+        is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in widths
         if is_single:
-            latents, timesteps, cond = (tensor.repeat(2, *[1] * (tensor.ndim - 1)) for tensor in (latents, timesteps, cond))
+            latents, timesteps, cond = latents.repeat(2, 1, 1, 1), timesteps.repeat(2), cond.repeat(2, 1, 1)
         output: torch.Tensor = self._unet(latents, timesteps, cond).sample
         return output[:1] if is_single else output
 
@@ -143,28 +145,32 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     return _DTYPES[precision]
 
 
-def _ready(module: Any, state: dict[str, torch.Tensor], dtype: torch.dtype, device: torch.device) -> Any:
-    """Give the empty module its weights, in place of copying them, and freeze it."""
+def _ready(what: str, build: Callable[[State], Any], state: State, dtype: torch.dtype, device: torch.device) -> Any:
+    """The frozen model that `build` makes for the tensors, which become its weights without being copied."""
     cast = {key: value.to(device, dtype) for key, value in state.items()}
-    missing, unexpected = module.load_state_dict(cast, strict=False, assign=True)
-    if missing or unexpected:
-        raise HostError(
-            f"the checkpoint's {type(module).__name__} is not SD1.x: {len(missing)} tensors are missing and "
-            f"{len(unexpected)} unknown, such as {[*missing, *unexpected][0]}. Choose an SD1.5 checkpoint."
-        )
+    try:
+        module = build(state)
+        missing, unexpected = module.load_state_dict(cast, strict=False, assign=True)
+        problem = f"{len(missing)} tensors are missing and {len(unexpected)} unknown, such as"
+        problem = f"{problem} {[*missing, *unexpected][0]}" if missing or unexpected else ""
+    except KeyError as error:  # a tensor that tells a width
+        problem = f"{error.args[0]} is missing"
+    except (ValueError, RuntimeError) as error:  # widths that fit no such model, or a tensor of another shape
+        problem = str(error).splitlines()[-1].strip().rstrip(".")
+    if problem:
+        raise HostError(f"the checkpoint's {what} is not SD1.x ({problem}). Choose an SD1.5 checkpoint.")
     return module.eval().requires_grad_(False)
 
 
-def _build_unet(parts: Checkpoint) -> UNet2DConditionModel:
-    state = parts.unet
+def _build_unet(state: State) -> UNet2DConditionModel:
     widths = tuple(state[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
     context = state["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
     with torch.device("meta"):
         return UNet2DConditionModel(block_out_channels=widths, cross_attention_dim=context, attention_head_dim=8)
 
 
-def _build_vae(parts: Checkpoint) -> AutoencoderKL:
-    widths = tuple(parts.vae[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
+def _build_vae(state: State) -> AutoencoderKL:
+    widths = tuple(state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
     with torch.device("meta"):
         return AutoencoderKL(
             block_out_channels=widths,
@@ -175,13 +181,13 @@ def _build_vae(parts: Checkpoint) -> AutoencoderKL:
         )
 
 
-def _build_text_model(parts: Checkpoint) -> CLIPTextModel:
-    tokens, width = parts.text["embeddings.token_embedding.weight"].shape
-    layers = 1 + max(int(key.split(".")[2]) for key in parts.text if key.startswith("encoder.layers."))
+def _build_text_model(state: State) -> CLIPTextModel:
+    tokens, width = state["embeddings.token_embedding.weight"].shape
+    layers = 1 + max((int(key.split(".")[2]) for key in state if key.startswith("encoder.layers.")), default=-1)
     config = CLIPTextConfig(
         vocab_size=tokens,
         hidden_size=width,
-        intermediate_size=parts.text["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
         num_hidden_layers=layers,
         num_attention_heads=12,  # CLIP ViT-L/14's, at every width
         max_position_embeddings=77,

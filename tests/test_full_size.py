@@ -1,0 +1,107 @@
+"""A full-size SD1.5 file, with random weights, loads and trains. Needs 8 GB of memory and 3 GB of disk."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lib_addift.config import TrainConfig
+from lib_addift.demo import world
+from lib_addift.demo.train_world import save_checkpoint
+from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.lora_file import read_lora
+from lib_addift.pipeline import Request, TrainingRun
+from lib_addift.trainer import StepReport
+
+pytestmark = pytest.mark.full_size
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)  # the rest are diffusers' defaults
+
+
+def build_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+
+
+def build_text_model() -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+        )
+    )
+
+
+@torch.no_grad()
+def random_model(build: Callable[[], nn.Module]) -> nn.Module:
+    """fp16 from the start, which takes half the memory; weights as large as layers of this width have them."""
+    with torch.device("meta"):
+        model = build().half()
+    model = model.to_empty(device="cpu")
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("full_size") / "sd15.safetensors"
+    save_checkpoint(path, random_model(build_unet), random_model(build_vae), random_model(build_text_model), {})
+    return path
+
+
+def unet_hash(host: StandaloneHost) -> str:
+    digest = hashlib.sha256()
+    for tensor in host.unet.state_dict().values():
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_full_size_checkpoint_trains(full_size: Path, tmp_path: Path, precision: str) -> None:
+    assert full_size.stat().st_size > 2 * 10**9
+    host = StandaloneHost(full_size, lora_dir=tmp_path, device="cpu", precision=precision)
+    assert sum(parameter.numel() for parameter in host.unet.parameters()) == 859_520_964, "as published"
+    assert sum(parameter.numel() for parameter in host.text_model.parameters()) == 123_060_480
+    assert sum(parameter.numel() for parameter in host.vae.parameters()) == 83_653_863
+    before = unet_hash(host)
+    original, target = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+    config = TrainConfig.create(max_train_steps=2, sampling_steps=1, rank=4)
+    run = TrainingRun(host, Request(original, target, "full", config))
+    reports = [event for event in run.events() if isinstance(event, StepReport)]
+    assert [report.skipped for report in reports] == [0, 0]
+    assert unet_hash(host) == before
+
+    tensors, metadata = read_lora(run.results[0].path)
+    layers = {key.split(".")[0] for key in tensors}
+    assert len(layers) == 278
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    for name, shape in {
+        "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (4, 320),
+        "down_blocks_1_attentions_1_transformer_blocks_0_attn2_to_k": (4, 768),
+        "mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj": (4, 1280),
+        "mid_block_attentions_0_proj_in": (4, 1280, 1, 1),
+        "up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_out_0": (4, 320),
+        "up_blocks_0_upsamplers_0_conv": (4, 1280, 3, 3),
+        "down_blocks_3_resnets_1_time_emb_proj": (4, 1280),
+    }.items():
+        assert tensors[f"lora_unet_{name}.lora_down.weight"].shape == shape, name
