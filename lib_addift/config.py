@@ -33,9 +33,8 @@ class TrainConfig:
         4.0, "Alpha", "The LoRA acts with alpha / rank; calibration rescales it at the end.", low=1e-3, high=1e3
     )
     layers: tuple[str, ...] = _setting(
-        ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions"),
-        "Layers", "Which kinds of layers learn.", choices=LAYER_KINDS,
-    )  # fmt: skip
+        ("feed_forward", "projections", "convolutions"), "Layers", "Which kinds of layers learn.", choices=LAYER_KINDS
+    )
     blocks: tuple[str, ...] = _setting(("OUT",), "Blocks", "Which parts of the UNet learn.", choices=BLOCKS)
 
     # The optimizer
@@ -45,7 +44,7 @@ class TrainConfig:
     learning_rate: float = _setting(
         1e-4,
         "Learning rate",
-        "For a UNet of full SD1.5 width; a narrower one gets a higher rate in proportion.",
+        "For a UNet of SD1.5's width; a narrower one gets a higher rate (times 320 / width, squared).",
         low=1e-9,
         high=1.0,
     )

@@ -17,6 +17,7 @@ from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import build_metadata, lora_path, save_lora
+from lib_addift.optim import make_optimizer
 from lib_addift.pairs import PictureSource, load_pair
 from lib_addift.plan import Turn, make_plan
 from lib_addift.preview import preview_strip
@@ -71,6 +72,7 @@ class TrainingRun:
         lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
         self.pair = load_pair(request.original, request.target, request.config)
         self.pair_report: PairReport = examine(self.pair)
+        make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
         self._network: LoraNetwork | None = None
         self._latents: LatentPair | None = None
         self._stopped = False
@@ -169,7 +171,7 @@ class TrainingRun:
 def _check_alive(network: LoraNetwork) -> None:
     """Raises TrainingError when the LoRA would change nothing or everything."""
     norms = torch.stack([layer.lora_up.detach().norm() for layer in network.layers.values()])
-    if not torch.isfinite(norms).all():
+    if not all(torch.isfinite(p).all() for p in network.parameters()):
         raise TrainingError("the LoRA's weights are not finite, so it was not saved: lower the learning rate.")
     if not norms.any():
         raise TrainingError(

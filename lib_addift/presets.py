@@ -9,8 +9,8 @@ DEFAULT_PRESET = "action"
 PRESETS: dict[str, dict[str, Any]] = {
     # Eyes, mouth, pose, expression: what changes shape. It is decided at high noise.
     "action": {"min_timestep": 500, "max_timestep": 1000},
-    # Texture, line, palette over the whole picture: decided at low noise; no area to mask.
-    "style": {"min_timestep": 200, "max_timestep": 400, "mask": "off"},
+    # Texture, line, palette: over the whole picture, so there is no area to mask.
+    "style": {"min_timestep": 500, "max_timestep": 1000, "mask": "off"},
     # Small things in one place: jewellery, wrinkles, buttons.
     "detail": {"min_timestep": 200, "max_timestep": 600},
 }

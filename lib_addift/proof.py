@@ -6,6 +6,7 @@ original comes back as the target, and at the opposite weight the target as the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,12 +21,12 @@ from lib_addift.sample import ddim, ddim_timesteps
 from lib_addift.schedule import NoiseSchedule
 
 LEARNT = 0.2  # a recovery below this is no proof
-_GRID = (-4.0, -1.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)  # in units of the training multiplier
+_GRID = (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)  # in units of the training multiplier
 _HALVINGS = 3
 _NOISES = 2
-# Around the best weight the score is flat. On new pictures a LoRA acts less than on its own pair, so of the weights that
-# are nearly as good the strongest is taken (measured on the tiny world: docs/method.md).
-_NEARLY = 0.9
+# Around the best weight the score is flat. On new pictures a LoRA acts less than on its own pair, so of the weights
+# that are nearly as good the strongest is taken (measured on the tiny world: docs/method.md).
+_NEARLY = 0.98
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,19 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
     scores = probe.scores([0.0] + [m * config.train_multiplier for m in _GRID])
     del scores[0.0]
     best = max(scores, key=scores.__getitem__)
-    enough = scores[best] * _NEARLY if scores[best] > 0 else scores[best]
+
+    def is_enough(weight: float) -> bool:
+        top = max(scores.values())
+        return scores[weight] >= (top * _NEARLY if top > 0 else top)
+
     stronger = [w for w in scores if w / best >= 1]  # the best one's side, outwards
-    weight = max((w for w in stronger if scores[w] >= enough), key=abs)
+    weight = max(filter(is_enough, stronger), key=abs)
     limit = min((w for w in stronger if abs(w) > abs(weight)), key=abs, default=weight)
     for _ in range(_HALVINGS):
         if limit != weight:
             middle = (weight + limit) / 2
             scores |= probe.scores([middle])
-            weight, limit = (middle, limit) if scores[middle] >= enough else (weight, middle)
+            weight, limit = (middle, limit) if is_enough(middle) else (weight, middle)
     return RoundTrip(max(0.0, scores[weight]), weight, tuple(sorted(scores.items())))
 
 
@@ -90,7 +95,7 @@ class _Probe:
         runs = [(p, d, n) for p in range(len(self._pairs)) for d in Direction for n in range(_NOISES)]
         for run in runs:
             totals += self._score_run(run, weights)
-        return dict(zip(weights, (totals / len(runs)).tolist(), strict=True))
+        return dict(zip(weights, (totals / len(runs)).nan_to_num(nan=-math.inf).tolist(), strict=True))
 
     def _score_run(self, run: tuple[int, Direction, int], weights: Sequence[float]) -> torch.Tensor:
         pair, direction, noise = self._pairs[run[0]], run[1], run[2]

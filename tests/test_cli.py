@@ -250,6 +250,21 @@ def test_an_unwritable_folder_is_refused(
     assert "cannot be written" in refused(command(pair_files, lora_dir), capsys)
 
 
+def test_a_refused_write_is_said_before_any_work(
+    fake_host: None,
+    pair_files: Files,
+    lora_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(FakeHost, "predict_noise", None)
+    assert "cannot be written (Permission denied)" in refused(command(pair_files, lora_dir), capsys)
+
+
 def test_an_existing_name_is_kept_unless_overwriting_is_asked_for(
     fake_host: None, pair_files: Files, lora_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import lib_addift.pipeline
-from lib_addift.config import TrainConfig
+from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, Side
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError, PictureError, TrainingError
@@ -21,14 +21,14 @@ from lib_addift.hosts.names import kohya
 from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
 from lib_addift.pipeline import Request, Stage, TrainingRun
-from lib_addift.proof import RoundTrip, round_trip
+from lib_addift.proof import _NEARLY, RoundTrip, round_trip
 from lib_addift.schedule import sd15_alphas_cumprod
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
-SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2}
+SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
 
 
 def start(host: FakeHost, name: str = "blink", *, overwrite: bool = False, **settings: Any) -> TrainingRun:
@@ -438,9 +438,10 @@ def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.M
 
 
 class PainterHost(FakeHost):
-    """A model that sees `start` in whatever it is shown, moved by what the LoRA adds: any sampler ends exactly there.
+    """A model that sees one picture in whatever it is shown, moved by what the LoRA adds: any sampler ends just there.
 
-    The LoRA joins the one layer of its UNet, which alone says nothing.
+    The picture is none of the pair's, as noising loses much of a real one. The LoRA joins the one layer of the UNet,
+    which says nothing without it.
     """
 
     def __init__(self, size: int) -> None:
@@ -448,12 +449,12 @@ class PainterHost(FakeHost):
         self.unet = nn.ModuleDict({"canvas": nn.Linear(1, size, bias=False)})
         nn.init.zeros_(self.unet["canvas"].weight)
         self.unet.requires_grad_(False)
-        self.start = torch.zeros(1, 4, 8, 8)
+        self._seen = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         moved = self.unet["canvas"](torch.ones(len(latents), 1)).view(latents.shape)
         abar = sd15_alphas_cumprod()[timesteps].view(-1, 1, 1, 1)
-        return (latents - abar.sqrt() * (self.start + moved)) / (1 - abar).sqrt()
+        return (latents - abar.sqrt() * (self._seen + moved)) / (1 - abar).sqrt()
 
 
 def painted_proof(
@@ -465,7 +466,7 @@ def painted_proof(
     layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
     network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
     cond = torch.zeros(1, 5, 6)
-    pair = LatentPair(Side(host.start, cond), Side(host.start + difference, cond), mask)
+    pair = LatentPair(Side(torch.zeros_like(difference), cond), Side(difference, cond), mask)
     with network.attach():
         return round_trip(host, network, [pair], TrainConfig.create(sampling_steps=3))
 
@@ -473,24 +474,37 @@ def painted_proof(
 DIFFERENCE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("weight", [0.25, 0.75, 1.5, -0.5])
+def best_score(proof: RoundTrip) -> float:
+    return max(score for _, score in proof.curve)
+
+
+WEIGHTS = [0.25, 0.3, 0.55, 0.75, 0.9, 1.5, 2.4, -0.25, -0.5]
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
+def test_every_score_of_the_round_trip_is_the_share_that_is_reproduced(weight: float) -> None:
+    """At w, w / weight of the difference appears: 1 - (w / weight - 1)^2 is left of its square."""
+    for tried, score in painted_proof(DIFFERENCE / weight, DIFFERENCE).curve:
+        assert score == pytest.approx(1 - (tried / weight - 1) ** 2, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_round_trip_finds_the_weight_that_reproduces_the_difference(weight: float) -> None:
+    """Nearly: of the weights that are almost as good as the best, the strongest is taken."""
     proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
-    assert proof.weight == pytest.approx(weight)
-    assert proof.recovery == pytest.approx(1.0, abs=1e-4)
-    assert proof.verdict == (
-        "The LoRA reproduces 100% of the difference."
-        if weight > 0
-        else "The LoRA learnt the difference backwards (100% of it, at a negative weight); calibration turns it round. "
-        "If you did not calibrate, use it at a negative weight."
-    )
+    assert 0.95 <= proof.weight / weight <= 1.7
+    assert proof.recovery == pytest.approx(dict(proof.curve)[proof.weight])
+    assert proof.recovery >= 0.75 * _NEARLY, "the coarsest part of the grid, backwards, meets 0.75 of it"
 
 
-@pytest.mark.parametrize("weight", [0.3, 0.55, 0.9, 2.4])
-def test_between_the_weights_of_its_grid_the_round_trip_comes_close(weight: float) -> None:
-    proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
-    assert proof.weight == pytest.approx(weight, rel=0.15)
-    assert proof.recovery > 0.97
+def test_the_verdict_is_a_sentence_for_each_outcome() -> None:
+    assert painted_proof(DIFFERENCE / 0.5, DIFFERENCE).verdict.startswith("The LoRA reproduces ")
+    backwards = painted_proof(-DIFFERENCE / 0.25, DIFFERENCE)
+    assert backwards.weight < 0
+    assert backwards.verdict.startswith("The LoRA learnt the difference backwards (")
+    assert "negative weight" in backwards.verdict
+    nothing = painted_proof(torch.zeros_like(DIFFERENCE), DIFFERENCE)
+    assert nothing.verdict.startswith("The LoRA did not learn the difference: it reproduces 0% of it.")
 
 
 def test_a_lora_that_learnt_something_else_is_found_out() -> None:
@@ -505,7 +519,9 @@ def test_half_of_the_difference_counts_as_half() -> None:
     half = DIFFERENCE.clone()
     half[..., :4] = 0
     share = (half.square().sum() / DIFFERENCE.square().sum()).item()
-    assert painted_proof(half / 0.75, DIFFERENCE).recovery == pytest.approx(share, abs=1e-4)
+    proof = painted_proof(half / 0.75, DIFFERENCE)
+    assert best_score(proof) == pytest.approx(share, abs=1e-4)
+    assert 0.99 * _NEARLY * share <= proof.recovery <= share + 1e-4
 
 
 def test_changes_outside_the_mask_count_little() -> None:
@@ -513,8 +529,13 @@ def test_changes_outside_the_mask_count_little() -> None:
     mask[..., :4] = 1.0
     inside = DIFFERENCE * (mask == 1)
     noisy = inside + 5 * (DIFFERENCE - inside)
-    assert painted_proof(noisy / 0.75, inside, mask).recovery == pytest.approx(1.0, abs=1e-3)
+    assert best_score(painted_proof(noisy / 0.75, inside, mask)) == pytest.approx(1.0, abs=1e-3)
     assert painted_proof(noisy / 0.75, inside).recovery < 0.2
+
+
+def test_a_mask_that_is_the_same_everywhere_changes_no_score() -> None:
+    even = painted_proof(DIFFERENCE, DIFFERENCE, mask=torch.full((1, 1, 8, 8), 0.3))
+    assert dict(even.curve) == pytest.approx(dict(painted_proof(DIFFERENCE, DIFFERENCE).curve), rel=1e-4, abs=1e-4)
 
 
 def test_the_curve_holds_every_weight_that_was_tried() -> None:
@@ -536,8 +557,7 @@ class OverflowingHost(PainterHost):
         return super().predict_noise(latents, timesteps, cond).masked_fill(moved > self.limit, float("nan"))
 
 
-@pytest.mark.xfail(strict=True, reason="proof.round_trip: max() stays at a first score that is not a number")
 def test_weights_at_which_the_model_overflows_do_not_hide_the_best() -> None:
     proof = painted_proof(DIFFERENCE / 0.75, DIFFERENCE, host=OverflowingHost(DIFFERENCE.numel()))
-    assert proof.weight == pytest.approx(0.75)
-    assert proof.recovery == pytest.approx(1.0, abs=1e-4)
+    assert 0.75 <= proof.weight <= 0.75 * 1.1
+    assert proof.recovery > 0.89

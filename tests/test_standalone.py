@@ -27,7 +27,7 @@ from tests.conftest import fingerprint
 
 Tensors = dict[str, torch.Tensor]
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
-SMALL = {"max_train_steps": 2, "sampling_steps": 2, "rank": 2}
+SMALL = {"max_train_steps": 2, "sampling_steps": 2, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,8 @@ def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     assert all(np.isfinite(report.loss) and report.loss > 0 for report in reports)
     assert fingerprint(host.unet, host.vae, host.text_model) == before
     tensors, _ = read_lora(run.results[0].path)
-    assert sum(bool(tensor.any()) for key, tensor in tensors.items() if "lora_up" in key) > 200
+    learnt = {layer_kind(key.split(".")[0]) for key, tensor in tensors.items() if "lora_up" in key and tensor.any()}
+    assert learnt == set(LAYER_KINDS)
 
 
 def test_the_same_seed_gives_the_same_bytes(
@@ -242,8 +243,8 @@ def test_gradient_checkpointing_gives_the_same_gradients(host: StandaloneHost) -
     checkpointed, twice = gradients(host, checkpointing=True)
     assert (once, twice) == (1, 2), "checkpointing computes the forward pass anew"
     assert len(plain) == len(checkpointed) == 2 * 278
+    assert sum(bool(gradient.any()) for gradient in plain.values()) > 400, "not where a single token attends to itself"
     for name, gradient in plain.items():
-        assert gradient.any(), name
         torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-7)
 
 

@@ -24,7 +24,8 @@ from lib_addift.preview import labelled_row
 CHECKPOINT = Path(__file__).parent / "tiny_faces.safetensors"
 FACES = 64
 _EVALUATION_SEED = 20_000
-_ORIGINAL = world.Face(hair="red", skin="light", background="grey", position="right")
+# Dark skin, because there open and closed eyes differ most: a pair should show its difference clearly (docs/method.md).
+_ORIGINAL = world.Face(hair="blond", skin="dark", background="green", position="right")
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     world.draw(original).save(out / "original.png")
     world.draw(target).save(out / "target.png")
+    if not config.preview_prompt:
+        config = dataclasses.replace(config, preview_prompt=world.caption(original, frozenset({task.attribute})))
     request = Request(out / "original.png", out / "target.png", task.name, config, overwrite=True)
     result = follow(TrainingRun(host, request))
     network = LoraNetwork.from_tensors(read_lora(result.path)[0], host.unet, host.lora_name)

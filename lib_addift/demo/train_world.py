@@ -137,12 +137,12 @@ def _random_caption(face: world.Face, rng: random.Random) -> str:
 
 
 def train_unet(
-    vae: AutoencoderKL, steps: int, batch: int, seed: int, keep: Path | None, init: Path | None
+    vae: AutoencoderKL, *, steps: int, batch: int, seed: int, keep: Path | None, init: Path | None
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Denoising with epsilon prediction; returns averaged (EMA) weights.
 
-    Without `init`, min-SNR weights (gamma 5) make good pictures fast, but the text is hardly used. Going on from `init`,
-    high noise counts more as well: there it is decided what a picture shows, so only there the text matters.
+    Without `init`, min-SNR weights (gamma 5) make good pictures fast, but the text is hardly used. Going on from
+    `init`, high noise counts more: there it is decided what a picture shows, so only there the text matters.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -195,7 +195,7 @@ def train_unet(
 
 
 def pretrain_text(text: CLIPTextModel, steps: int, batch: int, seed: int) -> None:
-    """Teach the text model what captions say, as CLIP's training on pictures would have: the UNet alone does not manage.
+    """Teach the text model what captions say, as CLIP's training on pictures would have.
 
     A linear reader of the mean over the padding must name each attribute, or that the caption leaves it out. Cross
     attention begins as a mean over all tokens, most of them padding; what stands in one word only is lost in it.
@@ -296,7 +296,9 @@ def main() -> None:
         vae = train_vae(options.vae_steps, options.vae_batch, options.seed)
         torch.save(vae.state_dict(), options.out.with_suffix(".vae.pt"))
     keep = options.out.with_suffix(".part.safetensors")
-    unet, text = train_unet(vae, options.unet_steps, options.unet_batch, options.seed, keep, options.init)
+    unet, text = train_unet(
+        vae, steps=options.unet_steps, batch=options.unet_batch, seed=options.seed, keep=keep, init=options.init
+    )
     figures = {k: v for k, v in vars(options).items() if isinstance(v, int)} | {
         "seconds": round(time.monotonic() - start)
     }

@@ -1,0 +1,33 @@
+"""What the demo promises, measured through the command line with default settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lib_addift.cli import main
+from lib_addift.lora_file import read_lora
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("attribute", "seed"), [("eyes", 1), ("eyes", 2), ("eyes", 3), ("eyes", 4), ("eyes", 5), ("mouth", 1), ("style", 1)]
+)
+def test_the_demo_keeps_its_promise(attribute: str, seed: int, tmp_path: Path) -> None:
+    assert main(["demo", "--attribute", attribute, "--out", str(tmp_path), "--set", f"seed={seed}"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert set(report) == {
+        "lora", "steps", "train_seconds", "base_rate", "target_rate", "reverse_rate", "off_target_change", "recovery",
+    }  # fmt: skip
+    assert 30 <= report["steps"] <= 100
+    assert report["target_rate"] >= 0.9
+    assert report["reverse_rate"] <= 0.1
+    assert report["off_target_change"] <= 0.1
+    assert report["recovery"] >= 0.5
+    assert Image.open(tmp_path / "grid.png").size[0] > 1000
+    _, metadata = read_lora(Path(report["lora"]))
+    assert json.loads(metadata["addift.config"])["seed"] == seed
