@@ -137,6 +137,9 @@ class TrainConfig:
 
     # The result
     calibrate: bool = _setting(True, "Calibrate", "Scale the LoRA so that weight 1 is the difference you showed.")
+    strength: float = _setting(
+        1.0, "Strength", "Weight 1 in the file is so many times the calibrated weight.", low=0.01, high=100.0
+    )
     save_precision: str = _setting(
         "fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32")
     )

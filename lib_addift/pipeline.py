@@ -129,11 +129,15 @@ class TrainingRun:
         _check_alive(self._network)
         yield Stage("proving it: the round trip")
         proof = round_trip(self.host, self._network, [self._latents], self.config)
-        weight = proof.weight if self.config.calibrate and proof.recovery >= LEARNT else 1.0
+        weight = self.config.strength * (proof.weight if self._is_calibrated(proof) else 1.0)
         yield Stage("drawing the preview")
         strip = preview_strip(self.host, self._network, self._latents, self.config, weight)
         yield Stage("saving")
         self.results.append(self._save(name, proof, weight, strip))
+
+    def _is_calibrated(self, proof: RoundTrip) -> bool:
+        """Whether `proof` sets the weight: not where it found next to nothing."""
+        return self.config.calibrate and proof.recovery >= LEARNT
 
     def _save(self, name: str, proof: RoundTrip, weight: float, strip: Image.Image) -> Result:
         assert self._network is not None
@@ -144,7 +148,7 @@ class TrainingRun:
             "recovery": round(proof.recovery, 4),
             "verdict": proof.verdict,
             "best_weight": round(proof.weight, 6),
-            "calibrated": weight != 1.0,
+            "calibrated": self._is_calibrated(proof),
             "pair": self.pair_report.to_dict(),
         }
         metadata = build_metadata(

@@ -24,8 +24,8 @@ LEARNT = 0.2  # a recovery below this is no proof
 _GRID = (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)  # in units of the training multiplier
 _HALVINGS = 3
 _NOISES = 2
-# Around the best weight the score is flat. On new pictures a LoRA acts less than on its own pair, so of the weights
-# that are nearly as good the strongest is taken (measured on the tiny world: docs/method.md).
+# Past the best weight the score hardly falls, but on new pictures other things begin to change: of the weights that are
+# nearly as good as the best, the weakest is taken (measured on the tiny world: docs/method.md).
 _NEARLY = 0.98
 
 
@@ -70,14 +70,13 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
         top = max(scores.values())
         return scores[weight] >= (top * _NEARLY if top > 0 else top)
 
-    stronger = [w for w in scores if w / best >= 1]  # the best one's side, outwards
-    weight = max(filter(is_enough, stronger), key=abs)
-    limit = min((w for w in stronger if abs(w) > abs(weight)), key=abs, default=weight)
+    weaker = [w for w in scores if 0 < w / best <= 1]  # the best one and what lies between it and 0
+    weight = min(filter(is_enough, weaker), key=abs)
+    limit = max((w for w in weaker if abs(w) < abs(weight)), key=abs, default=0.0)
     for _ in range(_HALVINGS):
-        if limit != weight:
-            middle = (weight + limit) / 2
-            scores |= probe.scores([middle])
-            weight, limit = (middle, limit) if is_enough(middle) else (weight, middle)
+        middle = (weight + limit) / 2
+        scores |= probe.scores([middle])
+        weight, limit = (middle, limit) if is_enough(middle) else (weight, middle)
     return RoundTrip(max(0.0, scores[weight]), weight, tuple(sorted(scores.items())))
 
 

@@ -490,9 +490,10 @@ def test_every_score_of_the_round_trip_is_the_share_that_is_reproduced(weight: f
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 def test_the_round_trip_finds_the_weight_that_reproduces_the_difference(weight: float) -> None:
-    """Nearly: of the weights that are almost as good as the best, the strongest is taken."""
+    """Nearly: of the weights that are almost as good as the best, the weakest is taken."""
     proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
-    assert 0.95 <= proof.weight / weight <= 1.7
+    # The score is 1 - (w / weight - 1)^2 here, so 0.98 of the best is met from 0.86 of the weight on.
+    assert 0.85 <= proof.weight / weight <= 1.7
     assert proof.recovery == pytest.approx(dict(proof.curve)[proof.weight])
     assert proof.recovery >= 0.75 * _NEARLY, "the coarsest part of the grid, backwards, meets 0.75 of it"
 
@@ -559,5 +560,13 @@ class OverflowingHost(PainterHost):
 
 def test_weights_at_which_the_model_overflows_do_not_hide_the_best() -> None:
     proof = painted_proof(DIFFERENCE / 0.75, DIFFERENCE, host=OverflowingHost(DIFFERENCE.numel()))
-    assert 0.75 <= proof.weight <= 0.75 * 1.1
-    assert proof.recovery > 0.89
+    assert 0.75 * 0.85 <= proof.weight <= 0.75
+    assert proof.recovery > 0.97
+
+
+def test_strength_multiplies_the_weight(tmp_path: Path) -> None:
+    plain, strong = (
+        finish(FakeHost(tmp_path / f"{strength}"), calibrate=False, strength=strength).results[0]
+        for strength in (1.0, 2.5)
+    )
+    assert (plain.weight, strong.weight) == (1.0, 2.5)

@@ -24,30 +24,33 @@ from lib_addift.preview import labelled_row
 CHECKPOINT = Path(__file__).parent / "tiny_faces.safetensors"
 FACES = 64
 _EVALUATION_SEED = 20_000
-# Dark skin, because there open and closed eyes differ most: a pair should show its difference clearly (docs/method.md).
-_ORIGINAL = world.Face(hair="blond", skin="dark", background="green", position="right")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One attribute to learn: its new value, the LoRA's name and the preset that suits it."""
+    """One attribute to learn: its new value, the LoRA's name, the preset that suits it, the face to learn from."""
 
     attribute: str
     value: str
     name: str
     preset: str
+    face: world.Face
 
     def faces(self) -> tuple[world.Face, world.Face]:
         """The training pair."""
-        return _ORIGINAL, dataclasses.replace(_ORIGINAL, **{self.attribute: self.value})  # type: ignore[arg-type]
+        return self.face, dataclasses.replace(self.face, **{self.attribute: self.value})  # type: ignore[arg-type]
 
+
+# A pair should show its difference clearly (docs/method.md): white eyes in a dark face, a dark mouth in a light one.
+_DARK = world.Face(hair="blond", skin="dark", background="green", position="right")
+_LIGHT = world.Face(hair="red", skin="light", background="grey", position="right")
 
 TASKS = {
     task.attribute: task
     for task in (
-        Task("eyes", "closed", "closed_eyes", "action"),
-        Task("mouth", "open", "open_mouth", "action"),
-        Task("style", "textured", "textured_style", "style"),
+        Task("eyes", "closed", "closed_eyes", "action", _DARK),
+        Task("mouth", "open", "open_mouth", "detail", _LIGHT),
+        Task("style", "textured", "textured_style", "style", _DARK),
     )
 }
 
