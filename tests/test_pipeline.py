@@ -492,7 +492,7 @@ def test_every_score_of_the_round_trip_is_the_share_that_is_reproduced(weight: f
 def test_the_round_trip_finds_the_weight_that_reproduces_the_difference(weight: float) -> None:
     """Nearly: of the weights that are almost as good as the best, the weakest is taken."""
     proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
-    # The score is 1 - (w / weight - 1)^2 here, so 0.98 of the best is met from 0.86 of the weight on; the grid may miss the best.
+    # The score is 1 - (w / weight - 1)^2 here, so 0.98 of the best is met at 0.86 of the weight; the grid may miss it.
     assert 0.83 <= proof.weight / weight <= 1.7
     assert proof.recovery == pytest.approx(dict(proof.curve)[proof.weight])
     assert proof.recovery >= 0.75 * _NEARLY, "the coarsest part of the grid, backwards, meets 0.75 of it"
