@@ -23,6 +23,7 @@ from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts import standalone
 from lib_addift.lora_file import read_lora
 from lib_addift.pipeline import Stage
+from lib_addift.presets import PRESETS
 from lib_addift.trainer import StepReport
 from tests.fake_host import FakeHost
 
@@ -106,7 +107,7 @@ def test_settings_come_from_preset_file_and_command_line(
     more = ("--config", str(toml), "--set", "alpha=3", "--set", "blocks=OUT, IN", "--set", "calibrate=off")
     assert main(command(pair_files, lora_dir, *more)) == 0
     settings = settings_of(lora_dir / "blink.safetensors")
-    assert (settings["min_timestep"], settings["max_timestep"], settings["mask"]) == (200, 400, "off")
+    assert settings["mask"] == "off"
     assert (settings["rank"], settings["alpha"]) == (2, 3.0), "--set goes over the file"
     assert settings["layers"] == ["self_attention", "convolutions"]
     assert settings["blocks"] == ["IN", "OUT"]
@@ -120,7 +121,7 @@ def test_the_preset_of_the_command_line_goes_over_the_files(
     toml = tmp_path / "settings.toml"
     toml.write_text('preset = "style"\n')
     assert main(command(pair_files, lora_dir, "--config", str(toml), "--preset", "detail")) == 0
-    assert settings_of(lora_dir / "blink.safetensors")["max_timestep"] == 600
+    assert settings_of(lora_dir / "blink.safetensors")["strength"] == PRESETS["detail"]["strength"] == 2.0
 
 
 @pytest.mark.parametrize(

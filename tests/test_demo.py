@@ -28,6 +28,7 @@ def test_the_demo_keeps_its_promise(attribute: str, seed: int, tmp_path: Path) -
     assert report["reverse_rate"] <= 0.1
     assert report["off_target_change"] <= 0.1
     assert report["recovery"] >= 0.5
-    assert Image.open(tmp_path / "grid.png").size[0] > 1000
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.width > 1000
     _, metadata = read_lora(Path(report["lora"]))
     assert json.loads(metadata["addift.config"])["seed"] == seed
