@@ -14,13 +14,11 @@ from typing import Any
 import torch
 
 from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
-from lib_addift.errors import AddiftError, ConfigError
+from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError
 from lib_addift.lora_file import describe
-from lib_addift.pipeline import Request, Result, Stage, TrainingRun
+from lib_addift.pipeline import Request, Result, Snapshot, Stage, TrainingRun
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.trainer import StepReport
-
-_OUT_OF_MEMORY = "the memory is full: lower resolution or batch_size, or set gradient_checkpointing = true."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AddiftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (torch.OutOfMemoryError, MemoryError):
-        print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; nothing was saved.", file=sys.stderr)
@@ -181,11 +179,13 @@ def _stop_on_interrupt(run: TrainingRun) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _show(events: Iterable[Stage | StepReport]) -> None:
+def _show(events: Iterable[Stage | StepReport | Snapshot]) -> None:
     """Draw events as lines of text; on a terminal, progress rewrites its own line."""
     live = sys.stdout.isatty()
     start, start_step, step = time.monotonic(), 0, 0  # when the latest row of steps began, and after which step
     for event in events:
+        if isinstance(event, Snapshot):
+            continue
         if isinstance(event, StepReport):
             step = event.step
             text = _step_line(event, (step - start_step) / max(time.monotonic() - start, 1e-6))

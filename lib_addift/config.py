@@ -127,7 +127,7 @@ class TrainConfig:
 
     # The machine
     precision: str = _setting(
-        "auto", "Precision", "auto: as the model is stored, with bf16 or fp32 where fp16 is not safe.",
+        "auto", "Precision", "auto: as the model is loaded, which in a WebUI is decided at its start.",
         choices=("auto", "fp32", "fp16", "bf16"),
     )  # fmt: skip
     gradient_checkpointing: bool = _setting(False, "Gradient checkpointing", "Slower, needs much less memory.")
@@ -144,6 +144,10 @@ class TrainConfig:
         "fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32")
     )
     save_every: int = _setting(0, "Save every", "Also keep the LoRA of every N steps; 0 is off.", low=0, high=100_000)
+    preview_every: int = _setting(
+        15, "Strip every", "While it learns, draw the strip and keep the LoRA every N steps; 0 is off.", low=0,
+        high=100_000,
+    )  # fmt: skip
     proof_strength: float = _setting(
         0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0
     )

@@ -1,5 +1,7 @@
 """The errors a person may meet. Each message names the value, the rule it broke and the remedy."""
 
+OUT_OF_MEMORY = "the memory is full: lower resolution or batch_size, or set gradient_checkpointing = true."
+
 
 class AddiftError(Exception):
     """Anything this extension refuses or fails to do."""
@@ -23,3 +25,7 @@ class TrainingError(AddiftError):
 
 class LoraFileError(AddiftError):
     """A LoRA file cannot be read or written."""
+
+
+class JobError(AddiftError):
+    """There is no such job, or it is not in a state in which this can be done."""

@@ -126,9 +126,11 @@ class LoraNetwork(nn.Module):
                 )
             layer = modules[name]
             down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+            weight = next(layer.parameters(), torch.empty(0))  # (out, in) or (out, in, k, k)
+            if (up.shape[0], *down.shape[1:]) != weight.shape:
+                raise LoraFileError(f"layer '{name}' of the LoRA does not fit this model's: it is for another model.")
             alpha = float(tensors.get(f"{name}.alpha", torch.tensor(down.shape[0])))
-            device = next(layer.parameters()).device
-            layers[name] = LoraLayer(down.to(device), up.to(device), alpha, _conv_arguments(layer))
+            layers[name] = LoraLayer(down.to(weight.device), up.to(weight.device), alpha, _conv_arguments(layer))
         return cls(layers, {name: modules[name] for name in layers})
 
     @contextmanager

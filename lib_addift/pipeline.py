@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +15,19 @@ from PIL import Image
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine
 from lib_addift.encode import LatentPair, encode_pair
-from lib_addift.errors import TrainingError
+from lib_addift.errors import HostError, TrainingError
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import build_metadata, lora_path, save_lora
 from lib_addift.optim import make_optimizer
 from lib_addift.pairs import PictureSource, load_pair
-from lib_addift.plan import Turn, make_plan
+from lib_addift.plan import Plan, Turn, make_plan
 from lib_addift.preview import preview_strip
-from lib_addift.proof import LEARNT, RoundTrip, round_trip
+from lib_addift.proof import LEARNT, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.reference import predict_references
 from lib_addift.trainer import StepReport, train
+
+_MOST_SNAPSHOTS = 30
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class Stage:
     total: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The LoRA as it was after `step` steps, so that a person can look at it and save it later."""
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]  # kohya keys, CPU
+    strip: Image.Image
+
+
 @dataclass(frozen=True)
 class Result:
     """A LoRA file that was written, and what is known of it."""
@@ -56,35 +69,45 @@ class Result:
     round_trip: RoundTrip
     weight: float  # the multiplier of training that became weight 1
     strip: Image.Image
+    pictures: Image.Image  # the round trip: each picture, without the LoRA, and at weight 1 or -1
+
+    @property
+    def tag(self) -> str:
+        """What to write into a prompt."""
+        return f"<lora:{self.path.stem}:1>"
 
 
 class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
-    Raises PictureError, LoraFileError, ConfigError, each before anything is written.
+    A `watched` run yields a Snapshot every `config.preview_every` steps. Raises PictureError, LoraFileError or
+    ConfigError, each before anything is written.
     """
 
-    def __init__(self, host: Host, request: Request) -> None:
+    def __init__(self, host: Host, request: Request, *, watched: bool = False) -> None:
         self.host, self.request, self.config = host, request, request.config
         self.steps_done = 0
         self.train_seconds = 0.0
+        self.snapshots: dict[int, Snapshot] = {}
         self.results: list[Result] = []
         lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
         self.pair = load_pair(request.original, request.target, request.config)
         self.pair_report: PairReport = examine(self.pair)
         make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
-        self._network: LoraNetwork | None = None
+        self._model_title = host.model_title
+        self._preview_every = _spacing(self.config) if watched else 0
         self._latents: LatentPair | None = None
+        self._learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self._stopped = False
 
     def stop(self) -> None:
         """End after the current step; `events` then saves nothing. Safe to call from a signal handler."""
         self._stopped = True
 
-    def events(self) -> Iterator[Stage | StepReport]:
+    def events(self) -> Iterator[Stage | StepReport | Snapshot]:
         """Do the work. Results appear in `results`; the last one is the finished LoRA."""
         config = self.config
-        with self.host.exclusive(gradient_checkpointing=config.gradient_checkpointing):
+        with self._exclusive():
             yield Stage("encoding the pictures")
             self._latents = encode_pair(self.host, self.pair, config)
             plan = make_plan(config)
@@ -96,55 +119,106 @@ class TrainingRun:
                 if self._stopped:
                     return
             modules = select_layers(self.host.unet, self.host.lora_name, layers=config.layers, blocks=config.blocks)
-            self._network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
-            start = time.monotonic()
-            with self._network.attach():
-                steps = train(
-                    self.host, self._network, pairs=[self._latents], plan=plan, references=references, config=config
-                )
-                for report in steps:
-                    self.steps_done, self.train_seconds = report.step, time.monotonic() - start
-                    yield report
-                    if self._stopped:
-                        return
-                    if config.save_every and report.step % config.save_every == 0 and report.step < report.total:
-                        yield from self._finish(self.step_name)
-                yield from self._finish(self.request.name)
+            network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
+            with network.attach():
+                yield from self._train(network, plan, references)
+                if not self._stopped:
+                    yield from self._finish(network, self.request.name)
+
+    def _train(
+        self, network: LoraNetwork, plan: Plan, references: Mapping[Turn, torch.Tensor]
+    ) -> Iterator[Stage | StepReport | Snapshot]:
+        """The steps, with what is kept on the way. `_learnt` is up to date at every end, an error's too."""
+        assert self._latents is not None
+        config, last = self.config, len(plan)
+        steps = train(self.host, network, pairs=[self._latents], plan=plan, references=references, config=config)
+        start, paused = time.monotonic(), 0.0  # previews and saves are no training time
+        try:
+            for report in steps:
+                self.steps_done, self.train_seconds = report.step, time.monotonic() - start - paused
+                yield report
+                if self._stopped:
+                    return
+                break_start = time.monotonic()
+                if self._preview_every and report.step % self._preview_every == 0 and report.step < last:
+                    yield self._snapshot(network)
+                if config.save_every and report.step % config.save_every == 0 and report.step < last:
+                    yield from self._finish(network, self.step_name)
+                paused += time.monotonic() - break_start
+            if self._preview_every:
+                yield self._snapshot(network)
+        finally:
+            self._learnt = network.tensors()
 
     @property
     def step_name(self) -> str:
         """The name under which an unfinished LoRA is kept."""
         return f"{self.request.name}-step{self.steps_done}"
 
-    def keep(self) -> Iterator[Stage]:
-        """After a stop: prove and save what was learnt so far as `step_name`."""
-        if self._network is None or self.steps_done == 0:
+    def keep(self, step: int | None = None) -> Iterator[Stage]:
+        """Prove and save, as NAME-stepN, what was learnt when a run was stopped, or one of its snapshots."""
+        if step is None:
+            step, tensors = self.steps_done, self._learnt
+        elif step in self.snapshots:
+            tensors = self.snapshots[step].tensors
+        else:
+            kept = ", ".join(map(str, self.snapshots)) or "none"
+            raise TrainingError(f"step {step} was not kept: choose one of the kept steps ({kept}).")
+        if self._latents is None or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
-        with self.host.exclusive(), self._network.attach():
-            yield from self._finish(self.step_name)
+        with self._exclusive():
+            network = LoraNetwork.from_tensors(tensors, self.host.unet, self.host.lora_name)
+            with network.attach():
+                yield from self._finish(network, f"{self.request.name}-step{step}", step)
 
-    def _finish(self, name: str) -> Iterator[Stage]:
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """The host's model, if it still is the one for which this run was made."""
+        config = self.config
+        with self.host.exclusive(gradient_checkpointing=config.gradient_checkpointing, precision=config.precision):
+            if self.host.model_title != self._model_title:
+                raise HostError(
+                    f"the model is now '{self.host.model_title}' and was '{self._model_title}' when Train was pressed: "
+                    "choose the checkpoint you want and press Train again."
+                )
+            yield
+
+    def _snapshot(self, network: LoraNetwork) -> Snapshot:
+        """Keep the LoRA of this step, with a strip at the weights that it has before calibration."""
+        assert self._latents is not None
+        strip = preview_strip(self.host, network, self._latents, self.config, self.config.strength)
+        snapshot = Snapshot(self.steps_done, network.tensors(), strip)
+        self.snapshots[self.steps_done] = snapshot
+        return snapshot
+
+    def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Iterator[Stage]:
         """Check, calibrate and save the LoRA as it is now."""
-        assert self._network is not None and self._latents is not None
-        _check_alive(self._network)
+        assert self._latents is not None
+        _check_alive(network)
         yield Stage("proving it: the round trip")
-        proof = round_trip(self.host, self._network, [self._latents], self.config)
+        proof = round_trip(self.host, network, [self._latents], self.config)
         weight = self.config.strength * (proof.weight if self._is_calibrated(proof) else 1.0)
         yield Stage("drawing the preview")
-        strip = preview_strip(self.host, self._network, self._latents, self.config, weight)
+        strip = preview_strip(self.host, network, self._latents, self.config, weight)
+        pictures = round_trip_pictures(self.host, network, self._latents, self.config, weight)
+        if self._stopped and name == self.request.name:
+            return
         yield Stage("saving")
-        self.results.append(self._save(name, proof, weight, strip))
+        steps = step or self.steps_done
+        path = self._save(name, network.tensors(weight), proof, strip, steps)
+        self.host.refresh_loras(path)
+        self.results.append(Result(path, steps, self.train_seconds, proof, weight, strip, pictures))
 
     def _is_calibrated(self, proof: RoundTrip) -> bool:
         """Whether `proof` sets the weight: not where it found next to nothing."""
         return self.config.calibrate and proof.recovery >= LEARNT
 
-    def _save(self, name: str, proof: RoundTrip, weight: float, strip: Image.Image) -> Result:
-        assert self._network is not None
-        tensors = self._network.tensors(weight)
+    def _save(
+        self, name: str, tensors: Mapping[str, torch.Tensor], proof: RoundTrip, strip: Image.Image, steps: int
+    ) -> Path:
         height, width = self.pair.original.shape[:2]
         report = {
-            "steps": self.steps_done,
+            "steps": steps,
             "recovery": round(proof.recovery, 4),
             "verdict": proof.verdict,
             "best_weight": round(proof.weight, 6),
@@ -160,16 +234,18 @@ class TrainingRun:
             report=report,
             tensors=tensors,
             resolution=(width, height),
-            steps=self.steps_done,
+            steps=steps,
         )
-        is_final = name == self.request.name
-        overwrite = self.request.overwrite or not is_final
-        path = save_lora(
+        overwrite = self.request.overwrite or name != self.request.name
+        return save_lora(
             self.host.lora_dir / f"{name}.safetensors", tensors, metadata, precision=self.config.save_precision,
             preview=strip, overwrite=overwrite,
         )  # fmt: skip
-        self.host.refresh_loras(path)
-        return Result(path, self.steps_done, self.train_seconds, proof, weight, strip)
+
+
+def _spacing(config: TrainConfig) -> int:
+    """Steps between snapshots: as asked, but no more than 30 of them, which are a few MB each."""
+    return max(config.preview_every, math.ceil(config.max_train_steps / _MOST_SNAPSHOTS)) if config.preview_every else 0
 
 
 def _check_alive(network: LoraNetwork) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 
 from lib_addift.config import TrainConfig
 from lib_addift.encode import LatentPair
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
 from lib_addift.plan import Direction
+from lib_addift.preview import labelled_row
 from lib_addift.sample import ddim, ddim_timesteps
 from lib_addift.schedule import NoiseSchedule
 
@@ -62,8 +64,7 @@ class RoundTrip:
 def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
     """Try a grid of weights in both directions, then close in on the one to use; `network` must be attached."""
     probe = _Probe(host, network, pairs, config)
-    scores = probe.scores([0.0] + [m * config.train_multiplier for m in _GRID])
-    del scores[0.0]
+    scores = probe.scores([m * config.train_multiplier for m in _GRID])
     best = max(scores, key=scores.__getitem__)
 
     def is_enough(weight: float) -> bool:
@@ -78,6 +79,19 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
         scores |= probe.scores([middle])
         weight, limit = (middle, limit) if is_enough(middle) else (weight, middle)
     return RoundTrip(max(0.0, scores[weight]), weight, tuple(sorted(scores.items())))
+
+
+@torch.no_grad()
+def round_trip_pictures(
+    host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
+) -> Image.Image:
+    """Both round trips side by side: each picture, denoised without the LoRA, and at `weight`, which is weight 1."""
+    probe = _Probe(host, network, [pair], config)
+    latents, labels = [], []
+    for direction, name, sign in ((Direction.FORWARD, "original", 1), (Direction.REVERSE, "target", -1)):
+        latents += [pair.reference(direction).latents, probe.pictures(pair, direction, 0, [0.0, sign * weight])]
+        labels += [name, "no LoRA", f"weight {sign}"]
+    return labelled_row(host.decode_latents(torch.cat(latents)), labels)
 
 
 class _Probe:
@@ -99,9 +113,10 @@ class _Probe:
     def _score_run(self, run: tuple[int, Direction, int], weights: Sequence[float]) -> torch.Tensor:
         pair, direction, noise = self._pairs[run[0]], run[1], run[2]
         sign = 1.0 if direction is Direction.FORWARD else -1.0
-        results = self.pictures(pair, direction, noise, [sign * weight for weight in weights])
-        if weights[0] == 0.0:
-            self._still[run] = results[:1]
+        first_time = run not in self._still
+        results = self.pictures(pair, direction, noise, [*[0.0] * first_time, *[sign * weight for weight in weights]])
+        if first_time:
+            self._still[run], results = results[:1], results[1:]
         wanted = pair.student(direction).latents - pair.reference(direction).latents
         # Against the round trip without LoRA, so that what the noising itself loses does not count.
         error = (results - self._still[run] - wanted).square()

@@ -39,8 +39,8 @@ def width_factor(host: Host) -> float:
 
     The square is measured (docs/method.md): on the tiny world, at a fifth of SD1.5's width, 25 times the rate is best.
     """
-    first = next(p for p in host.unet.parameters() if p.ndim == 4)  # (channels, 4, 3, 3)
-    return float(_REFERENCE_WIDTH / first.shape[0]) ** 2
+    first = next(m for name, m in host.unet.named_modules() if host.lora_name(name) == "lora_unet_conv_in")
+    return float(_REFERENCE_WIDTH / next(first.parameters()).shape[0]) ** 2  # (channels, 4, 3, 3)
 
 
 def train(

@@ -73,11 +73,12 @@ class FakeHost:
         self.alphas_cumprod = sd15_alphas_cumprod()
         self.lora_dir = lora_dir
         self.refreshed: list[Path] = []
+        self.reported: list[str] = []
         self.calls = 0
         self._dtype, self._fail_at = dtype, fail_at
 
     @contextmanager
-    def exclusive(self, *, gradient_checkpointing: bool = False) -> Iterator[None]:
+    def exclusive(self, *, gradient_checkpointing: bool = False, precision: str = "auto") -> Iterator[None]:
         yield
 
     def lora_name(self, module_name: str) -> str:
@@ -100,6 +101,16 @@ class FakeHost:
         if self.calls == self._fail_at:
             raise RuntimeError("out of memory (simulated)")
         return self.unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
+
+    def report(self, text: str, done: int, total: int) -> None:
+        self.reported.append(text)
+
+    def lora_names(self) -> list[str]:
+        return sorted(path.stem for path in self.lora_dir.glob("*.safetensors"))
+
+    def draw(self, prompt: str, *, seed: int = 1, width: int = 64, height: int = 64, **_settings: object) -> np.ndarray:
+        """Grey, and a little brighter with every tag."""
+        return np.full((height, width, 3), 100 + 20 * prompt.count("<lora:") + seed % 10, np.uint8)
 
     def refresh_loras(self, path: Path) -> None:
         self.refreshed.append(path)

@@ -11,16 +11,65 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_addift.errors import HostError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def check_precision(precision: str, dtype: torch.dtype) -> None:
+    """Raises HostError when the model, loaded in `dtype`, does not compute in the precision that was asked for."""
+    if precision != "auto" and DTYPES[precision] is not dtype:
+        loaded = next((name for name, known in DTYPES.items() if known is dtype), str(dtype))
+        raise HostError(
+            f"precision = {precision} cannot be had: the model is loaded in {loaded}. Choose auto, or start with "
+            "another precision (A1111: --no-half; Forge: --all-in-fp32 or --all-in-fp16)."
+        )
+
+
+def to_epsilon(
+    output: torch.Tensor, latents: torch.Tensor, alphas_cumprod: torch.Tensor, prediction_type: str
+) -> torch.Tensor:
+    """The UNet's output as epsilon. `alphas_cumprod` is (B,), one for each sample's timestep.
+
+    Source of epsilon from v: Salimans & Ho 2022, appendix D.
+    """
+    if prediction_type == "epsilon":
+        return output
+    abar = alphas_cumprod.view(-1, 1, 1, 1)
+    return abar.sqrt() * output + (1 - abar).sqrt() * latents
+
 
 class Host(Protocol):
-    """A place where an SD1.x model is loaded. All methods but the plain facts are called inside `exclusive()`."""
+    """A place where an SD1.x model is loaded.
 
-    name: str
-    model_title: str
-    model_hash: str  # sha256 of the checkpoint's bytes, hex; empty when unknown
-    prediction_type: str  # 'epsilon' or 'v_prediction'
-    alphas_cumprod: torch.Tensor  # (1000,) float32
-    lora_dir: Path
+    Without `exclusive()`: `name`, `lora_dir`, `model_title`, `report`, `lora_names`, `draw`. All else inside it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lora_dir(self) -> Path: ...
+
+    @property
+    def model_title(self) -> str:
+        """The checkpoint's name, also before it is loaded."""
+        ...
+
+    @property
+    def model_hash(self) -> str:
+        """sha256 of the checkpoint's bytes, hex; empty when unknown."""
+        ...
+
+    @property
+    def prediction_type(self) -> str:
+        """'epsilon' or 'v_prediction'."""
+        ...
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """(1000,) float32."""
+        ...
 
     @property
     def unet(self) -> nn.Module:
@@ -35,8 +84,13 @@ class Host(Protocol):
         """Whether gradients pass through fp16."""
         ...
 
-    def exclusive(self, *, gradient_checkpointing: bool = False) -> AbstractContextManager[None]:
-        """The model for ourselves: frozen, usable for autograd, on its device; on leaving everything is as it was."""
+    def exclusive(
+        self, *, gradient_checkpointing: bool = False, precision: str = "auto"
+    ) -> AbstractContextManager[None]:
+        """The model for ourselves: frozen, usable for autograd, on its device; on leaving everything is as it was.
+
+        Raises HostError when there is no such model, or when it does not compute in `precision`.
+        """
         ...
 
     def lora_name(self, module_name: str) -> str:
@@ -57,6 +111,31 @@ class Host(Protocol):
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         """The UNet's epsilon, float32, shape of `latents`; a v-prediction model's output is converted."""
+        ...
+
+    def report(self, text: str, done: int, total: int) -> None:
+        """Show how far a job is in the host's own progress display, if it has one."""
+        ...
+
+    def lora_names(self) -> list[str]:
+        """The LoRAs that a tag can name."""
+        ...
+
+    def draw(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        seed: int = 1,
+        steps: int = 20,
+        cfg_scale: float = 7.0,
+        width: int = 512,
+        height: int = 512,
+    ) -> np.ndarray:
+        """A picture (H, W, 3) uint8 from the host's own pipeline; `<lora:...>` in the prompt acts.
+
+        Takes its turn with other pictures, so it is called outside `exclusive()`.
+        """
         ...
 
     def refresh_loras(self, path: Path) -> None:

@@ -6,8 +6,10 @@ All widths are read off the tensors, so that a narrow model loads like a full-si
 from __future__ import annotations
 
 import hashlib
+import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,17 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.errors import HostError
 from lib_addift.hosts import names
+from lib_addift.hosts.base import DTYPES, check_precision, to_epsilon
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.lora import LoraNetwork
+from lib_addift.lora_file import read_lora
+from lib_addift.sample import Guidance, ddim, ddim_timesteps
 from lib_addift.schedule import sd15_alphas_cumprod
 
 _SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
 State = dict[str, torch.Tensor]
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_TAG = re.compile(r"<lora:([^:>]+)(?::([^>]*))?>")
 
 
 class StandaloneHost:
@@ -44,6 +50,7 @@ class StandaloneHost:
         self.model_hash = _sha256(checkpoint)
         self.prediction_type = parts.prediction_type
         self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
+        self._lock = threading.RLock()  # a training run and a picture take turns
         self._tokenize = load_tokenizer()
         self._unet = _ready("UNet", _build_unet, parts.unet, self._dtype, self.device)
         # The VAE of SD1.x overflows in fp16, so it stays in fp32 there.
@@ -71,13 +78,15 @@ class StandaloneHost:
         return text
 
     @contextmanager
-    def exclusive(self, *, gradient_checkpointing: bool = False) -> Iterator[None]:
-        try:
-            if gradient_checkpointing:
-                self._unet.enable_gradient_checkpointing()
-            yield
-        finally:
-            self._unet.disable_gradient_checkpointing()
+    def exclusive(self, *, gradient_checkpointing: bool = False, precision: str = "auto") -> Iterator[None]:
+        check_precision(precision, self._dtype)
+        with self._lock:
+            try:
+                if gradient_checkpointing:
+                    self._unet.enable_gradient_checkpointing()
+                yield
+            finally:
+                self._unet.disable_gradient_checkpointing()
 
     def lora_name(self, module_name: str) -> str:
         return names.kohya(module_name)
@@ -102,11 +111,7 @@ class StandaloneHost:
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
-        if self.prediction_type == "epsilon":
-            return output
-        # epsilon from v. Source: Salimans & Ho 2022, appendix D.
-        abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
-        return abar.sqrt() * output + (1 - abar).sqrt() * latents
+        return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         # One picture of 64 px is one pixel at the deepest level. In a model of 32 channels there, each of group norm's
@@ -118,8 +123,55 @@ class StandaloneHost:
         output: torch.Tensor = self._unet(latents, timesteps, cond).sample
         return output[:1] if is_single else output
 
+    def report(self, text: str, done: int, total: int) -> None:
+        """There is no display but the one of who started the job."""
+
+    def lora_names(self) -> list[str]:
+        return sorted(path.stem for path in self.lora_dir.glob("*.safetensors"))
+
+    @torch.no_grad()
+    def draw(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        seed: int = 1,
+        steps: int = 20,
+        cfg_scale: float = 7.0,
+        width: int = 512,
+        height: int = 512,
+    ) -> np.ndarray:
+        """By DDIM. Raises LoraFileError for a tag whose file is missing or does not fit."""
+        plain, weights = split_tags(prompt)
+        uncond, cond = self.encode_prompts([negative_prompt, plain]).split(1)
+        shape = (1, 4, height // 8, width // 8)
+        noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).to(self.device)
+        with self.exclusive(), ExitStack() as attached:
+            for name, weight in weights:
+                tensors, _ = read_lora(self.lora_dir / f"{name}.safetensors")
+                network = LoraNetwork.from_tensors(tensors, self.unet, self.lora_name)
+                network.multiplier = weight
+                attached.enter_context(network.attach())
+            guidance = Guidance(uncond, cfg_scale) if cfg_scale > 1 else None
+            latents = ddim(self, noise, cond, ddim_timesteps(steps), guidance=guidance)
+            picture: np.ndarray = self.decode_latents(latents)[0]
+        return picture
+
     def refresh_loras(self, path: Path) -> None:
         """Nothing holds LoRA files open here."""
+
+
+def split_tags(prompt: str) -> tuple[str, list[tuple[str, float]]]:
+    """'a cat <lora:hat:0.5>' -> 'a cat', [('hat', 0.5)]. Raises HostError for a weight that is no number."""
+    weights = []
+    for name, weight in _TAG.findall(prompt):
+        try:
+            weights.append((name, float(weight or 1)))
+        except ValueError as error:
+            raise HostError(
+                f"the tag <lora:{name}:{weight}> has no number as its weight: write <lora:{name}:1>."
+            ) from error
+    return _TAG.sub("", prompt).strip(), weights
 
 
 def _device(name: str) -> torch.device:
@@ -140,9 +192,9 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    if precision not in _DTYPES:
-        raise HostError(f"precision '{precision}' is unknown: choose auto, {', '.join(_DTYPES)}.")
-    return _DTYPES[precision]
+    if precision not in DTYPES:
+        raise HostError(f"precision '{precision}' is unknown: choose auto, {', '.join(DTYPES)}.")
+    return DTYPES[precision]
 
 
 def _ready(what: str, build: Callable[[State], Any], state: State, dtype: torch.dtype, device: torch.device) -> Any:

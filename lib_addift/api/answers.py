@@ -1,0 +1,98 @@
+"""The answers of the API, from what the core knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from lib_addift.api.models import ConfigAnswer, FindingAnswer, JobAnswer, PairAnswer, ResultAnswer
+from lib_addift.api.pictures import encode_png
+from lib_addift.config import TrainConfig
+from lib_addift.doctor import PairReport, examine, mask_overlay
+from lib_addift.jobs import Job
+from lib_addift.pairs import ImagePair
+from lib_addift.pipeline import Result
+
+_JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
+
+
+def job_answer(job: Job, *, pictures: bool = False) -> JobAnswer:
+    """How a job stands. The worker may write meanwhile, so that lists are copied first."""
+    results, snapshots = list(job.results), list(job.snapshots)
+    finished = next((result for result in reversed(results) if result.path.stem == job.name), None)
+    strips = [snapshot.strip for snapshot in snapshots] + [result.strip for result in results] if pictures else []
+    return JobAnswer(
+        id=job.id,
+        name=job.name,
+        state=job.state,
+        text=job.text,
+        step=job.step,
+        total=job.total,
+        progress=job.progress,
+        seconds_left=job.seconds_left,
+        losses=[loss if math.isfinite(loss) else None for loss in list(job.losses)],
+        error=job.error,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+        findings=_findings(job.report),
+        result=result_answer(finished, pictures=pictures) if finished else None,
+        kept_steps=[snapshot.step for snapshot in snapshots],
+        saved_steps=[result_answer(result, pictures=pictures) for result in results if result is not finished],
+        strip=encode_png(strips[-1]) if strips else None,
+    )
+
+
+def result_answer(result: Result, *, pictures: bool) -> ResultAnswer:
+    return ResultAnswer(
+        name=result.path.stem,
+        tag=result.tag,
+        path=str(result.path),
+        steps=result.steps,
+        train_seconds=result.train_seconds,
+        recovery=result.round_trip.recovery,
+        weight=result.weight,
+        verdict=result.round_trip.verdict,
+        strip=encode_png(result.strip) if pictures else None,
+        pictures=encode_png(result.pictures) if pictures else None,
+    )
+
+
+def pair_answer(pair: ImagePair) -> PairAnswer:
+    """What the doctor says of a pair."""
+    report = examine(pair)
+    return PairAnswer(
+        width=report.width,
+        height=report.height,
+        shift=list(report.shift),
+        colour_shift=list(report.colour_shift),
+        changed_share=report.changed_share,
+        findings=_findings(report),
+        overlay=encode_png(mask_overlay(pair)),
+    )
+
+
+def config_answer() -> ConfigAnswer:
+    """Every setting as JSON schema has it."""
+    properties = {field.name: _property(field) for field in dataclasses.fields(TrainConfig)}
+    return ConfigAnswer(title="TrainConfig", type="object", additionalProperties=False, properties=properties)
+
+
+def _findings(report: PairReport) -> list[FindingAnswer]:
+    return [FindingAnswer(level=finding.level, text=finding.text) for finding in report.findings]
+
+
+def _property(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    rules, default = field.metadata, field.default
+    schema: dict[str, Any] = {"title": rules["label"], "description": rules["help"]}
+    if isinstance(default, tuple):
+        items = {"type": "string", "enum": list(rules["choices"])}
+        schema |= {"type": "array", "items": items, "minItems": 1, "default": list(default)}
+    else:
+        schema |= {"type": _JSON_TYPES[str(field.type)], "default": default}
+        if "choices" in rules:
+            schema["enum"] = list(rules["choices"])
+    if "low" in rules:
+        schema |= {"minimum": rules["low"], "maximum": rules["high"]}
+    return {**schema, "x-advanced": rules.get("advanced", True)}

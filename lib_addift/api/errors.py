@@ -1,0 +1,153 @@
+"""How the API refuses: kinds of errors, their HTTP codes, and the routes that answer with them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.types import Message
+
+from lib_addift.api.models import ErrorAnswer
+from lib_addift.api.pictures import MAX_ENCODED
+from lib_addift.errors import AddiftError, HostError, JobError, LoraFileError, TrainingError
+
+MAX_BODY = 2 * MAX_ENCODED + 2**20  # bytes: two pictures and some settings
+BASIC = HTTPBasic(auto_error=False)
+
+
+class RequestError(AddiftError):
+    """The request does not have the form that the route reads."""
+
+
+class TooLargeError(AddiftError):
+    """The request is too large to be read."""
+
+
+class AuthError(AddiftError):
+    """User name or password are missing or wrong."""
+
+
+class LoraNameError(LoraFileError):
+    """No LoRA can have this name."""
+
+
+class UnknownJobError(JobError):
+    """There is no such job, or it did not keep this step."""
+
+
+# An error's own class counts before its parents'. All others are bad input.
+_CODES: dict[type[Exception], int] = {
+    AuthError: 401,
+    UnknownJobError: 404,
+    LoraNameError: 422,
+    LoraFileError: 409,
+    JobError: 409,
+    HostError: 409,
+    TrainingError: 409,
+    TooLargeError: 413,
+    AddiftError: 422,
+}
+_DESCRIPTIONS = {
+    401: "User name or password are missing or wrong",
+    404: "There is no such job or step",
+    409: "The name is taken, or the state of the job, the model or the disk does not allow it",
+    413: "The request is too large",
+    422: "A setting, a picture, a name or the form of the request is wrong",
+}
+
+
+def described(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for its documentation."""
+    return {code: {"model": ErrorAnswer, "description": _DESCRIPTIONS[code]} for code in codes}
+
+
+def route_class(credentials: Mapping[str, str] | None) -> type[APIRoute]:
+    """Routes that ask for one of `credentials` (user -> password; None = nobody is asked) and refuse as ErrorAnswer.
+
+    A class of routes, and not exception handlers, because the app belongs to the WebUI.
+    """
+
+    class AddiftRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                try:
+                    if credentials is not None:  # before the body is read
+                        _check(await BASIC(request), credentials)
+                    return await handle(_limited(request))
+                except AddiftError as error:
+                    return _refusal(error)
+                except RequestValidationError as error:
+                    return _refusal(RequestError(_sentence(error.errors())))
+                except AnyHTTPException as error:
+                    return _refusal(_translated(error))
+
+            return answer
+
+    return AddiftRoute
+
+
+def _check(given: HTTPBasicCredentials | None, credentials: Mapping[str, str]) -> None:
+    """Raises AuthError; takes as long for a wrong password as for a right one."""
+    if given is not None:
+        password = credentials.get(given.username, "")
+        is_right = secrets.compare_digest(given.password.encode(), password.encode())
+        if is_right and given.username in credentials:
+            return
+    raise AuthError("user name or password are missing or wrong: send those of --api-auth with HTTP Basic.")
+
+
+def _limited(request: Request) -> Request:
+    """The request, whose reading ends with 413 after MAX_BODY bytes, whatever its headers promised."""
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY:
+            raise HTTPException(413)  # fastapi lets nothing else through
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _refusal(error: AddiftError) -> JSONResponse:
+    code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    # Half characters, which JSON can smuggle in and messages may quote, cannot be sent.
+    message = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    headers = {"WWW-Authenticate": "Basic"} if code == 401 else None
+    return JSONResponse({"error": type(error).__name__, "message": message}, code, headers)
+
+
+def _translated(error: AnyHTTPException) -> AddiftError:
+    """fastapi's own refusals as ours."""
+    if error.status_code == 401:
+        return AuthError("user name and password cannot be read: send them with HTTP Basic, in ASCII.")
+    if error.status_code == 413:
+        return TooLargeError(f"the request has more than {MAX_BODY >> 20} MB: scale the pictures down.")
+    return RequestError("the body cannot be read: send one JSON object in UTF-8.")
+
+
+def _sentence(errors: Sequence[Any]) -> str:
+    """The first of pydantic's complaints, whose wording differs from version to version, as one sentence."""
+    first = errors[0]
+    kind, where = str(first["type"]), ".".join(map(str, first["loc"][1:]))
+    if "json" in kind:
+        detail = first.get("ctx", {}).get("error") or first["msg"]
+        return f"the body is no JSON ({detail}, at character {where}): send one JSON object."
+    if not where:
+        return "the body is no JSON object: send one, with the header Content-Type: application/json."
+    if "missing" in kind:
+        return f"'{where}' is missing: give it, as /docs says."
+    if "extra" in kind:
+        return f"'{where}' is no field of this request: leave it out, or put it into 'settings' if it is a setting."
+    return f"'{where}' has the wrong form ({first['msg']}): write it as /docs says."

@@ -1,0 +1,124 @@
+"""What the API reads and answers. Written so that pydantic 1 (A1111) and pydantic 2 (Forge) both understand it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from lib_addift.jobs import JobState
+from lib_addift.presets import DEFAULT_PRESET
+
+_BASE64 = "as base64, with or without 'data:image/png;base64,' before it; at most 64 MB"
+_PATH = "Instead: a file in one of the folders that the WebUI opens to the API."
+_PNG = "PNG as base64"
+
+
+class PairBody(BaseModel, extra="forbid"):
+    """Two pictures and how to look at them."""
+
+    original: str | None = Field(None, description=f"The picture as it is, {_BASE64}.")
+    original_path: str | None = Field(None, description=_PATH)
+    target: str | None = Field(None, description=f"The picture as it should become, {_BASE64}.")
+    target_path: str | None = Field(None, description=_PATH)
+    preset: str = Field(DEFAULT_PRESET, description="The kind of difference: see /addift/v1/presets.")
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="What differs from the preset: see /addift/v1/config."
+    )
+
+
+class TrainBody(PairBody):
+    """Two pictures, and what the LoRA of their difference is to be called."""
+
+    name: str = Field(description="Of the LoRA, as in <lora:NAME:1>.")
+    overwrite: bool = Field(False, description="Replace a LoRA of this name.")
+
+
+class FindingAnswer(BaseModel):
+    """One sentence about a pair."""
+
+    level: str = Field(description="ok, note or warning")
+    text: str
+
+
+class PairAnswer(BaseModel):
+    """How well two pictures fit each other."""
+
+    width: int = Field(description="px, as they will be trained on")
+    height: int = Field(description="px")
+    shift: list[float] = Field(description="px; how far the target lies right of and below the original")
+    colour_shift: list[float] = Field(description="Red, green and blue: target less original, of 255")
+    changed_share: float = Field(description="0 to 1: share of the picture that differs")
+    findings: list[FindingAnswer]
+    overlay: str = Field(description=f"The original with a red tint where the LoRA will learn; {_PNG}")
+
+
+class ResultAnswer(BaseModel):
+    """A LoRA file that was written."""
+
+    name: str
+    tag: str = Field(description="What to write into a prompt")
+    path: str = Field(description="The file, on the WebUI's machine")
+    steps: int
+    train_seconds: float
+    recovery: float = Field(description="0 to 1: share of the pair's difference that it reproduces")
+    weight: float = Field(description="The multiplier of training that became weight 1")
+    verdict: str = Field(description="The same as one sentence")
+    strip: str | None = Field(None, description=f"Weights -1 to 1; {_PNG}; only with pictures=true")
+    pictures: str | None = Field(None, description=f"The round trip; {_PNG}; only with pictures=true")
+
+
+class JobAnswer(BaseModel):
+    """A training run and how it stands."""
+
+    id: str
+    name: str
+    state: JobState
+    text: str = Field(description="What it does now, or how it ended")
+    step: int
+    total: int
+    progress: float = Field(description="0 to 1: share of the training steps that are done")
+    seconds_left: float | None = Field(None, description="Of the training steps; null while not known")
+    losses: list[float | None] = Field(description="Of each step; null where it was not finite")
+    error: str = Field(description="One sentence, or empty")
+    created: float = Field(description="Seconds since 1970")
+    started: float | None = None
+    finished: float | None = None
+    findings: list[FindingAnswer] = Field(description="What the pair doctor says")
+    result: ResultAnswer | None = Field(None, description="The finished LoRA; null until it is saved")
+    kept_steps: list[int] = Field(description="Steps that can be looked at and saved")
+    saved_steps: list[ResultAnswer] = Field(description="Unfinished LoRAs that were saved, as NAME-stepN")
+    strip: str | None = Field(None, description=f"The newest strip; {_PNG}; only with pictures=true")
+
+
+class StepAnswer(BaseModel):
+    """What a job had learnt after a step."""
+
+    step: int
+    strip: str = Field(description=f"Weights -1 to 1; {_PNG}")
+
+
+class PresetsAnswer(BaseModel):
+    """The presets, and which one is used when none is named."""
+
+    default: str
+    presets: dict[str, dict[str, Any]] = Field(description="For each: the settings that it sets")
+
+
+class ConfigAnswer(BaseModel):
+    """A JSON schema of the settings."""
+
+    title: str
+    type: str
+    additionalProperties: bool  # noqa: N815 - JSON schema's word
+    properties: dict[str, dict[str, Any]] = Field(
+        description="For each setting: title, description, type, default and bounds; x-advanced tells what most people "
+        "leave alone"
+    )
+
+
+class ErrorAnswer(BaseModel):
+    """Why a request was refused."""
+
+    error: str = Field(description="The kind of error, such as ConfigError")
+    message: str = Field(description="One sentence: which value broke which rule, and what to do")

@@ -1,0 +1,176 @@
+"""The routes under /addift/v1: a thin face over Jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Query
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+
+from lib_addift.api.answers import config_answer, job_answer, pair_answer
+from lib_addift.api.errors import BASIC, LoraNameError, UnknownJobError, described, route_class
+from lib_addift.api.models import (
+    ConfigAnswer,
+    JobAnswer,
+    PairAnswer,
+    PairBody,
+    PresetsAnswer,
+    StepAnswer,
+    TrainBody,
+)
+from lib_addift.api.pictures import allowed_file, encode_png, read_picture
+from lib_addift.config import TrainConfig
+from lib_addift.errors import ConfigError, JobError, LoraFileError
+from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.lora_file import check_name
+from lib_addift.pairs import load_pair
+from lib_addift.pipeline import Request, Snapshot
+from lib_addift.presets import DEFAULT_PRESET, PRESETS
+
+PREFIX = "/addift/v1"
+_LOOK_AGAIN = 0.1  # seconds
+
+_JOB = Path(..., description="The job's id")
+_STEP = Path(..., description="One of the job's kept steps")
+_WAIT = Query(False, description="Answer only when nothing about the job changes any more")
+_PICTURES = Query(False, description="Send the pictures too")
+_KEEP = Query(False, description="Save what was learnt so far as NAME-stepN")
+
+
+def add_routes(
+    app: FastAPI, jobs: Jobs, *, credentials: Mapping[str, str] | None, picture_dirs: Sequence[FilePath]
+) -> None:
+    """Add the API to a WebUI's app.
+
+    Args:
+        credentials: user -> password, of which requests must bring one with HTTP Basic; None: everybody may.
+        picture_dirs: folders whose pictures requests may name by path; empty: none.
+    """
+    denied = () if credentials is None else (401,)
+    router = APIRouter(
+        prefix=PREFIX,
+        tags=["Train Difference LoRA"],
+        route_class=route_class(credentials),
+        dependencies=[Depends(BASIC)] if denied else [],  # for /docs only: the route class asks earlier
+    )
+    for method, path, endpoint, summary, codes in _table(_Api(jobs, picture_dirs)):
+        router.add_api_route(path, endpoint, methods=[method], summary=summary, responses=described(*denied, *codes))
+    app.include_router(router)
+    app.openapi_schema = None  # if somebody has looked at /docs already, it is written anew
+
+
+def _table(api: _Api) -> list[tuple[str, str, Callable[..., Any], str, tuple[int, ...]]]:
+    """Method, path, endpoint, summary and error codes of every route."""
+    return [
+        ("POST", "/train", api.train, "Learn the difference of two pictures", (409, 413, 422)),
+        ("GET", "/jobs", api.jobs, "All jobs, the oldest first", ()),
+        ("GET", "/jobs/{job_id}", api.job, "How a job stands", (404, 422)),
+        ("POST", "/jobs/{job_id}/stop", api.stop, "Stop a job after its current step", (404, 409, 422)),
+        ("GET", "/jobs/{job_id}/steps/{step}", api.step, "Look at a kept step", (404, 422)),
+        ("POST", "/jobs/{job_id}/steps/{step}/save", api.save_step, "Save a kept step as NAME-stepN", (404, 409, 422)),
+        ("GET", "/presets", api.presets, "The presets", ()),
+        ("GET", "/config", api.config, "The settings, as a JSON schema", ()),
+        ("POST", "/pair", api.pair, "Ask the pair doctor about two pictures", (413, 422)),
+    ]
+
+
+class _Api:
+    """The endpoints. What takes long runs in threads, so that the WebUI's event loop goes on."""
+
+    def __init__(self, jobs: Jobs, picture_dirs: Sequence[FilePath]) -> None:
+        self._jobs, self._folders = jobs, tuple(picture_dirs)
+
+    async def train(self, body: TrainBody, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
+        """Checks everything, queues a job and answers at once. The LoRA is saved in the WebUI's LoRA folder."""
+        job = await run_in_threadpool(self._submit, body)
+        return await _answer(job, wait, pictures)
+
+    def jobs(self) -> list[JobAnswer]:
+        """Since the WebUI was started."""
+        return [job_answer(job) for job in self._jobs.all()]
+
+    async def job(self, job_id: str = _JOB, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
+        """Progress, losses and, when it is done, the result."""
+        return await _answer(self._job(job_id), wait, pictures)
+
+    async def stop(
+        self, job_id: str = _JOB, keep: bool = _KEEP, wait: bool = _WAIT, pictures: bool = _PICTURES
+    ) -> JobAnswer:
+        """A job that waits in the queue never starts. Nothing is saved, unless `keep` is true."""
+        job = self._job(job_id)
+        if job.state not in (JobState.QUEUED, JobState.RUNNING):
+            raise JobError(f"job '{job_id}' has ended already ({job.state.value}), so there is nothing to stop.")
+        self._jobs.stop(job_id, keep)
+        return await _answer(job, wait, pictures)
+
+    def step(self, job_id: str = _JOB, step: int = _STEP) -> StepAnswer:
+        """The strip after so many steps, at the weights that the LoRA had before calibration."""
+        return StepAnswer(step=step, strip=encode_png(self._snapshot(job_id, step).strip))
+
+    async def save_step(
+        self, job_id: str = _JOB, step: int = _STEP, wait: bool = _WAIT, pictures: bool = _PICTURES
+    ) -> JobAnswer:
+        """Queues the saving and answers at once; the file then appears in `saved_steps`."""
+        self._snapshot(job_id, step)
+        return await _answer(self._jobs.save_step(job_id, step), wait, pictures)
+
+    def presets(self) -> PresetsAnswer:
+        """For each kind of difference, the settings that differ from the defaults."""
+        return PresetsAnswer(default=DEFAULT_PRESET, presets=PRESETS)
+
+    def config(self) -> ConfigAnswer:
+        """What `settings` of a request may hold."""
+        return config_answer()
+
+    def pair(self, body: PairBody) -> PairAnswer:
+        """Measures how well two pictures fit each other and shows where the LoRA would learn. Trains nothing."""
+        config = self._config(body)
+        return pair_answer(load_pair(*self._pictures(body), config))
+
+    def _submit(self, body: TrainBody) -> Job:
+        try:
+            check_name(body.name)
+        except LoraFileError as error:
+            raise LoraNameError(str(error)) from error
+        config = self._config(body)
+        return self._jobs.submit(Request(*self._pictures(body), body.name, config, body.overwrite))
+
+    def _pictures(self, body: PairBody) -> tuple[Image.Image, Image.Image]:
+        """The original and the target."""
+        return (
+            read_picture(body.original, body.original_path, "original", self._folders),
+            read_picture(body.target, body.target_path, "target", self._folders),
+        )
+
+    def _config(self, body: PairBody) -> TrainConfig:
+        """Preset and settings; a mask is a picture, so that its path has to lie where theirs have to."""
+        settings = dict(body.settings)
+        if isinstance(settings.get("mask_file"), str) and settings["mask_file"]:
+            settings["mask_file"] = str(allowed_file(settings["mask_file"], "mask_file", self._folders))
+        try:
+            return TrainConfig.create(body.preset, **settings)
+        except (TypeError, OverflowError) as error:  # such as layers = 5
+            raise ConfigError(f"'settings' cannot be read ({error}): see GET {PREFIX}/config.") from error
+
+    def _job(self, job_id: str) -> Job:
+        try:
+            return self._jobs.get(job_id)
+        except JobError as error:
+            raise UnknownJobError(str(error)) from error
+
+    def _snapshot(self, job_id: str, step: int) -> Snapshot:
+        kept = {snapshot.step: snapshot for snapshot in list(self._job(job_id).snapshots)}
+        if step not in kept:
+            choices = ", ".join(map(str, kept)) or "none"
+            raise UnknownJobError(f"step {step} was not kept: choose one of the kept steps ({choices}).")
+        return kept[step]
+
+
+async def _answer(job: Job, wait: bool, pictures: bool) -> JobAnswer:
+    while wait and job.is_active:  # asleep rather than in a thread: the WebUI has but 40 of them
+        await asyncio.sleep(_LOOK_AGAIN)
+    return await run_in_threadpool(job_answer, job, pictures=pictures)

@@ -1,0 +1,176 @@
+"""AUTOMATIC1111's WebUI: trains the LatentDiffusion model that it has loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from modules import devices, processing, sd_hijack, sd_models, sd_unet, shared
+from modules.hypernetworks import hypernetwork
+from torch import nn
+
+from lib_addift.errors import HostError
+from lib_addift.hosts import borrow
+from lib_addift.hosts.lora_tag import remove_timed_loras
+from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
+
+
+class A1111Host(WebUIHost):
+    """Implements `Host`. Everything but the facts needs `exclusive()`."""
+
+    name = "a1111"
+
+    @property
+    def _model(self) -> Any:
+        return shared.sd_model
+
+    @property
+    def unet(self) -> nn.Module:
+        unet: nn.Module = self._model.model.diffusion_model
+        return unet
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = devices.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        # Under autocast fp32 weights compute in `devices.dtype` too.
+        dtype: torch.dtype = devices.dtype_unet if devices.dtype_unet is not torch.float32 else devices.dtype
+        return dtype
+
+    @property
+    def prediction_type(self) -> str:
+        return "v_prediction" if self._model.parameterization == "v" else "epsilon"
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        # The plain `alphas_cumprod` is bent by generation options; the original is there once weights were halved.
+        model = self._model
+        abar: torch.Tensor = getattr(model, "alphas_cumprod_original", model.alphas_cumprod)
+        return abar.float().to(self.device)
+
+    def _checkpoint_info(self) -> Any:
+        loaded = sd_models.model_data.sd_model
+        if loaded is not None:
+            return loaded.sd_checkpoint_info
+        try:
+            return sd_models.select_checkpoint()
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def _take(self, gradient_checkpointing: bool) -> Iterator[None]:
+        model = shared.sd_model  # loads what is selected, if nothing is loaded yet
+        _check(model)
+        _make_pristine(model)
+        with ExitStack() as borrowed:
+            borrowed.enter_context(borrow.without_inference_tensors(model))
+            borrowed.enter_context(borrow.frozen(model))
+            if gradient_checkpointing:
+                borrowed.enter_context(borrow.checkpointed(self.unet))
+            yield
+
+    @torch.no_grad()
+    def encode_images(self, images: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
+        latents = self._encode(pixels)
+        if not torch.isfinite(latents).all():  # SD1.x's VAE overflows in fp16
+            with borrow.in_fp32(self._model.first_stage_model):
+                latents = self._encode(pixels)
+        return latents
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """One picture at a time, as the WebUI does: the VAE needs the most memory of all."""
+        model, dtype = self._model, _dtype_of(self._model.first_stage_model)
+        with devices.without_autocast():
+            posteriors = [model.encode_first_stage(picture.to(dtype)) for picture in pixels.split(1)]
+        latents: torch.Tensor = torch.cat([posterior.mode() for posterior in posteriors]).float() * model.scale_factor
+        return latents
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        pixels = self._decode(latents)
+        if not torch.isfinite(pixels).all():
+            with borrow.in_fp32(self._model.first_stage_model):
+                pixels = self._decode(latents)
+        images = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
+        return result
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        model, dtype = self._model, _dtype_of(self._model.first_stage_model)
+        with devices.without_autocast():
+            return torch.cat([model.decode_first_stage(sample.to(dtype)).float() for sample in latents.split(1)])
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        with devices.autocast():
+            cond: torch.Tensor = self._model.get_learned_conditioning(list(prompts))
+        return cond.float()
+
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        # Through apply_model: it casts, opens autocast and, with --medvram, brings the UNet to the device.
+        output: torch.Tensor = self._model.apply_model(latents, timesteps, {"c_crossattn": [cond]})
+        return output
+
+    def _forget(self, path: Path) -> None:
+        networks = lora_networks()
+        for name, network in list(networks.networks_in_memory.items()):
+            if Path(network.network_on_disk.filename) == path:
+                del networks.networks_in_memory[name]
+        _unmerge_loras(self._model)
+        # Prompts are remembered in their encoded form, with the LoRAs of the text model that they had.
+        for kind, cache in (
+            (processing.StableDiffusionProcessing, "cached_c"),
+            (processing.StableDiffusionProcessing, "cached_uc"),
+            (processing.StableDiffusionProcessingTxt2Img, "cached_hr_c"),
+            (processing.StableDiffusionProcessingTxt2Img, "cached_hr_uc"),
+        ):
+            setattr(kind, cache, [None, None])
+
+
+def _check(model: Any) -> None:
+    """Raises HostError when `model` cannot be trained."""
+    if model is None:
+        raise HostError("no checkpoint is loaded: choose an SD1.5 checkpoint at the top of the page, and wait for it.")
+    check_sd1({
+        "SDXL": bool(getattr(model, "is_sdxl", False)),
+        "SD2": bool(getattr(model, "is_sd2", False)),
+        "SD3": bool(getattr(model, "is_sd3", False)),
+        "not a Stable Diffusion 1 model": not hasattr(getattr(model, "model", None), "diffusion_model"),
+    })  # fmt: skip
+    channels = model.model.diffusion_model.in_channels
+    check_sd1({f"an inpainting or editing model ({channels} input channels)": channels != 4})
+    if shared.cmd_opts.lowvram:
+        raise HostError(
+            "the WebUI runs with --lowvram, which keeps the UNet in pieces: start it with --medvram or with neither."
+        )
+
+
+def _make_pristine(model: Any) -> None:
+    """Undo what earlier pictures left in the model: merged LoRAs, tiling, a replaced UNet, hypernetworks."""
+    remove_timed_loras()
+    _unmerge_loras(model)
+    hypernetwork.load_hypernetworks([])
+    sd_unet.apply_unet("None")
+    sd_hijack.model_hijack.apply_circular(False)
+
+
+@torch.no_grad()
+def _unmerge_loras(model: Any) -> None:
+    """Weights as they are in the checkpoint's file. The next picture merges its own LoRAs again."""
+    networks = lora_networks()
+    networks.load_networks([])
+    for module in model.modules():
+        if getattr(module, "network_current_names", ()):
+            networks.network_apply_weights(module)
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

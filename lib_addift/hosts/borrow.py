@@ -1,0 +1,112 @@
+"""What makes a WebUI's model usable for training, and puts it back as it was. Works on any torch module.
+
+Each function is a context manager; what it finds changed by somebody else in between, it leaves alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+_IN_PLACE_BLOCK = "BasicTransformerBlock"  # its residual sums are `x += n` in the Forge family
+_CHECKPOINTED = "TimestepEmbedSequential"  # one residual block with its attention, in every CompVis UNet
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter of `module` gets a gradient inside the block; flags and gradients are as before afterwards."""
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
+    try:
+        for parameter, *_ in before:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag, grad in before:
+            if not parameter.is_inference():
+                parameter.requires_grad_(flag)
+                parameter.grad = grad
+
+
+@contextmanager
+def without_inference_tensors(module: nn.Module) -> Iterator[None]:
+    """Ordinary tensors over the same memory stand in for inference tensors, which autograd cannot save for backward.
+
+    Nothing is copied. Enter and leave it outside of `torch.inference_mode()`, and do not move the module inside.
+    """
+    replaced: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = []
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            for part in module.modules():
+                for table in (part._parameters, part._buffers):
+                    for name, tensor in list(table.items()):
+                        if (
+                            tensor is not None
+                            and tensor.is_inference()
+                            and type(tensor) in (nn.Parameter, torch.Tensor)
+                        ):
+                            replaced.append((table, name, tensor))  # type: ignore[arg-type]
+                            table[name] = _over_the_same_memory(tensor)  # type: ignore[assignment]
+        yield
+    finally:
+        for table, name, tensor in replaced:
+            table[name] = tensor
+
+
+def _over_the_same_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """An ordinary tensor, a Parameter if `tensor` is one, that shares the memory of an inference tensor."""
+    plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+    return nn.Parameter(plain, requires_grad=False) if isinstance(tensor, nn.Parameter) else plain
+
+
+@contextmanager
+def safe_residual_sums(unet: nn.Module) -> Iterator[None]:
+    """The norms of a transformer block read a copy: the block adds to their input in place, which breaks backward."""
+    handles = []
+    try:
+        for part in unet.modules():
+            if type(part).__name__ == _IN_PLACE_BLOCK:
+                for name in ("norm1", "norm2"):
+                    handles.append(part.get_submodule(name).register_forward_pre_hook(_copy_input))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _copy_input(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else args
+
+
+@contextmanager
+def checkpointed(unet: nn.Module) -> Iterator[None]:
+    """Each block of the UNet is computed again in backward instead of being kept: slower, with much less memory."""
+    wrapped = [part for part in unet.modules() if type(part).__name__ == _CHECKPOINTED and "forward" not in vars(part)]
+    try:
+        for part in wrapped:
+            # Not reentrant: reentrant checkpoints lose the gradients of parameters that are not among the inputs.
+            part.forward = functools.partial(checkpoint, part.forward, use_reentrant=False)
+        yield
+    finally:
+        for part in wrapped:
+            del part.forward
+
+
+@contextmanager
+def in_fp32(module: nn.Module) -> Iterator[None]:
+    """`module` in fp32 inside the block. Going back to fp16 or bf16 is exact: no weight changes in between."""
+    dtypes = {parameter.dtype for parameter in module.parameters()}
+    if dtypes == {torch.float32}:
+        yield
+        return
+    (dtype,) = dtypes  # a VAE of mixed types is not a thing that a WebUI loads
+    try:
+        module.float()
+        yield
+    finally:
+        module.to(dtype)

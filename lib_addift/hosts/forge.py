@@ -1,0 +1,198 @@
+"""Forge (main) and Forge Neo: trains the UNet of the engine that it has loaded.
+
+Forge loads, moves and patches models in inference mode, so its weights are inference tensors, of which autograd saves
+none for backward. We borrow the UNet with ordinary tensors over the same memory, and give it back before everything
+that may move models: the VAE, the text model, other pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from modules import processing, sd_models, shared
+from torch import nn
+
+from lib_addift.errors import HostError
+from lib_addift.hosts import borrow
+from lib_addift.hosts.lora_tag import remove_timed_loras
+from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
+
+T = TypeVar("T")
+
+_TRAINING_MEMORY = 3 * 2**30  # bytes that Forge is asked to keep free beside the UNet: one step at 512 px
+
+
+class ForgeHost(WebUIHost):
+    """Implements `Host`. Everything but the facts needs `exclusive()`."""
+
+    name = "forge"
+
+    def __init__(self) -> None:
+        self._checkpointed = False
+        self._borrowed: ExitStack | None = None  # open while the UNet is ours
+
+    @property
+    def _model(self) -> Any:
+        """The engine; before anything is loaded an empty stand-in of Forge's."""
+        return sd_models.model_data.get_sd_model()
+
+    @property
+    def memory(self) -> ModuleType:
+        """Forge's memory management."""
+        from backend import memory_management
+
+        module: ModuleType = memory_management
+        return module
+
+    @property
+    def unet(self) -> nn.Module:
+        unet: nn.Module = self._patcher.model.diffusion_model
+        return unet
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self._patcher.load_device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self._patcher.model.computation_dtype
+        return dtype
+
+    @property
+    def prediction_type(self) -> str:
+        return str(self._patcher.model.predictor.prediction_type)
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        abar: torch.Tensor = self._patcher.model.predictor.alphas_cumprod
+        return abar.float().to(self.device).clone()  # the clone is no inference tensor
+
+    @property
+    def _patcher(self) -> Any:
+        """The patcher of the UNet without any LoRA."""
+        return self._model.forge_objects_original.unet
+
+    def _checkpoint_info(self) -> Any:
+        """What is chosen on the page; it is loaded when it is first needed."""
+        return sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+
+    def _load(self) -> Any:
+        """The engine of the chosen checkpoint; loads it if that was not done yet."""
+        if self._checkpoint_info() is None:
+            raise HostError("no checkpoint is chosen: choose an SD1.5 checkpoint at the top of the page.")
+        model, _ = sd_models.forge_model_reload()
+        return model
+
+    @contextmanager
+    def _take(self, gradient_checkpointing: bool) -> Iterator[None]:
+        model = self._load()
+        _check(model)
+        self._checkpointed = gradient_checkpointing
+        remove_timed_loras()
+        objects = model.forge_objects
+        try:
+            # The text model and the VAE without LoRAs too.
+            model.forge_objects = model.forge_objects_original.shallow_copy()
+            self._borrow()
+            yield
+        finally:
+            self._give_back()
+            model.forge_objects = objects
+
+    def _borrow(self) -> None:
+        """The pristine UNet on its device, usable for autograd. Does nothing while it is ours."""
+        if self._borrowed is not None:
+            return
+        with torch.inference_mode():
+            # Undoes merged LoRAs as well: this patcher has none.
+            self.memory.load_models_gpu([self._patcher], memory_required=_TRAINING_MEMORY)
+        with ExitStack() as stack:
+            stack.enter_context(borrow.without_inference_tensors(self.unet))
+            stack.enter_context(borrow.frozen(self.unet))
+            stack.enter_context(borrow.safe_residual_sums(self.unet))
+            if self._checkpointed:
+                stack.enter_context(borrow.checkpointed(self.unet))
+            self._borrowed = stack.pop_all()
+
+    def _give_back(self) -> None:
+        if self._borrowed is not None:
+            stack, self._borrowed = self._borrowed, None
+            stack.close()
+
+    def _in_forges_way(self, work: Callable[[], T]) -> T:
+        """Do what may load or move models, in inference mode, with the UNet given back."""
+        self._give_back()
+        with torch.inference_mode():
+            return work()
+
+    def encode_images(self, images: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(images).float() / 255  # (B, H, W, 3), as Forge's VAE takes it
+        return self._in_forges_way(lambda: self._encode(pixels)).clone().to(self.device)
+
+    def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The mean of the VAE's posterior: Forge's own `encode` would draw a sample. One picture at a time."""
+        vae = self._model.forge_objects.vae
+        model, dtype = vae.first_stage_model, vae.vae_dtype
+        pictures = pixels.movedim(-1, 1) * 2 - 1
+        memory_required = vae.memory_used_encode(pictures[:1].shape, dtype)
+        self.memory.load_models_gpu([vae.patcher], memory_required=memory_required)
+        means = []
+        for picture in pictures.to(vae.device, dtype).split(1):
+            moments = model.encoder(picture)
+            if model.quant_conv is not None:
+                moments = model.quant_conv(moments)
+            means.append(moments.chunk(2, dim=1)[0].float())
+        return self._scaled(torch.cat(means))
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents of the VAE as the UNet expects them."""
+        scaled: torch.Tensor = self._model.forge_objects.vae.first_stage_model.process_in(latents)
+        return scaled
+
+    def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
+        pixels = self._in_forges_way(lambda: self._model.decode_first_stage(latents.float()))  # (B, 3, H, W) in -1..1
+        images = ((pixels.clone().float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+        result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
+        return result
+
+    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        return self._in_forges_way(lambda: self._encode_prompts(list(prompts))).clone().float().to(self.device)
+
+    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        self._model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+        cond: torch.Tensor = self._model.get_learned_conditioning(prompts)
+        return cond
+
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        self._borrow()
+        output: torch.Tensor = self.unet(
+            latents.to(self.dtype), timesteps.float(), context=cond.to(self.dtype), transformer_options={}
+        )
+        return output
+
+    def _forget(self, path: Path) -> None:
+        lora_networks().load_lora_state_dict.cache_clear()
+        if hasattr(self._model, "forge_objects_original"):
+            self._forget_merged(self._model)
+            processing.need_global_unload = True
+
+    def _forget_merged(self, model: Any) -> None:
+        """Make the next picture merge its LoRAs anew, though their names and weights are the same."""
+        model.current_lora_hash = str([])
+        objects = model.forge_objects_original
+        for patcher in (objects.unet, objects.clip.patcher):
+            patcher.lora_loader.loaded_hash = "stale"
+
+
+def _check(model: Any) -> None:
+    """Raises HostError when `model` cannot be trained."""
+    check_sd1({f"of the kind {type(model).__name__}": not getattr(model, "is_sd1", False)})
+    channels = model.forge_objects_original.unet.model.diffusion_model.in_channels
+    check_sd1({f"an inpainting or editing model ({channels} input channels)": channels != 4})

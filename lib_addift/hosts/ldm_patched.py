@@ -1,0 +1,68 @@
+"""reForge and Forge Classic: Forge's way of moving models, with A1111's LatentDiffusion around it."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from modules import sd_models, shared
+
+from lib_addift.errors import HostError
+from lib_addift.hosts.forge import ForgeHost
+
+
+class LdmPatchedHost(ForgeHost):
+    """Implements `Host`. What differs from Forge: where things are kept."""
+
+    name = "reforge"
+
+    @property
+    def memory(self) -> ModuleType:
+        from ldm_patched.modules import model_management
+
+        module: ModuleType = model_management
+        return module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        model = self._patcher.model
+        dtype: torch.dtype = model.manual_cast_dtype or model.get_dtype()
+        return dtype
+
+    @property
+    def prediction_type(self) -> str:
+        return "v_prediction" if getattr(self._model, "parameterization", "eps") == "v" else "epsilon"
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        abar: torch.Tensor = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
+        return abar.float().to(self.device).clone()
+
+    def _checkpoint_info(self) -> Any:
+        loaded = sd_models.model_data.sd_model
+        if loaded is not None:
+            return loaded.sd_checkpoint_info
+        try:
+            return sd_models.select_checkpoint()
+        except FileNotFoundError:
+            return None
+
+    def _load(self) -> Any:
+        model = shared.sd_model  # loads what is selected, if nothing is loaded yet
+        if model is None:
+            raise HostError(
+                "no checkpoint is loaded: choose an SD1.5 checkpoint at the top of the page, and wait for it."
+            )
+        return model
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = self._patcher.model.model_config.latent_format.process_in(latents)
+        return scaled
+
+    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+        cond: torch.Tensor = self._model.get_learned_conditioning(prompts)  # obeys the page's clip skip by itself
+        return cond
+
+    def _forget_merged(self, model: Any) -> None:
+        model.current_lora_hash = str([])  # each picture patches a fresh clone of the UNet

@@ -1,0 +1,157 @@
+"""What A1111 and the Forge family have in common: the queue lock, progress, names, and their own pipeline."""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from modules import call_queue, processing, shared
+from torch import nn
+
+from lib_addift.errors import HostError
+from lib_addift.hosts import names
+from lib_addift.hosts.base import check_precision, to_epsilon
+
+
+class WebUIHost:
+    """The part of `Host` that does not depend on how a WebUI keeps its model."""
+
+    name: str
+
+    @property
+    def lora_dir(self) -> Path:
+        return Path(shared.cmd_opts.lora_dir)
+
+    @property
+    def model_title(self) -> str:
+        """The checkpoint that the next picture would be made with."""
+        info = self._checkpoint_info()
+        return str(info.title) if info else "no checkpoint"
+
+    @property
+    def model_hash(self) -> str:
+        """sha256, where the WebUI has computed it: we do not read gigabytes for it."""
+        return str(getattr(self._checkpoint_info(), "sha256", None) or "")
+
+    @property
+    @abstractmethod
+    def unet(self) -> nn.Module: ...
+
+    @property
+    @abstractmethod
+    def alphas_cumprod(self) -> torch.Tensor: ...
+
+    @property
+    @abstractmethod
+    def prediction_type(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """What the UNet computes in."""
+
+    @property
+    def needs_loss_scaling(self) -> bool:
+        return self.dtype is torch.float16
+
+    @abstractmethod
+    def _checkpoint_info(self) -> Any:
+        """The WebUI's record of the chosen checkpoint, or None."""
+
+    @abstractmethod
+    def _take(self, gradient_checkpointing: bool) -> Any:
+        """A context manager: the pristine model, usable for autograd."""
+
+    @abstractmethod
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _forget(self, path: Path) -> None:
+        """Drop whatever the WebUI remembers of an earlier file of this name."""
+
+    @contextmanager
+    def exclusive(self, *, gradient_checkpointing: bool = False, precision: str = "auto") -> Iterator[None]:
+        """Holds the lock that every picture takes: pictures asked for meanwhile wait. Raises HostError."""
+        with call_queue.queue_lock:
+            shared.state.begin(job="addift")
+            try:
+                # A gradio handler of a WebUI may run in inference mode; training cannot.
+                with torch.inference_mode(False), torch.enable_grad(), self._take(gradient_checkpointing):
+                    check_precision(precision, self.dtype)
+                    yield
+            finally:
+                shared.state.end()
+
+    def lora_name(self, module_name: str) -> str:
+        try:
+            return names.kohya(names.unet_to_diffusers(module_name))
+        except KeyError:  # a container, such as 'input_blocks', which no LoRA names
+            return ""
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        output = self._run_unet(latents, timesteps, cond).float()
+        return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
+
+    def report(self, text: str, done: int, total: int) -> None:
+        """In the WebUI's own progress, which /sdapi/v1/progress shows too."""
+        state = shared.state
+        state.textinfo, state.job_count, state.job_no = text, 1, 0
+        state.sampling_step, state.sampling_steps = done, max(total, 1)
+
+    def lora_names(self) -> list[str]:
+        return sorted(lora_networks().available_networks)
+
+    def refresh_loras(self, path: Path) -> None:
+        self._forget(path)
+        lora_networks().list_available_networks()
+
+    def draw(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        seed: int = 1,
+        steps: int = 20,
+        cfg_scale: float = 7.0,
+        width: int = 512,
+        height: int = 512,
+    ) -> np.ndarray:
+        job = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=shared.sd_model, prompt=prompt, negative_prompt=negative_prompt, seed=seed, steps=steps,
+            cfg_scale=cfg_scale, width=width, height=height, sampler_name="Euler", do_not_save_samples=True,
+            do_not_save_grid=True,
+        )  # fmt: skip
+        with call_queue.queue_lock, closing(job):
+            shared.state.begin(job="addift test")
+            try:
+                pictures = processing.process_images(job).images
+            finally:
+                shared.state.end()
+        if not pictures:
+            raise HostError(f"the WebUI drew no picture for '{prompt}': look at its console for the reason.")
+        return np.asarray(pictures[0].convert("RGB"))
+
+
+def lora_networks() -> Any:
+    """The module `networks` of the WebUI's built-in Lora extension. Raises HostError when it is switched off."""
+    try:
+        return importlib.import_module("networks")
+    except ImportError as error:
+        raise HostError(
+            "the WebUI's built-in extension 'Lora' is switched off: enable it in the tab Extensions and restart."
+        ) from error
+
+
+def check_sd1(facts: dict[str, bool]) -> None:
+    """`facts`: what the loaded model is, by name. Raises HostError for anything but SD1.x."""
+    kinds = [kind for kind, is_so in facts.items() if is_so]
+    if kinds:
+        raise HostError(
+            f"the loaded checkpoint is {kinds[0]}, and only SD1.x can be trained: choose an SD1.5 checkpoint."
+        )

@@ -1,0 +1,94 @@
+"""A second extension, for tests only: lets test_real_host.py look at the WebUI's model and break a training run.
+
+Copy the folder `probe` into the WebUI's `extensions`. Never part of an installation.
+"""
+
+import hashlib
+import sys
+import threading
+
+import torch
+from modules import call_queue, script_callbacks, shared
+
+FAILURES = {
+    "error": RuntimeError("simulated failure"),
+    "memory": torch.cuda.OutOfMemoryError("CUDA out of memory (simulated)"),
+}
+
+
+def _parts():
+    """The model's modules by name, wherever this host keeps them."""
+    model = shared.sd_model
+    objects = getattr(model, "forge_objects_original", None)
+    if objects is None:
+        return {"unet": model.model.diffusion_model, "vae": model.first_stage_model, "text": model.cond_stage_model}
+    return {
+        "unet": objects.unet.model.diffusion_model,
+        "vae": objects.vae.first_stage_model,
+        "text": objects.clip.cond_stage_model,
+    }
+
+
+def _describe(tensor):
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    flags = (str(tensor.dtype), str(tensor.device), tensor.requires_grad, tensor.is_inference(), tensor.grad is None)
+    return [*map(str, flags), type(tensor).__name__, hashlib.sha256(data).hexdigest()]
+
+
+def fingerprint():
+    """Of each module its class, hooks, modes and replaced forward; of each tensor its bytes and flags."""
+    seen = {}
+    with call_queue.queue_lock, torch.no_grad():
+        for part, module in _parts().items():
+            for name, child in module.named_modules():
+                hooks = [child._forward_hooks, child._forward_pre_hooks, child._backward_hooks]
+                forward = vars(child).get("forward")
+                seen[f"{part} {name} module"] = [
+                    type(child).__qualname__,
+                    *map(len, hooks),
+                    child.training,
+                    str(forward),
+                ]
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                seen[f"{part} {name}"] = _describe(tensor)
+    return seen
+
+
+def fail(kind: str, step: int):
+    """Raise in the backward pass of this step of the next run; 'none' takes it back."""
+    trainer = sys.modules["lib_addift.trainer"]
+    original = getattr(trainer, "probed_step_loss", trainer._step_loss)
+    trainer.probed_step_loss = original
+    if kind == "none":
+        trainer._step_loss = original
+        return {"fails": "never"}
+    calls = []
+
+    def failing(*args, **kwargs):
+        loss = original(*args, **kwargs)
+        calls.append(loss)
+        if len(calls) == step:
+            trainer._step_loss = original
+            raise FAILURES[kind]
+        return loss
+
+    trainer._step_loss = failing
+    return {"fails": kind}
+
+
+def memory():
+    """Bytes of this process now and at most, and of the GPU."""
+    import psutil
+
+    used = psutil.Process().memory_info()
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return {"now": used.rss, "gpu_peak": on_gpu, "threads": threading.active_count()}
+
+
+def add_routes(_demo, app):
+    app.add_api_route("/addift-probe/fingerprint", fingerprint, methods=["GET"])
+    app.add_api_route("/addift-probe/fail", fail, methods=["POST"])
+    app.add_api_route("/addift-probe/memory", memory, methods=["GET"])
+
+
+script_callbacks.on_app_started(add_routes)

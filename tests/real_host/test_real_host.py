@@ -1,0 +1,201 @@
+"""Against a running WebUI: ADDIFT_REAL_HOST=http://127.0.0.1:7860 python3 install.py test -m real_host tests/real_host
+
+The WebUI runs with --api, has this extension, the folder `probe` beside it in `extensions`, and an SD1.5 checkpoint, of
+random weights if need be. Nothing here tests beauty: only that the LoRA acts, and that the model is left as it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from lib_addift.demo import world
+
+ADDRESS = os.environ.get("ADDIFT_REAL_HOST", "")
+pytestmark = [pytest.mark.real_host, pytest.mark.skipif(not ADDRESS, reason="ADDIFT_REAL_HOST names no WebUI")]
+
+NAME = "addift_real_host"
+SETTINGS = {
+    "max_train_steps": 4, "resolution": 64, "sampling_steps": 2, "preview_every": 2, "learning_rate": 1e-2,
+    "calibrate": False, "strength": 4.0,
+}  # fmt: skip
+
+
+def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(ADDRESS + path, data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=900) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return {"status": error.code, **json.loads(error.read())}
+
+
+def as_base64(face: world.Face) -> str:
+    file = io.BytesIO()
+    world.draw(face).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def train(name: str = NAME, *, eyes: str = "closed", wait: bool = True, **settings: Any) -> Any:
+    body = {
+        "original": as_base64(world.Face()), "target": as_base64(world.Face(eyes=eyes, mouth="open")), "name": name,
+        "overwrite": True, "settings": {**SETTINGS, **settings},
+    }  # fmt: skip
+    return call("POST", f"/addift/v1/train?wait={str(wait).lower()}", body)
+
+
+def picture(prompt: str) -> str:
+    """The WebUI's picture of a prompt, as the bytes it sends."""
+    body = {
+        "prompt": prompt, "seed": 1, "steps": 3, "width": 64, "height": 64, "cfg_scale": 2, "sampler_name": "Euler",
+        "do_not_save_samples": True,
+    }  # fmt: skip
+    answer = call("POST", "/sdapi/v1/txt2img", body)
+    return str(answer["images"][0])
+
+
+def wait_for(job_id: str, reached: Any) -> Any:
+    for _ in range(1200):
+        job = call("GET", f"/addift/v1/jobs/{job_id}")
+        if reached(job):
+            return job
+        time.sleep(0.1)
+    raise AssertionError(f"not reached: {job}")
+
+
+@pytest.fixture(scope="module")
+def base() -> str:
+    """A picture without any LoRA, before anything was trained."""
+    return picture("a face")
+
+
+@pytest.fixture(scope="module")
+def pristine(base: str) -> dict[str, Any]:
+    """The model's fingerprint before anything was trained, after a picture has loaded it."""
+    fingerprint: dict[str, Any] = call("GET", "/addift-probe/fingerprint")
+    return fingerprint
+
+
+@pytest.fixture(autouse=True)
+def unharmed(request: pytest.FixtureRequest, base: str, pristine: dict[str, Any]) -> Any:
+    """Whatever a test did: afterwards the model and its picture are as they were."""
+    yield
+    call("POST", "/addift-probe/fail?kind=none&step=0")
+    assert picture("a face") == base
+    after = call("GET", "/addift-probe/fingerprint")
+    assert {key: (pristine.get(key), value) for key, value in after.items() if pristine.get(key) != value} == {}
+    assert after.keys() == pristine.keys()
+
+
+def test_the_page_has_the_tab() -> None:
+    with urllib.request.urlopen(ADDRESS + "/config", timeout=60) as answer:
+        assert "addift_original" in answer.read().decode()
+
+
+def test_a_trained_lora_acts_at_once_and_only_where_it_is_named(base: str) -> None:
+    start = time.monotonic()
+    job = train()
+    sys.stderr.write(
+        f"\nclick to usable tag {time.monotonic() - start:.1f} s, of it steps {job['result']['train_seconds']:.1f} s\n"
+    )
+    sys.stderr.write(f"memory {call('GET', '/addift-probe/memory')}\n")
+    assert job["state"] == "done", job
+    assert picture(f"a face <lora:{NAME}:1>") != base
+    assert picture(f"a face <lora:{NAME}:0>") == base
+    assert picture("a face") == base
+
+
+def test_a_lora_replaced_under_its_name_acts_as_the_new_one() -> None:
+    assert train()["state"] == "done"
+    first = picture(f"a face <lora:{NAME}:1>")
+    assert train(eyes="open")["state"] == "done"
+    second = picture(f"a face <lora:{NAME}:1>")
+    assert second != first
+    assert train()["state"] == "done"
+    assert picture(f"a face <lora:{NAME}:1>") == first
+
+
+def test_a_file_replaced_by_another_process_is_noticed(tmp_path: Any) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = train()["result"]["path"]
+    if not os.path.exists(path):
+        pytest.skip("the WebUI runs on another machine")
+    first = picture(f"a face <lora:{NAME}:1>")
+    tensors = {key: value * (3 if "lora_up" in key else 1) for key, value in load_file(path).items()}
+    save_file(tensors, tmp_path / "stronger.safetensors")
+    os.replace(tmp_path / "stronger.safetensors", path)
+    assert picture(f"a face <lora:{NAME}:1>") != first
+
+
+def test_a_timed_tag_acts_between_its_timesteps(base: str) -> None:
+    assert train()["state"] == "done"
+    always = picture(f"a face <lora:{NAME}:1>")
+    timed = picture(f"a face <lora:{NAME}:1:from=1000:to=600>")
+    never = picture(f"a face <lora:{NAME}:1:from=1:to=0>")
+    assert len({base, always, timed}) == 3
+    assert never == base
+    assert picture(f"a face <lora:{NAME}:1>") == always
+
+
+def test_a_stopped_run_saves_nothing_and_may_be_kept() -> None:
+    job = train("addift_stopped", wait=False, max_train_steps=200)
+    wait_for(job["id"], lambda job: job["step"] >= 1)
+    stopped = call("POST", f"/addift/v1/jobs/{job['id']}/stop?wait=true")
+    assert stopped["state"] == "stopped"
+    assert stopped["saved_steps"] == []
+    job = train("addift_stopped", wait=False, max_train_steps=200)
+    wait_for(job["id"], lambda job: job["step"] >= 1)
+    kept = call("POST", f"/addift/v1/jobs/{job['id']}/stop?keep=true&wait=true")
+    assert [saved["name"] for saved in kept["saved_steps"]] == [f"addift_stopped-step{kept['step']}"]
+
+
+@pytest.mark.parametrize("kind", ["error", "memory"])
+def test_a_run_that_fails_in_the_middle_leaves_the_model_usable(kind: str) -> None:
+    call("POST", f"/addift-probe/fail?kind={kind}&step=3")
+    job = train("addift_failing")
+    assert job["state"] == "failed"
+    assert ("simulated failure" if kind == "error" else "memory is full") in job["error"]
+    assert train()["state"] == "done"
+
+
+def test_a_picture_asked_for_during_training_comes_out_right(base: str) -> None:
+    job = train("addift_meanwhile", wait=False, max_train_steps=20)
+    wait_for(job["id"], lambda job: job["state"] == "running" and job["step"] >= 1)
+    with ThreadPoolExecutor() as pool:
+        meanwhile = pool.submit(picture, "a face")
+        assert meanwhile.result() == base
+    assert wait_for(job["id"], lambda job: job["state"] == "done")
+
+
+def test_after_a_lora_picture_training_starts_from_the_plain_model() -> None:
+    assert train()["state"] == "done"
+    weights = call("GET", "/addift/v1/jobs")[-1]["losses"]
+    picture(f"a face <lora:{NAME}:2>")  # leaves the LoRA merged in the model
+    assert train()["state"] == "done"
+    assert call("GET", "/addift/v1/jobs")[-1]["losses"] == pytest.approx(weights, rel=1e-5)
+
+
+def test_gradient_checkpointing_learns_the_same() -> None:
+    plain = train()["losses"]
+    assert train(gradient_checkpointing=True)["losses"] == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"precision": "bf16"}, "precision = bf16"), ({"rank": 0}, "rank = 0"), ({"ranks": 4}, "'ranks' is no setting")],
+)
+def test_what_cannot_be_done_is_refused_in_one_sentence(settings: dict[str, Any], words: str) -> None:
+    job = train(**settings)
+    assert words in str(job)
