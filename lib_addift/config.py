@@ -174,7 +174,7 @@ class TrainConfig:
             raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
 
     @classmethod
-    def create(cls, preset: str = DEFAULT_PRESET, **settings: Any) -> TrainConfig:
+    def create(cls, preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:
         """The preset's settings with the given ones on top. Raises ConfigError for an unknown preset or setting."""
         if preset not in PRESETS:
             raise ConfigError(f"preset '{preset}' does not exist: use one of {', '.join(PRESETS)}.")
@@ -241,7 +241,12 @@ def _number(name: str, value: Any, *, whole: bool) -> int | float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{name} = {value!r} must be a {'whole ' if whole else ''}number.")
     if not whole:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(
+                f"{name} is out of bounds: it is beyond all numbers that a computer counts with."
+            ) from None
     if not math.isfinite(value) or value != int(value):
         raise ConfigError(f"{name} = {value!r} must be a whole number.")
     return int(value)
@@ -249,6 +254,8 @@ def _number(name: str, value: Any, *, whole: bool) -> int | float:
 
 def _chosen(name: str, value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Some of the choices, in the order of the choices, so that equal settings compare equal."""
+    if not isinstance(value, (str, list, tuple)):
+        raise ConfigError(f"{name} = {value!r} must be a list: use some of {', '.join(choices)}.")
     chosen = [value] if isinstance(value, str) else list(value)
     for item in chosen:
         if item not in choices:

@@ -102,14 +102,18 @@ class Jobs:
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._changed = threading.Condition()
+        self._submitting = threading.Lock()  # one name is looked up and taken at a time; loading pictures takes long
 
     def submit(self, request: Request) -> Job:
         """Queue a run. Bad input raises an AddiftError here, and nothing is queued."""
-        if any(job.name.casefold() == request.name.casefold() and job.is_active for job in self.all()):
-            raise JobError(f"'{request.name}' is being trained already: wait for it, stop it, or choose another name.")
-        job = Job(TrainingRun(self.host, request, watched=True))
-        with self._changed:
-            self._jobs[job.id] = job
+        with self._submitting:
+            if any(job.name.casefold() == request.name.casefold() and job.is_active for job in self.all()):
+                raise JobError(
+                    f"'{request.name}' is being trained already: wait for it, stop it, or choose another name."
+                )
+            job = Job(TrainingRun(self.host, request, watched=True))
+            with self._changed:
+                self._jobs[job.id] = job
         self._do(lambda: self._train(job))
         return job
 
@@ -145,11 +149,13 @@ class Jobs:
     def save_step(self, job_id: str, step: int) -> Job:
         """Queue the saving of one of a job's snapshots as NAME-stepN. Raises JobError."""
         job = self.get(job_id)
-        if step not in job.run.snapshots:
-            kept = ", ".join(map(str, job.run.snapshots)) or "none"
-            raise JobError(f"step {step} of '{job.name}' was not kept: choose one of the kept steps ({kept}).")
-        job.saving += 1
-        job.version += 1
+        with self._changed:
+            kept = [snapshot.step for snapshot in job.snapshots]
+            if step not in kept:
+                choices = ", ".join(map(str, kept)) or "none"
+                raise JobError(f"step {step} of '{job.name}' was not kept: choose one of the kept steps ({choices}).")
+            job.saving += 1
+            job.version += 1
         self._do(lambda: self._save(job, step))
         return job
 
@@ -193,8 +199,9 @@ class Jobs:
     def _save(self, job: Job, step: int) -> None:
         text = job.text
         error = self._attempt(job, job.run.keep(step))
-        job.saving -= 1
-        self._end(job, job.state, text, error)
+        with self._changed:
+            job.saving -= 1
+            self._end(job, job.state, text, error)
 
     def _attempt(self, job: Job, events: Iterable[Stage | StepReport | Snapshot]) -> str:
         """Run through `events`; returns the sentence about what went wrong, or nothing."""

@@ -26,14 +26,14 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 
 def start(_demo: Any, app: Any) -> None:
-    """For `on_app_started`: teaches `<lora:...>` from= and to=, and adds /addift/v1 when the WebUI runs with --api."""
+    """For `on_app_started`: teaches `<lora:...>` from= and to=, and adds /addift/v1 when the WebUI has an API."""
     from modules import shared
 
     from lib_addift.hosts import lora_tag
 
     lora_tag.wrap_lora_tag(jobs().host)
     options = shared.cmd_opts
-    if options.api:
+    if options.api or options.nowebui:
         from lib_addift import api
 
         credentials = _credentials(options.api_auth)

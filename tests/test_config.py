@@ -103,3 +103,18 @@ def test_optimizer_arguments_are_literals_only(text: str) -> None:
 def test_the_documentation_lists_every_setting() -> None:
     page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
     assert settings_table() in page, "run: python -m lib_addift settings, and paste it into docs/settings.md"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"layers": 5}, "layers = 5 must be a list"),
+        ({"layers": None}, "layers = None must be a list"),
+        ({"alpha": 10**400}, "alpha is out of bounds"),
+        ({"preset": "action"}, "'preset' is no setting"),
+        ({"cls": 1}, "'cls' is no setting"),
+    ],
+)
+def test_values_of_a_wrong_kind_get_a_sentence_too(settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        TrainConfig.create("action", **settings)

@@ -419,3 +419,15 @@ def test_one_multiplier_for_the_batch_serves_patches_that_cut_samples_into_tiles
     webui.activate("smile:1:from=1000:to=500")
     webui.predict(800, 700)
     torch.testing.assert_close(to_q(tiles), expected)
+
+
+def test_a_file_replaced_under_its_name_is_forgotten_by_the_webui(webui):
+    webui.lora("wink")
+    webui.activate("wink:1")
+    webui.activate("wink:1")
+    assert webui.host.refreshed == []
+    webui.lora("wink", seed=2, **{"more.alpha": torch.zeros(1)})
+    webui.activate("wink:1")
+    assert webui.host.refreshed == [webui.folder / "wink.safetensors"]
+    webui.activate("wink:1")
+    assert len(webui.host.refreshed) == 1

@@ -24,7 +24,7 @@ from lib_addift.api.models import (
 )
 from lib_addift.api.pictures import allowed_file, encode_png, read_picture
 from lib_addift.config import TrainConfig
-from lib_addift.errors import ConfigError, JobError, LoraFileError
+from lib_addift.errors import JobError, LoraFileError
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import check_name
 from lib_addift.pairs import load_pair
@@ -82,7 +82,7 @@ class _Api:
     """The endpoints. What takes long runs in threads, so that the WebUI's event loop goes on."""
 
     def __init__(self, jobs: Jobs, picture_dirs: Sequence[FilePath]) -> None:
-        self._jobs, self._folders = jobs, tuple(picture_dirs)
+        self._jobs, self._folders = jobs, tuple(folder.absolute() for folder in picture_dirs)
 
     async def train(self, body: TrainBody, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
         """Checks everything, queues a job and answers at once. The LoRA is saved in the WebUI's LoRA folder."""
@@ -151,10 +151,7 @@ class _Api:
         settings = dict(body.settings)
         if isinstance(settings.get("mask_file"), str) and settings["mask_file"]:
             settings["mask_file"] = str(allowed_file(settings["mask_file"], "mask_file", self._folders))
-        try:
-            return TrainConfig.create(body.preset, **settings)
-        except (TypeError, OverflowError) as error:  # such as layers = 5
-            raise ConfigError(f"'settings' cannot be read ({error}): see GET {PREFIX}/config.") from error
+        return TrainConfig.create(body.preset, **settings)
 
     def _job(self, job_id: str) -> Job:
         try:

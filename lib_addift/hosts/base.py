@@ -42,7 +42,8 @@ def to_epsilon(
 class Host(Protocol):
     """A place where an SD1.x model is loaded.
 
-    Without `exclusive()`: `name`, `lora_dir`, `model_title`, `report`, `lora_names`, `draw`. All else inside it.
+    Without `exclusive()`: `name`, `lora_dir`, `model_title`, `lora_name`, `report`, `lora_names`, `draw`; and, once a
+    model is loaded, `unet`. All else inside it.
     """
 
     @property
@@ -139,5 +140,8 @@ class Host(Protocol):
         ...
 
     def refresh_loras(self, path: Path) -> None:
-        """A LoRA file has appeared or changed: make the host use it in its next picture."""
+        """A LoRA file has appeared or changed: make the host use it in its next picture.
+
+        Called while the host's lock is held, by a training run or by a picture that is about to be drawn.
+        """
         ...

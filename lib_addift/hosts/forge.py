@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from modules import processing, sd_models, shared
+from modules import sd_models, shared
 from torch import nn
 
 from lib_addift.errors import HostError
@@ -181,11 +181,10 @@ class ForgeHost(WebUIHost):
         lora_networks().load_lora_state_dict.cache_clear()
         if hasattr(self._model, "forge_objects_original"):
             self._forget_merged(self._model)
-            processing.need_global_unload = True
 
     def _forget_merged(self, model: Any) -> None:
-        """Make the next picture merge its LoRAs anew, though their names and weights are the same."""
-        model.current_lora_hash = str([])
+        """Make the next picture choose and merge its LoRAs anew, though their names and weights are the same."""
+        model.current_lora_hash = "stale"
         objects = model.forge_objects_original
         for patcher in (objects.unet, objects.clip.patcher):
             patcher.lora_loader.loaded_hash = "stale"

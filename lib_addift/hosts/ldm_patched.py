@@ -65,4 +65,4 @@ class LdmPatchedHost(ForgeHost):
         return cond
 
     def _forget_merged(self, model: Any) -> None:
-        model.current_lora_hash = str([])  # each picture patches a fresh clone of the UNet
+        model.current_lora_hash = "stale"  # each picture patches a fresh clone of the UNet

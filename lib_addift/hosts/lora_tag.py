@@ -69,6 +69,7 @@ class TimedLoraTag:
 
     def __init__(self, host: Host, tag: Any) -> None:
         self._host = host
+        self._files: dict[Path, tuple[int, int]] = {}  # time and size of each LoRA file, when it was last named
         self._activate, self._deactivate = tag.activate, tag.deactivate
 
     def activate(self, p: Any, params_list: list[Params]) -> None:
@@ -77,6 +78,7 @@ class TimedLoraTag:
         Nothing is raised for a wrong tag: the WebUI would drop all LoRAs and say so in the console only.
         """
         remove_timed_loras()
+        self._notice_replaced_files(params_list)
         timed = [params for params in params_list if params.named.keys() & {"from", "to"}]
         if not timed:
             self._activate(p, params_list)
@@ -101,12 +103,26 @@ class TimedLoraTag:
         remove_timed_loras()
         self._deactivate(p)
 
+    def _notice_replaced_files(self, params_list: Sequence[Params]) -> None:
+        """Make the WebUI forget a file that was replaced under its name, by whatever process: it may not see that."""
+        for name in {params.positional[0] for params in params_list if params.positional}:
+            entry = _find(name)
+            path = Path(entry.filename) if entry else None
+            if path is not None and path.is_file():
+                status = path.stat()
+                now = (status.st_mtime_ns, status.st_size)
+                if self._files.setdefault(path, now) != now:
+                    self._files[path] = now
+                    self._host.refresh_loras(path)
+
     def _load(self, p: Any, params: Params) -> TimedLora:
         """Raises ConfigError when the tag is wrong, and another AddiftError when only the WebUI can use the file."""
         low, high = _window(params)
         weight = _unet_weight(params)
         name = params.positional[0] if params.positional else ""
         entry = _find(name)
+        if entry is None:
+            raise ConfigError(f"there is no LoRA called '{name}': check the name.")
         tensors, _ = read_lora(Path(entry.filename))
         _check_readable(tensors)
         try:
@@ -190,14 +206,12 @@ def _number(text: str) -> float | None:
 
 
 def _find(name: str) -> Any:
-    """The WebUI's entry of a LoRA (filename, shorthash, read_hash), by file name or alias. Raises ConfigError."""
+    """The WebUI's entry of a LoRA (filename, shorthash, read_hash), by file name or alias; None if there is none."""
     networks = import_module("networks")  # of the built-in Lora extension
     entry = _look_up(networks, name)
     if entry is None:
         networks.list_available_networks()
         entry = _look_up(networks, name)
-    if entry is None:
-        raise ConfigError(f"there is no LoRA called '{name}': check the name.")
     return entry
 
 

@@ -1,0 +1,142 @@
+// The tab 'Train Difference LoRA': asks the server for news while a job runs, keeps the draft, inserts tags into
+// prompts, and brings pictures from the galleries. Works on the DOM of gradio 3.41 (A1111), 4.40 (Forge) and 6.
+(() => {
+    "use strict";
+    if (window.addift) return;
+
+    const POLL = 700; // ms
+    const GIVE_UP = 10_000; // ms after which an unanswered question is asked again
+    const QUIET = 400; // ms without input after which the draft is kept
+    const GALLERIES = ["txt2img", "img2img", "extras"];
+    const ROLES = ["original", "target"];
+
+    const byId = (id) => document.getElementById(id);
+    const press = (id) => byId(id)?.click();
+    const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+    let asked = 0; // when the unanswered question was asked; 0 = none
+    let wasVisible = false;
+    let draftTimer = 0;
+
+    const isVisible = () => byId("addift_root")?.offsetParent != null && document.visibilityState === "visible";
+    const isRestored = () => document.querySelector("#addift_page [data-addift-restored]") !== null;
+    const isActive = () => document.querySelector('#addift_root [data-addift-active="1"]') !== null;
+
+    function refresh() {
+        if (asked && Date.now() - asked < GIVE_UP) return;
+        asked = Date.now();
+        press("addift_refresh");
+    }
+
+    function keepDraftSoon(event) {
+        if (!isRestored() || event.target.closest("button[id]") || !event.target.closest("#addift_form")) return;
+        clearTimeout(draftTimer);
+        draftTimer = setTimeout(() => press("addift_keep_draft"), QUIET);
+    }
+
+    function listen(root) {
+        if (root.dataset.addiftListens) return;
+        root.dataset.addiftListens = "1";
+        for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, keepDraftSoon);
+        const live = byId("addift_live");
+        live?.setAttribute("role", "status");
+        live?.setAttribute("aria-live", "polite");
+    }
+
+    function tick() {
+        const root = byId("addift_root");
+        if (!root) return;
+        if (!isRestored()) {
+            press("addift_restore"); // again until it answers: early clicks come before gradio listens
+            return;
+        }
+        listen(root);
+        const visible = isVisible();
+        if (visible && (isActive() || !wasVisible)) refresh();
+        wasVisible = visible;
+    }
+
+    // Prompts.
+
+    function insert(tab) {
+        const tag = document.querySelector("#addift_result [data-addift-tag]")?.dataset.addiftTag;
+        const prompt = document.querySelector(`#${tab}_prompt textarea`);
+        if (!tag || !prompt) return;
+        if (!prompt.value.includes(tag.replace(/[^:]*>$/, ""))) { // the same LoRA at another weight is there already
+            prompt.value = prompt.value.trim() ? `${prompt.value.trimEnd()} ${tag}` : tag;
+            prompt.dispatchEvent(new Event("input", { bubbles: true }));
+        }
+        openTab(`tab_${tab}`);
+        prompt.focus();
+    }
+
+    // The buttons of a row of tabs stand in the order of its panels; their texts may be translated.
+    function openTab(id) {
+        const button = byId(`${id}-button`); // gradio 4
+        if (button) return button.click();
+        const panel = byId(id);
+        const panels = [...(panel?.parentElement.children ?? [])].filter((each) => each.classList.contains("tabitem"));
+        const buttons = panel?.parentElement.querySelectorAll(":scope > .tab-nav > button");
+        buttons?.[panels.indexOf(panel)]?.click();
+    }
+
+    // Pictures.
+
+    function galleryPicture(tab) {
+        const gallery = byId(`${tab}_gallery`);
+        const selected = gallery?.querySelector(".thumbnail-item.selected img, .thumbnails .selected img");
+        return selected ?? gallery?.querySelector('[data-testid="detailed-image"], .preview img, img');
+    }
+
+    async function send(tab, role) {
+        const picture = galleryPicture(tab);
+        if (!picture) return;
+        const blob = await (await fetch(picture.src)).blob();
+        const name = `${role}.${(blob.type.split("/")[1] ?? "png").replace("jpeg", "jpg")}`;
+        openTab("tab_addift");
+        await fill(role, new File([blob], name, { type: blob.type }));
+    }
+
+    // Put a file into a slot as if a person had chosen it.
+    async function fill(role, file) {
+        const find = () => byId(`addift_${role}`)?.querySelector('input[type="file"]');
+        const labels = ["Clear", "Remove Image", "Remove"];
+        for (let tries = 0; tries < 40 && !find(); tries++) {
+            const buttons = [...(byId(`addift_${role}`)?.querySelectorAll("button") ?? [])];
+            const clear = buttons.find((each) => labels.includes(each.ariaLabel) || labels.includes(each.title));
+            if (clear && tries % 10 === 0) clear.click();
+            await sleep(50);
+        }
+        const input = find();
+        if (!input) return;
+        const transfer = new DataTransfer();
+        transfer.items.add(file);
+        input.files = transfer.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+
+    function addSendButtons() {
+        for (const tab of GALLERIES) {
+            const row = byId(`image_buttons_${tab}`);
+            if (!row || byId(`addift_send_${tab}_original`)) continue;
+            const model = row.querySelector("button");
+            for (const role of ROLES) {
+                const button = document.createElement("button");
+                button.id = `addift_send_${tab}_${role}`;
+                button.type = "button";
+                button.className = `${model?.className ?? ""} addift-send`;
+                button.textContent = role === "original" ? "◐" : "◑";
+                button.title = `Send the picture to Train Difference LoRA as the ${role}.`;
+                button.setAttribute("aria-label", `to Difference LoRA: ${role}`);
+                button.addEventListener("click", () => send(tab, role));
+                (model?.parentElement ?? row).append(button);
+            }
+        }
+    }
+
+    window.addift = { insert, refreshed: () => { asked = 0; } };
+    setInterval(() => {
+        tick();
+        addSendButtons();
+    }, POLL);
+})();

@@ -1,0 +1,76 @@
+"""What differs between gradio 3.41 (A1111, reForge), 4.40 (Forge) and 6 (on its own). No other module asks for versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from lib_addift.ui.form import Props
+
+MAJOR = int(gr.__version__.split(".", maxsplit=1)[0])
+
+
+def picture(label: str, elem_id: str) -> Any:
+    """A slot for one picture, which Python sees as it was uploaded: in its own mode, and back without loss."""
+    options: dict[str, Any]
+    if MAJOR < 4:
+        options = {"source": "upload", "tool": "select", "show_download_button": False}
+    else:
+        options = {"sources": ["upload", "clipboard"], "format": "png"}
+        options |= {"buttons": ["fullscreen"]} if MAJOR >= 6 else {"show_download_button": False}
+    return gr.Image(
+        label=label, type="pil", image_mode=None, height=260, interactive=True, elem_id=elem_id, **options
+    )  # fmt: skip
+
+
+def blocks(title: str) -> Any:
+    """An empty gr.Blocks; its looks and scripts come from the host, or from `launch`."""
+    return gr.Blocks(title=title, analytics_enabled=False)
+
+
+def on(
+    trigger: Callable[..., Any],
+    function: Callable[..., Any] | None,
+    inputs: Sequence[Any] = (),
+    outputs: Sequence[Any] = (),
+    *,
+    js: str | None = None,
+    preprocess: bool = True,
+) -> Any:
+    """Bind an event, outside of the queue: no handler works for long. It shows no spinner and is no part of the API."""
+    options: dict[str, Any] = {"queue": False, "show_progress": "hidden", "preprocess": preprocess}
+    options |= {"api_visibility": "private"} if MAJOR >= 6 else {"api_name": False}
+    if js is not None:
+        options["_js" if MAJOR < 4 else "js"] = js
+    return trigger(function, list(inputs) or None, list(outputs) or None, **options)
+
+
+def by_position(changes: Mapping[str, Any], outputs: Sequence[str]) -> Any:
+    """What a gradio handler returns for `outputs`; a component that is not among the changes stays as it is."""
+    values = [_change(changes[name]) if name in changes else gr.update() for name in outputs]
+    return values if len(values) != 1 else values[0]
+
+
+def _change(value: Any) -> Any:
+    return gr.update(**value) if isinstance(value, Props) else value
+
+
+def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: bool, block: bool) -> str:
+    """Serve a page with its own looks and script; returns its address."""
+    with page:
+        on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 has no other place for a script
+    options: dict[str, Any] = {"css": css} if MAJOR >= 6 else {}
+    if MAJOR < 6:
+        page.css = css
+    if MAJOR >= 4:
+        options["show_error"] = True
+    if MAJOR >= 5:
+        options["ssr_mode"] = False
+    _app, address, _share = page.queue().launch(
+        server_name="127.0.0.1", server_port=port, inbrowser=open_browser, quiet=True, prevent_thread_lock=True, **options
+    )  # fmt: skip
+    if block:
+        page.block_thread()
+    return str(address)

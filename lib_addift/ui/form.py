@@ -1,0 +1,163 @@
+"""The form as data: its fields, made from TrainConfig, and the draft that outlives a reload of the page. No gradio."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from lib_addift.config import TrainConfig
+from lib_addift.errors import PictureError
+from lib_addift.pairs import load_picture
+from lib_addift.pipeline import Request
+from lib_addift.presets import DEFAULT_PRESET, PRESETS
+
+SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
+FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures
+PICTURES = ("original", "target")
+
+OFTEN_USED = "Often used"
+_HEADINGS = {  # the setting with which each part of the form begins; a new setting joins the part in which it stands
+    "rank": "The LoRA",
+    "max_train_steps": "Learning",
+    "train_multiplier": "The method",
+    "resolution": "The pictures",
+    "precision": "The machine",
+    "calibrate": "The result",
+}
+_MOST_SLIDER_STEPS = 1000
+
+
+class Props(dict[str, Any]):
+    """New properties of a component, such as its choices, where more than its value changes."""
+
+
+def parts() -> dict[str, list[str]]:
+    """Heading -> names of the settings under it, those that are often used first."""
+    result: dict[str, list[str]] = {OFTEN_USED: []}
+    heading = ""
+    for name, setting in SETTINGS.items():
+        heading = _HEADINGS.get(name, heading)
+        is_often_used = not setting.metadata.get("advanced", True)
+        result.setdefault(OFTEN_USED if is_often_used else heading, []).append(name)
+    return result
+
+
+def widget(name: str) -> str:
+    """The kind of component for a setting: checkbox, checkboxes, radio, dropdown, slider, number or text."""
+    setting = SETTINGS[name]
+    rules, kind = setting.metadata, str(setting.type)
+    if kind == "bool":
+        return "checkbox"
+    if "choices" in rules:
+        return "checkboxes" if kind.startswith("tuple") else "dropdown"
+    if kind == "str":
+        return "text"
+    if kind == "float":
+        return "slider" if rules["high"] - rules["low"] <= 1 else "number"
+    return "slider" if 100 <= rules["high"] - rules["low"] <= _MOST_SLIDER_STEPS else "number"
+
+
+def help_text(name: str) -> str:
+    """A setting's help; with the bounds, where the component does not show them."""
+    rules = SETTINGS[name].metadata
+    if widget(name) != "number" or rules["high"] > 1e9:
+        return str(rules["help"])
+    return f"{rules['help']} ({rules['low']:g} to {rules['high']:g})"
+
+
+def number_step(name: str) -> float:
+    """How much one press of an arrow key changes a number."""
+    setting = SETTINGS[name]
+    if setting.type == "int":
+        return 1
+    return 0.05 if widget(name) == "slider" else min(0.1, float(setting.default) / 10 or 0.1)
+
+
+def preset_values(preset: str) -> dict[str, Any]:
+    """What a preset sets: every setting that any preset names, so that nothing of another preset stays behind."""
+    config = TrainConfig.create(preset).to_dict()
+    return {name: config[name] for name in SETTINGS if any(name in settings for settings in PRESETS.values())}
+
+
+def empty_form() -> dict[str, Any]:
+    """The form as a first-time user meets it."""
+    return {"name": "", "overwrite": False, "preset": DEFAULT_PRESET, **TrainConfig.create(DEFAULT_PRESET).to_dict()}
+
+
+def config_of(values: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a filled form. Raises ConfigError."""
+    settings = {name: value for name, value in values.items() if name in SETTINGS}
+    return TrainConfig.create(str(values.get("preset") or DEFAULT_PRESET), **settings)
+
+
+def form_of(request: Request, preset: str) -> dict[str, Any]:
+    """The form filled as for this request, without its pictures."""
+    return {"name": request.name, "overwrite": False, "preset": preset, **request.config.to_dict()}
+
+
+def preset_of(config: TrainConfig) -> str:
+    """The preset whose settings are all in `config`, or the default."""
+    values = config.to_dict()
+    fits = (name for name in PRESETS if all(values[key] == value for key, value in preset_values(name).items()))
+    return next(fits, DEFAULT_PRESET)
+
+
+@dataclass
+class Draft:
+    """What one person has put into the form, and which job they look at. The lock is for whoever changes it."""
+
+    values: dict[str, Any] = field(default_factory=empty_form)
+    original: Image.Image | None = None
+    target: Image.Image | None = None
+    digests: tuple[str, str] = ("", "")  # of the two pictures
+    alert: str = ""  # the sentence beside the Train button
+    job_id: str = ""  # the job on show
+    step: int = 0  # the kept step on show; 0 = the last
+    choice: str = ""  # the file on show; '' = the newest
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+
+    def set_values(self, values: Mapping[str, Any]) -> None:
+        """Take over the fields that `values` has."""
+        with self.lock:
+            self.values = {**self.values, **{name: values[name] for name in FORM if name in values}}
+
+    def set_pictures(self, original: Image.Image | None, target: Image.Image | None) -> None:
+        """Take over both pictures, upright and in a mode that every browser shows."""
+        shown = [as_shown(picture) for picture in (original, target)]
+        with self.lock:
+            self.original, self.target = shown
+            first, second = (_digest(picture) for picture in shown)
+            self.digests = first, second
+
+    def show(self, job_id: str) -> None:
+        """Look at another job, at the end of it."""
+        with self.lock:
+            if job_id != self.job_id:
+                self.job_id, self.step, self.choice = job_id, 0, ""
+
+
+def as_shown(picture: Any) -> Image.Image | None:
+    """A picture as `load_pair` would see it; one that it refuses stays as it is, for the doctor to say why."""
+    if picture is None:
+        return None
+    try:
+        return load_picture(picture, "picture")
+    except PictureError:
+        if not isinstance(picture, Image.Image):
+            return None
+        try:
+            return picture.convert("RGBA")
+        except (OSError, ValueError, SyntaxError):  # its pixels cannot be decoded
+            return None
+
+
+def _digest(picture: Image.Image | None) -> str:
+    if picture is None:
+        return ""
+    return hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes()).hexdigest()

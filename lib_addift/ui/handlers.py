@@ -1,0 +1,200 @@
+"""What each button does. Values come and go by name: dict in, dict of changes out. No gradio."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lib_addift.errors import AddiftError, JobError, PictureError
+from lib_addift.jobs import Job, Jobs
+from lib_addift.pipeline import Request
+from lib_addift.ui.form import FORM, PICTURES, Draft, Props, as_shown, config_of, form_of, preset_of, preset_values
+from lib_addift.ui.panels import Panels, job_id
+from lib_addift.ui.trial import Trial, TrialRequest
+
+_log = logging.getLogger(__name__)
+_RESTORED = '<span data-addift-restored="1"></span>'
+
+Values = Mapping[str, Any]
+Changes = dict[str, Any]
+Handler = Callable[["Handlers", Values], Changes]
+
+
+def _told(handler: Handler) -> Handler:
+    """The handler; what it refuses or fails to do becomes the sentence beside the Train button, then panels follow."""
+
+    @functools.wraps(handler)
+    def call(self: Handlers, values: Values) -> Changes:
+        changes: Changes = {}
+        try:
+            changes = handler(self, values)
+        except AddiftError as error:
+            self.draft.alert = str(error)
+        except Exception as error:
+            _log.exception("the tab's '%s' failed", handler.__name__)
+            self.draft.alert = f"unexpected {type(error).__name__}: {error}. The console has the details."
+        return {**self.panels.changes(values["seen"]), **changes}
+
+    return call
+
+
+class Handlers:
+    """The tab's server side: one draft, the jobs and one test, whatever page asks."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.jobs, self.draft, self.trial = jobs, Draft(), Trial(jobs.host)
+        self.panels = Panels(jobs, self.draft, self.trial)
+
+    def restore(self, _values: Values) -> Changes:
+        """A page was opened: everything is as it was."""
+        draft = self.draft
+        with draft.lock:
+            form = {**draft.values, **self._pictures()}
+        panels = self.panels.changes("")
+        overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
+        return {**panels, **form, "overwrite": overwrite, "page": _RESTORED, **self._test_fields()}
+
+    @_told
+    def refresh(self, _values: Values) -> Changes:
+        """What has changed since the page last asked."""
+        return {}
+
+    @_told
+    def keep_draft(self, values: Values) -> Changes:
+        """Remember the form. A new name starts without permission to overwrite."""
+        is_renamed = values["name"] != self.draft.values["name"]
+        kept = {**values, "overwrite": False} if is_renamed else values
+        self.draft.set_values(kept)
+        return {}
+
+    @_told
+    def take_pictures(self, values: Values) -> Changes:
+        """A picture was put in or taken out. A page that was not restored yet has nothing to say."""
+        if values["seen"]:
+            self.draft.set_pictures(values["original"], values["target"])
+            self.draft.alert = ""
+        return {}
+
+    @_told
+    def swap(self, values: Values) -> Changes:
+        """The original becomes the target, and the target the original."""
+        self.draft.set_pictures(values["target"], values["original"])
+        return self._pictures()
+
+    @_told
+    def choose_preset(self, values: Values) -> Changes:
+        """Fill in what the preset sets; everything else stays."""
+        settings = preset_values(values["preset"])
+        self.draft.set_values({**values, **settings})
+        return settings
+
+    @_told
+    def train(self, values: Values) -> Changes:
+        """Queue a job for the form as it stands."""
+        self.draft.alert = ""
+        self.draft.set_values(values)
+        self.draft.set_pictures(values["original"], values["target"])
+        original, target = self.draft.original, self.draft.target
+        if original is None or target is None:
+            missing = "both pictures are" if original is target else f"the {'target' if original else 'original'} is"
+            raise PictureError(f"{missing} missing: put two pictures that differ in one thing into the slots above.")
+        name, overwrite = str(values["name"] or "").strip(), bool(values["overwrite"])
+        job = self.jobs.submit(Request(original, target, name, config_of(values), overwrite))
+        self.draft.show(job.id)
+        return self._test_fields()
+
+    @_told
+    def stop(self, _values: Values) -> Changes:
+        self.jobs.stop(self._job().id)
+        return {}
+
+    @_told
+    def stop_keep(self, _values: Values) -> Changes:
+        self.jobs.stop(self._job().id, keep=True)
+        return {}
+
+    @_told
+    def show_job(self, values: Values) -> Changes:
+        """Look at another job of this session."""
+        self.draft.show(job_id(values["jobs"]))
+        return self._test_fields()
+
+    @_told
+    def scrub(self, values: Values) -> Changes:
+        """Look at another kept step."""
+        self.draft.step = int(values["scrub"] or 0)
+        return {}
+
+    @_told
+    def save_step(self, _values: Values) -> Changes:
+        """Save the kept step on show as a LoRA of its own; when it is saved, the newest file is shown."""
+        self.draft.alert = ""
+        job = self._job()
+        snapshot = self.panels.shown_snapshot(job)
+        if snapshot is None:
+            raise JobError(f"'{job.name}' has no kept step: set 'Strip every' to some steps and train again.")
+        self.jobs.save_step(job.id, snapshot.step)
+        self.draft.choice = ""
+        return {}
+
+    @_told
+    def choose(self, values: Values) -> Changes:
+        """Look at another file of the job."""
+        self.draft.choice = str(values["choice"] or "")
+        return {}
+
+    @_told
+    def again(self, _values: Values) -> Changes:
+        """Fill the form with what the job on show was asked."""
+        request = self._job().request
+        self.draft.set_pictures(as_shown(request.original), as_shown(request.target))
+        form = form_of(request, preset_of(request.config))
+        self.draft.set_values(form)
+        self.draft.alert = ""
+        del form["overwrite"]
+        return {**form, **self._pictures()}
+
+    @_told
+    def test(self, values: Values) -> Changes:
+        """Draw one prompt at several weights of the LoRA on show, with the host's own pipeline."""
+        job = self._job()
+        result = self.panels.shown_result(job)
+        if result is None:
+            raise JobError("there is no LoRA to test yet: train one.")
+        height, width = job.pair.original.shape[:2]
+        try:
+            request = TrialRequest(
+                result.path.stem, str(values["test_prompt"] or ""), str(values["test_negative"] or ""),
+                _seed(values["test_seed"]), width, height, job.request.config.preview_cfg_scale,
+            )  # fmt: skip
+            self.trial.start(request)
+        except JobError as error:  # said beside its own button
+            self.trial.refuse(str(error))
+        return {}
+
+    def _job(self) -> Job:
+        job = self.panels.shown_job()
+        if job is None:
+            raise JobError("nothing was trained yet: put in two pictures and press Train.")
+        return job
+
+    def _pictures(self) -> Changes:
+        return {name: getattr(self.draft, name) for name in PICTURES}
+
+    def _test_fields(self) -> Changes:
+        """The test's box, filled as for the latest test or for the job on show."""
+        job, asked = self.panels.shown_job(), self.trial.request
+        if asked is not None and job is not None and any(r.path.stem == asked.lora for r in job.results):
+            return {"test_prompt": asked.prompt, "test_negative": asked.negative_prompt, "test_seed": asked.seed}
+        if job is None:
+            return {}
+        config = job.request.config
+        return {"test_prompt": config.preview_prompt or config.prompt, "test_seed": config.seed}
+
+
+def _seed(value: Any) -> int:
+    if value is None or value != int(value) or not 0 <= value < 2**32:
+        raise JobError("the seed of the test must be a whole number from 0 to 4294967295.")
+    return int(value)

@@ -1,0 +1,204 @@
+"""What the tab shows besides the form: each panel with a key that changes when its content does. No gradio."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any
+
+from lib_addift.config import TrainConfig
+from lib_addift.doctor import examine, mask_overlay
+from lib_addift.errors import AddiftError, ConfigError, LoraFileError
+from lib_addift.jobs import Job, Jobs
+from lib_addift.lora_file import check_name
+from lib_addift.pairs import load_pair
+from lib_addift.pipeline import Result, Snapshot
+from lib_addift.ui import render
+from lib_addift.ui.form import Draft, Props, config_of
+from lib_addift.ui.trial import Trial
+
+PANELS = (
+    "doctor", "name_note", "overwrite", "settings_note", "alert", "jobs", "progress", "live", "stop", "stop_keep",
+    "kept", "scrub", "strip", "again", "finish", "choice", "result", "test_grid",
+)  # fmt: skip
+
+_TAKEN_SUFFIXES = (".safetensors", ".pt", ".ckpt")
+Panel = tuple[object, Callable[[], Any]]  # the key, and what makes the content
+
+
+class Panels:
+    """Looks at the jobs, the draft and the test, and says which panels a page lacks."""
+
+    def __init__(self, jobs: Jobs, draft: Draft, trial: Trial) -> None:
+        self._jobs, self._draft, self._trial = jobs, draft, trial
+        self._pair: tuple[object, str] = (None, "")  # the doctor's panel and its key: it takes a while to make
+
+    def changes(self, seen: str) -> dict[str, Any]:
+        """The panels that differ from those in `seen`, which is what an earlier call gave; and the new `seen`."""
+        known: dict[str, str] = json.loads(seen or "{}")
+        panels = {name: (_digest(key), make) for name, (key, make) in self._all().items()}
+        changes = {name: make() for name, (digest, make) in panels.items() if known.get(name) != digest}
+        if changes:
+            changes["seen"] = json.dumps({name: digest for name, (digest, _make) in panels.items()})
+        return changes
+
+    def shown_job(self) -> Job | None:
+        """The job that the person looks at: the one chosen, or else the latest."""
+        return next((job for job in self._jobs.all() if job.id == self._draft.job_id), None) or self._jobs.latest()
+
+    def shown_result(self, job: Job) -> Result | None:
+        """The file that the person looks at: the one chosen, or else the newest."""
+        results = job.results
+        chosen = (result for result in results if result.path.stem == self._draft.choice)
+        return next(chosen, results[-1] if results else None)
+
+    def shown_snapshot(self, job: Job) -> Snapshot | None:
+        """The kept step nearest to the one chosen; the last one while the job runs or when none was chosen."""
+        kept, step = list(job.snapshots), self._draft.step
+        if not kept or not step or job.is_active:
+            return kept[-1] if kept else None
+        return min(kept, key=lambda snapshot: abs(snapshot.step - step))
+
+    def _all(self) -> dict[str, Panel]:
+        return {**self._of_form(), **self._of_job(self.shown_job()), "test_grid": self._of_test()}
+
+    def _of_form(self) -> dict[str, Panel]:
+        draft, values = self._draft, dict(self._draft.values)
+        name, is_taken = str(values["name"] or ""), self._is_taken(str(values["name"] or ""))
+        settings_problem = _problem_of(values)
+        return {
+            "doctor": self._of_pair(values),
+            "name_note": ((name, is_taken), lambda: _about_name(name, is_taken)),
+            # Another name has no permission yet.
+            "overwrite": ((name, is_taken), lambda: Props(visible=is_taken, value=False)),
+            "settings_note": (settings_problem, lambda: render.error(settings_problem)),
+            "alert": (draft.alert, lambda: render.error(draft.alert)),
+        }
+
+    def _of_pair(self, values: Mapping[str, Any]) -> Panel:
+        key = (self._draft.digests, *(values[name] for name in ("mask", "mask_file", "resolution")))
+        return key, lambda: self._doctor(key, values)
+
+    def _doctor(self, key: object, values: Mapping[str, Any]) -> str:
+        if self._pair[0] != key:
+            self._pair = key, _examined(self._draft, values)
+        return self._pair[1]
+
+    def _is_taken(self, name: str) -> bool:
+        try:
+            folder = self._jobs.host.lora_dir
+            return bool(name) and any((folder / f"{check_name(name)}{suffix}").exists() for suffix in _TAKEN_SUFFIXES)
+        except (LoraFileError, OSError):
+            return False
+
+    def _of_job(self, job: Job | None) -> dict[str, Panel]:
+        jobs = self._jobs.all()
+        active = self._jobs.active()
+        other = active if active is not job else None
+        is_active = job is not None and job.is_active
+        labels = [_label(each) for each in reversed(jobs)]
+        key = (job and (job.id, job.version, job.state.value), other and other.id)
+        return {
+            "jobs": (
+                (labels, job and job.id),
+                lambda: Props(choices=labels, value=job and _label(job), visible=len(labels) > 1),
+            ),
+            "progress": (key, lambda: render.progress(job, other)),
+            "live": (render.spoken(job), lambda: render.spoken(job)),
+            "stop": (is_active, lambda: Props(visible=is_active)),
+            "stop_keep": (is_active, lambda: Props(visible=is_active)),
+            "again": (job is None or is_active, lambda: Props(visible=job is not None and not is_active)),
+            **self._of_kept(job),
+            **self._of_result(job),
+        }
+
+    def _of_kept(self, job: Job | None) -> dict[str, Panel]:
+        snapshot = self.shown_snapshot(job) if job else None
+        steps = [kept.step for kept in job.snapshots] if job else []
+        can_scrub = job is not None and not job.is_active and bool(steps)
+        return {
+            "kept": (can_scrub, lambda: Props(visible=can_scrub)),
+            "scrub": ((job and job.id, steps, can_scrub), lambda: _slider(steps, snapshot)),
+            "strip": (
+                (job and job.id, snapshot and snapshot.step),
+                lambda: render.strip(snapshot.strip, snapshot.step, job.total) if job and snapshot else "",
+            ),
+        }
+
+    def _of_result(self, job: Job | None) -> dict[str, Panel]:
+        result = self.shown_result(job) if job else None
+        results = list(job.results) if job else []
+        names = list(dict.fromkeys(each.path.stem for each in results))
+        key = (job and job.id, names, len(results), result and result.path.stem)
+        others = [each for each in results if result and each.path.stem != result.path.stem]
+        return {
+            "finish": (result is not None, lambda: Props(visible=result is not None)),
+            "choice": (
+                key,
+                lambda: Props(choices=names, value=result.path.stem if result else None, visible=len(names) > 1),
+            ),
+            "result": (key, lambda: render.result(result, others) if result else ""),
+        }
+
+    def _of_test(self) -> Panel:
+        trial = self._trial
+        return trial.version, lambda: render.grid(trial.row(), trial.text, trial.error, is_running=trial.is_running)
+
+
+def _digest(key: object) -> str:
+    return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+
+
+def job_id(label: str | None) -> str:
+    """The job that an entry of the list of jobs stands for."""
+    return str(label or "").rpartition("#")[2]
+
+
+def _label(job: Job) -> str:
+    return f"{job.name} - {job.state.value} #{job.id}"
+
+
+def _slider(steps: list[int], snapshot: Snapshot | None) -> Props:
+    """From the first to the last kept step, in strides that reach each of them."""
+    if len(steps) < 2 or snapshot is None:
+        return Props(visible=False)
+    stride = reduce(math.gcd, (step - steps[0] for step in steps))
+    return Props(minimum=steps[0], maximum=steps[-1], step=stride, value=snapshot.step, visible=True)
+
+
+def _about_name(name: str, is_taken: bool) -> str:
+    if not name:
+        return ""
+    try:
+        check_name(name)
+    except LoraFileError as error:
+        return render.error(str(error))
+    return render.note("a LoRA of this name exists: allow overwriting, or choose another name") if is_taken else ""
+
+
+def _problem_of(values: Mapping[str, Any]) -> str:
+    try:
+        config_of(values)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _examined(draft: Draft, values: Mapping[str, Any]) -> str:
+    """The doctor's panel for the pictures in the draft."""
+    original, target = draft.original, draft.target
+    if original is None or target is None:
+        missing = "two pictures" if original is target else "the original" if original is None else "the target"
+        return render.note(f"put in {missing}, and the pair doctor looks at the pair")
+    try:
+        try:
+            config = config_of(values)
+        except ConfigError:  # said elsewhere; the pictures can be looked at all the same
+            config = TrainConfig()
+        pair = load_pair(original, target, config)
+        return render.doctor(examine(pair).findings, mask_overlay(pair))
+    except AddiftError as error:
+        return render.error(str(error))

@@ -1,0 +1,208 @@
+"""The live panels as HTML, from plain values. Every text goes through `escape`, every picture is a data: address."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+from PIL import Image
+
+from lib_addift.doctor import Finding
+from lib_addift.jobs import Job, JobState
+from lib_addift.pipeline import Result
+from lib_addift.preview import WEIGHTS
+from lib_addift.proof import LEARNT
+from lib_addift.ui.curve import curve
+
+_STRIP_WEIGHTS = ", ".join(f"{weight:g}" for weight in WEIGHTS)
+_LOSSLESS_PIXELS = 512 * 512  # up to here a picture is sent as it is; larger ones would be some MB
+_SIGNS = {"ok": "✓", "note": "i", "warning": "!"}
+_SPOKEN = {"ok": "Good", "note": "Note", "warning": "Warning"}
+_WORDS = {
+    JobState.QUEUED: "waiting",
+    JobState.RUNNING: "training",
+    JobState.DONE: "done",
+    JobState.STOPPED: "stopped",
+    JobState.FAILED: "failed",
+}
+WELCOME = """\
+<div class="addift-card addift-welcome" data-addift-state="none">
+<h3>From two pictures to a LoRA</h3>
+<ol>
+<li><b>Two pictures.</b> They show the same and differ in one thing: eyes open, eyes closed.
+Best: generate one and inpaint the other from it.</li>
+<li><b>A name.</b> It is what you will type in prompts.</li>
+<li><b>Train.</b> Here you then see how it goes, and at the end the proof that it works.</li>
+</ol>
+</div>"""
+
+
+def escape(text: object) -> str:
+    """Text that is only text in HTML, and in the templates that gradio 6 takes HTML for."""
+    result = html.escape(str(text))
+    for character in "{}$@":
+        result = result.replace(character, f"&#{ord(character)};")
+    return result
+
+
+def sentence(text: object) -> str:
+    """`text` beginning with a capital and ending with a full stop, as HTML."""
+    words = str(text).strip()
+    words = words[:1].upper() + words[1:]
+    return escape(words if words.endswith((".", "!", "?")) else f"{words}.") if words else ""
+
+
+def error(text: str) -> str:
+    """A sentence about what went wrong, read aloud at once; nothing for no text."""
+    return f'<div class="addift-error" role="alert">{sentence(text)}</div>' if text else ""
+
+
+def note(text: str) -> str:
+    return f'<div class="addift-hint">{sentence(text)}</div>' if text else ""
+
+
+def picture(image: Image.Image, alt: str, kind: str, data: str = "") -> str:
+    """An <img> with the class addift-`kind`; `data` is one more attribute, made of plain figures."""
+    return f'<img class="addift-{kind}" alt="{escape(alt)}" src="{_address(image)}" {data}>'
+
+
+def _address(image: Image.Image) -> str:
+    file = io.BytesIO()
+    if image.width * image.height <= _LOSSLESS_PIXELS:
+        image.save(file, "PNG")
+        kind = "png"
+    else:
+        image.convert("RGB").save(file, "JPEG", quality=90)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def doctor(findings: Iterable[Finding], overlay: Image.Image) -> str:
+    """What the pair doctor found, and where the LoRA will learn."""
+    lines = "".join(
+        f'<li class="addift-finding addift-{finding.level}"><span class="addift-sign" role="img" '
+        f'aria-label="{_SPOKEN[finding.level]}">{_SIGNS[finding.level]}</span><span>{sentence(finding.text)}</span></li>'
+        for finding in findings
+    )
+    area = picture(overlay, "The original with a red tint where the LoRA will learn", "overlay")
+    return (
+        f'<div class="addift-doctor"><figure>{area}<figcaption>Red: where it learns</figcaption></figure>'
+        f'<ul aria-label="What the pair doctor found">{lines}</ul></div>'
+    )
+
+
+def time_left(seconds: float | None) -> str:
+    """'about 12 s left'; nothing when it is not known."""
+    if seconds is None:
+        return ""
+    return f"about {max(1, round(seconds))} s left" if seconds < 90 else f"about {round(seconds / 60)} min left"
+
+
+def progress(job: Job | None, other: Job | None) -> str:
+    """How a job stands; `other` is a job that runs meanwhile."""
+    if job is None:
+        return WELCOME
+    percent = round(100 * job.progress)
+    step = f"step {job.step} of {job.total}"
+    bar = (
+        f'<div class="addift-bar" role="progressbar" aria-label="Progress of {escape(job.name)}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{percent}" aria-valuetext="{step}">'
+        f'<div style="width:{percent}%"></div></div>'
+    )
+    is_active = job.is_active or other is not None
+    lines = [
+        f'<div class="addift-card" data-addift-state="{job.state.value}" data-addift-active="{int(is_active)}">',
+        f'<div class="addift-head"><h3>{escape(job.name)}</h3>'
+        f'<span class="addift-badge addift-{job.state.value}">{_WORDS[job.state]}</span></div>',
+        bar,
+        f'<div class="addift-line"><span class="addift-step">{sentence(step)[:-1]}</span>'
+        f'<span class="addift-left">{time_left(job.seconds_left)}</span></div>',
+        f'<p class="addift-text">{sentence(_doing(job))}</p>',
+        error(job.error),
+        curve(job.losses, job.total),
+        f'<p class="addift-hint">{escape(other.name)} is being trained meanwhile.</p>' if other else "",
+        "</div>",
+    ]
+    return "".join(lines)
+
+
+def _doing(job: Job) -> str:
+    if job.state is JobState.FAILED:
+        return "This training failed"
+    if job.state is JobState.DONE:
+        return "saving a kept step" if job.saving else "finished: the LoRA is saved"
+    return job.text
+
+
+def spoken(job: Job | None) -> str:
+    """The same for screen readers: a sentence that changes only now and then."""
+    if job is None:
+        return ""
+    if job.state is JobState.RUNNING and job.text == "training":
+        quarter = int(4 * job.progress) * 25
+        return f"Training {escape(job.name)}: {quarter} percent done."
+    return f"{escape(job.name)}: {sentence(job.error or job.text)}"
+
+
+def strip(image: Image.Image, step: int, total: int) -> str:
+    """The preview strip of a kept step."""
+    alt = f"Preview after step {step}: the same picture with the LoRA at weights {_STRIP_WEIGHTS}"
+    return (
+        f'<figure class="addift-wide" tabindex="0" role="group" aria-label="Preview strip of step {step}">'
+        f"{picture(image, alt, 'strip-img', f'data-addift-step={step}')}</figure>"
+        f'<p class="addift-hint">After step {step} of {total}, at the weights it has in training. '
+        "At the end, calibration scales them.</p>"
+    )
+
+
+def result(found: Result, others: Sequence[Result]) -> str:
+    """The finished LoRA: the verdict, what it means, the strip and the round trip."""
+    trip = found.round_trip
+    level = "failed" if trip.recovery < LEARNT else "weak" if trip.recovery < 0.5 else "good"
+    parts = [
+        f'<div class="addift-card addift-result" data-addift-tag="{escape(found.tag)}">',
+        f'<p class="addift-verdict addift-{level}">{sentence(trip.verdict)}</p>',
+        f'<p class="addift-tag"><code>{escape(found.tag)}</code> in a prompt draws the change you showed; '
+        "with -1 its opposite.</p>",
+        '<figure class="addift-wide" tabindex="0" role="group" aria-label="Strip of the finished LoRA">',
+        picture(found.strip, f"One picture with the finished LoRA at weights {_STRIP_WEIGHTS}", "final-strip"),
+        "</figure>",
+        _round_trip(found),
+        f'<dl class="addift-figures">{_figures(found)}</dl>',
+        f'<p class="addift-path">{escape(found.path)}</p>',
+    ]
+    if others:
+        parts.append(f'<p class="addift-hint">Also saved: {", ".join(escape(r.path.stem) for r in others)}.</p>')
+    return "".join([*parts, "</div>"])
+
+
+def _round_trip(found: Result) -> str:
+    alt = "Round trip: the original, noised and denoised without the LoRA and at weight 1; the target the same at -1"
+    return (
+        '<figure class="addift-wide" tabindex="0" role="group" aria-label="The round trip">'
+        f"{picture(found.pictures, alt, 'pictures')}</figure>"
+        '<p class="addift-hint">The round trip: each picture is noised and denoised again. Without the LoRA it should '
+        "come back as it was; at weight 1 the original should come back as the target, and at -1 the target as the "
+        "original.</p>"
+    )
+
+
+def _figures(found: Result) -> str:
+    rows = {
+        "Recovery": f"{found.round_trip.recovery:.0%} of the difference comes back in the round trip",
+        "Weight 1": f"{found.weight:.2g} times the LoRA as trained",
+        "Training": f"{found.steps} steps in {found.train_seconds:.0f} s",
+    }
+    return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
+
+
+def grid(image: Image.Image | None, text: str, failed: str, *, is_running: bool) -> str:
+    """The test: its pictures so far, and what it is doing."""
+    shown = picture(image, "One seed with the LoRA at each labelled weight", "grid") if image else ""
+    figure = (
+        f'<figure class="addift-wide" tabindex="0" role="group" aria-label="Test">{shown}</figure>' if image else ""
+    )
+    busy = ' data-addift-active="1"' if is_running else ""
+    return f'<div{busy}>{figure}<p class="addift-hint" role="status">{sentence(text)}</p>{error(failed)}</div>'

@@ -1,0 +1,19 @@
+"""The tab as a page of its own, without a WebUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib_addift.jobs import Jobs
+from lib_addift.ui import build_tab, compat
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def serve(jobs: Jobs, *, port: int | None, open_browser: bool, block: bool) -> str:
+    """Serve the tab on this computer only; returns its address."""
+    css, script = (
+        (_ROOT / name).read_text(encoding="utf-8") for name in ("style.css", "javascript/addift.js")
+    )  # what a WebUI would load by itself
+    page = build_tab(jobs)
+    return compat.launch(page, css=css, script=script, port=port, open_browser=open_browser, block=block)

@@ -1,0 +1,213 @@
+"""The tab's layout, and which button calls which handler. What the handlers do is in handlers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from lib_addift.jobs import Jobs
+from lib_addift.presets import PRESETS
+from lib_addift.ui import TITLE, compat, form, render
+from lib_addift.ui.handlers import Changes, Handlers
+from lib_addift.ui.panels import PANELS
+
+_PRESET_HELP = "action: a shape, such as eyes or a pose. style: texture, palette, line. detail: a small thing."
+_INTRO = (
+    '<p class="addift-intro">Two pictures that differ in one thing become a LoRA of exactly that thing. '
+    "Put them in, give it a name, press Train.</p>"
+)
+_WAIT = '<p class="addift-hint">Pictures that you generate meanwhile wait until training has finished.</p>'
+_TEST_HELP = "Six pictures of one prompt and one seed, at weights -1 to 1.5."
+_TEXT_LINES = {"prompt": 2, "preview_prompt": 2}
+Components = dict[str, Any]
+
+
+def build(jobs: Jobs, *, in_webui: bool) -> Any:
+    """The whole tab as a gr.Blocks."""
+    handlers = Handlers(jobs)
+    with compat.blocks(TITLE) as page:
+        with gr.Column(elem_id="addift_root"):
+            parts: Components = {"seen": _seen(), "page": _html("page"), **_hidden_buttons()}
+            parts["live"] = _html("live")
+            _html("intro", _INTRO)
+            with gr.Row(elem_id="addift_columns"):
+                with gr.Column(scale=1, min_width=320, elem_id="addift_form"):
+                    parts |= _build_form(in_webui)
+                with gr.Column(scale=1, min_width=320, elem_id="addift_job"):
+                    parts |= _build_job()
+                    parts |= _build_finish(in_webui)
+        _bind(parts, handlers)
+        _bind_scripts(parts)
+    for block in page.blocks.values():
+        block.do_not_save_to_config = True  # a WebUI's ui-config.json would override the defaults of later versions
+    return page
+
+
+def _html(name: str, value: str = "") -> Any:
+    return gr.HTML(value, elem_id=f"addift_{name}")
+
+
+def _seen() -> Any:
+    """What the page has, as Panels.changes wrote it. Not a gr.State: that cannot be had without preprocessing."""
+    return gr.Textbox("", label="Seen", visible=False, elem_id="addift_seen")
+
+
+def _button(name: str, text: str, variant: str = "secondary", *, visible: bool = True) -> Any:
+    return gr.Button(text, variant=variant, visible=visible, elem_id=f"addift_{name}")
+
+
+def _hidden_buttons() -> Components:
+    """Pressed by JavaScript: when the page opens, while a job runs, and after input in the form."""
+    return {name: _button(name, name) for name in ("restore", "refresh", "keep_draft")}
+
+
+def _build_form(in_webui: bool) -> Components:
+    values, parts = form.empty_form(), {}
+    with gr.Row(elem_id="addift_pictures"):
+        parts["original"] = compat.picture("Original: as it is", "addift_original")
+        parts["swap"] = _button("swap", "⇄ Swap")
+        parts["target"] = compat.picture("Target: as it should become", "addift_target")
+    parts["doctor"] = _html("doctor")
+    with gr.Row(elem_id="addift_basics"):
+        with gr.Column(min_width=220):
+            parts["name"] = gr.Textbox(
+                label="Name", info="What you type in prompts, as in <lora:name:1>.", placeholder="closed_eyes",
+                max_lines=1, elem_id="addift_name",
+            )  # fmt: skip
+            parts["name_note"] = _html("name_note")
+            parts["overwrite"] = gr.Checkbox(
+                False, label="Overwrite the LoRA of this name", visible=False, elem_id="addift_overwrite"
+            )
+        parts["preset"] = gr.Radio(
+            list(PRESETS), value=values["preset"], label="Preset: what differs?", info=_PRESET_HELP,
+            elem_id="addift_preset",
+        )  # fmt: skip
+    parts["train"] = _button("train", "Train", "primary")
+    parts["alert"] = _html("alert")
+    if in_webui:
+        _html("wait_note", _WAIT)
+    with gr.Accordion("Advanced", open=False, elem_id="addift_advanced"):
+        parts["settings_note"] = _html("settings_note")
+        for heading, names in form.parts().items():
+            _html(f"heading_{names[0]}", f'<h4 class="addift-heading">{render.escape(heading)}</h4>')
+            with gr.Row(elem_id=f"addift_part_{names[0]}"):
+                parts |= {name: _setting(name, values[name]) for name in names}
+    return parts
+
+
+def _setting(name: str, value: Any) -> Any:
+    """The component of one setting, made from what TrainConfig says of it."""
+    rules, kind = form.SETTINGS[name].metadata, form.widget(name)
+    common = {"value": value, "label": rules["label"], "elem_id": f"addift_set_{name}", "info": form.help_text(name)}
+    if kind == "checkbox":
+        return gr.Checkbox(min_width=200, **common)
+    if kind == "checkboxes":
+        return gr.CheckboxGroup(list(rules["choices"]), min_width=280, **common)
+    if kind == "dropdown":
+        return gr.Dropdown(list(rules["choices"]), min_width=200, **common)
+    if kind == "text":
+        return gr.Textbox(lines=_TEXT_LINES.get(name, 1), min_width=280, **common)
+    step = form.number_step(name)
+    if kind == "slider":
+        return gr.Slider(minimum=rules["low"], maximum=rules["high"], step=step, min_width=200, **common)
+    # No bounds here: gradio would answer with a message of its own, before ours that names the setting.
+    return gr.Number(precision=0 if form.SETTINGS[name].type == "int" else None, step=step, min_width=200, **common)
+
+
+def _build_job() -> Components:
+    parts = {
+        "jobs": gr.Dropdown([], label="Trainings since the start", visible=False, elem_id="addift_jobs"),
+        "progress": _html("progress", render.WELCOME),
+    }
+    with gr.Row(elem_id="addift_job_buttons"):
+        parts["stop_keep"] = _button("stop_keep", "Stop and keep what it learnt", visible=False)
+        parts["stop"] = _button("stop", "Stop", "stop", visible=False)
+        parts["again"] = _button("again", "Train again with these settings", visible=False)
+    parts["strip"] = _html("strip")
+    with gr.Row(visible=False, elem_id="addift_kept") as parts["kept"]:
+        parts["scrub"] = gr.Slider(
+            0, 100_000, value=0, step=1, label="Kept step", info="Walk through the steps that were kept.", visible=False,
+            elem_id="addift_scrub",
+        )  # fmt: skip
+        parts["save_step"] = _button("save_step", "Save this step")
+    return parts
+
+
+def _build_finish(in_webui: bool) -> Components:
+    parts: Components = {}
+    with gr.Column(visible=False, elem_id="addift_finish") as parts["finish"]:
+        parts["choice"] = gr.Radio([], label="Saved LoRAs", visible=False, elem_id="addift_choice")
+        parts["result"] = _html("result")
+        if in_webui:
+            with gr.Row(elem_id="addift_insert"):
+                parts["insert_txt2img"] = _button("insert_txt2img", "Insert into the txt2img prompt", "primary")
+                parts["insert_img2img"] = _button("insert_img2img", "Insert into the img2img prompt")
+        name = "Test in txt2img" if in_webui else "Test with another prompt"
+        with gr.Accordion(name, open=False, elem_id="addift_test_box"):
+            parts["test_prompt"] = gr.Textbox(label="Prompt", info=_TEST_HELP, lines=2, elem_id="addift_test_prompt")
+            with gr.Row():
+                parts["test_negative"] = gr.Textbox(
+                    label="Negative prompt", lines=1, min_width=160, scale=2, elem_id="addift_test_negative"
+                )
+                parts["test_seed"] = gr.Number(
+                    1, label="Seed", precision=0, min_width=100, scale=1, elem_id="addift_test_seed"
+                )
+            parts["test"] = _button("test", name)
+            parts["test_grid"] = _html("test_grid")
+    return parts
+
+
+def _bind(parts: Components, handlers: Handlers) -> None:
+    """Every event that Python answers: its trigger, what it is told, and what it may change besides the panels."""
+    pictures, test = list(form.PICTURES), ["test_prompt", "test_negative", "test_seed"]
+    filled = [name for name in form.FORM if name not in PANELS]
+    bind = _binder(parts)
+    bind("restore", handlers.restore, [], [*filled, *pictures, *test, "page"])
+    refreshed = bind("refresh", handlers.refresh, [], [])
+    compat.on(refreshed.then, None, js="() => window.addift?.refreshed()")
+    bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False)
+    for name in pictures:
+        bind(name, handlers.take_pictures, pictures, [], event="change")
+    bind("swap", handlers.swap, pictures, pictures)
+    bind("preset", handlers.choose_preset, form.FORM, list(form.preset_values("action")), event="input")
+    bind("train", handlers.train, [*form.FORM, *pictures], test)
+    bind("stop", handlers.stop, [], [])
+    bind("stop_keep", handlers.stop_keep, [], [])
+    bind("jobs", handlers.show_job, ["jobs"], test, event="input")
+    bind("scrub", handlers.scrub, ["scrub"], [], event="change", preprocess=False)
+    bind("save_step", handlers.save_step, [], [])
+    bind("choice", handlers.choose, ["choice"], [], event="input")
+    bind("again", handlers.again, [], [*filled, *pictures])
+    bind("test", handlers.test, test, [])
+
+
+def _binder(parts: Components) -> Callable[..., Any]:
+    """A function that binds an event of a component to a handler."""
+
+    def bind(
+        name: str,
+        handler: Callable[[Mapping[str, Any]], Changes],
+        inputs: Sequence[str],
+        changes: Sequence[str],
+        *,
+        event: str = "click",
+        preprocess: bool = True,
+    ) -> Any:
+        told, outputs = [*inputs, "seen"], [*changes, *PANELS, "seen"]
+
+        def call(*values: Any) -> Any:
+            return compat.by_position(handler(dict(zip(told, values, strict=True))), outputs)
+
+        components = ([parts[each] for each in names] for names in (told, outputs))
+        return compat.on(getattr(parts[name], event), call, *components, preprocess=preprocess)
+
+    return bind
+
+
+def _bind_scripts(parts: Components) -> None:
+    """The events that JavaScript answers alone."""
+    for tab in ("txt2img", "img2img"):
+        if f"insert_{tab}" in parts:
+            compat.on(parts[f"insert_{tab}"].click, None, js=f"() => window.addift?.insert('{tab}')")

@@ -1,0 +1,99 @@
+"""The test in txt2img: one prompt and one seed, drawn by the host itself at several weights of a finished LoRA."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
+from lib_addift.hosts.base import Host
+from lib_addift.preview import labelled_row
+
+WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrialRequest:
+    """What is to be drawn."""
+
+    lora: str  # NAME of the tag
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 1
+    width: int = 512
+    height: int = 512
+    cfg_scale: float = 7.0
+
+
+@dataclass
+class Trial:
+    """The latest test and its pictures so far; `version` grows with every change."""
+
+    host: Host
+    request: TrialRequest | None = None
+    pictures: list[np.ndarray] = field(default_factory=list)
+    error: str = ""
+    version: int = 0
+    is_running: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def start(self, request: TrialRequest) -> threading.Thread:
+        """Begin to draw, in a thread of its own: the host draws when it is free. Raises JobError while one runs."""
+        with self._lock:
+            if self.is_running:
+                raise JobError("a test is being drawn already: wait until it is done.")
+            self.request, self.pictures, self.error, self.is_running = request, [], "", True
+            self.version += 1
+        thread = threading.Thread(target=self._draw, args=(request,), name="addift-test", daemon=True)
+        thread.start()
+        return thread
+
+    def refuse(self, error: str) -> None:
+        """Say why the next test was not begun."""
+        self.error = error
+        self.version += 1
+
+    @property
+    def text(self) -> str:
+        """What it is doing, or how it ended."""
+        if self.request is None or self.error:
+            return ""
+        if self.is_running:
+            return f"drawing picture {len(self.pictures) + 1} of {len(WEIGHTS)}; it waits while the model is busy"
+        return (
+            f"the same prompt and seed ({self.request.seed}) with {self.request.lora} at each weight; 0 is without it"
+        )
+
+    def row(self) -> Image.Image | None:
+        """The pictures so far, side by side."""
+        pictures = list(self.pictures)
+        if not pictures:
+            return None
+        return labelled_row(np.stack(pictures), [f"{weight:g}" for weight in WEIGHTS[: len(pictures)]])
+
+    def _draw(self, request: TrialRequest) -> None:
+        try:
+            for weight in WEIGHTS:
+                tag = f" <lora:{request.lora}:{weight:g}>" if weight else ""
+                picture = self.host.draw(
+                    request.prompt + tag, negative_prompt=request.negative_prompt, seed=request.seed,
+                    cfg_scale=request.cfg_scale, width=request.width, height=request.height,
+                )  # fmt: skip
+                self.pictures.append(picture)
+                self.version += 1
+        except AddiftError as error:
+            self.error = str(error)
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            self.error = OUT_OF_MEMORY
+        except Exception as error:  # the thread ends here; a person sees the sentence
+            _log.exception("the test of '%s' failed", request.lora)
+            self.error = f"unexpected {type(error).__name__}: {error}. The console has the details."
+        self.is_running = False
+        self.version += 1
