@@ -7,7 +7,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -15,7 +16,7 @@ import torch
 
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
 from lib_addift.hosts.base import Host
-from lib_addift.pipeline import Request, Result, Snapshot, Stage, TrainingRun
+from lib_addift.pipeline import Events, Request, Result, Snapshot, TrainingRun
 from lib_addift.trainer import StepReport
 
 _log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Job:
         """Share of the training steps that are done, 0 to 1."""
         return self.step / self.total
 
-    def follow(self, events: Iterable[Stage | StepReport | Snapshot], report: Callable[[str, int, int], None]) -> None:
+    def follow(self, events: Events, report: Callable[[str, int, int], None]) -> None:
         """Run through `events`, which is what does the work, and take down what they say."""
         begun = time.monotonic()
         for event in events:
@@ -114,7 +115,7 @@ class Jobs:
             job = Job(TrainingRun(self.host, request, watched=True))
             with self._changed:
                 self._jobs[job.id] = job
-        self._do(lambda: self._train(job))
+            self._do(lambda: self._train(job))
         return job
 
     def all(self) -> list[Job]:
@@ -135,7 +136,9 @@ class Jobs:
 
     def active(self) -> Job | None:
         """The job that runs, or else the next one."""
-        return next((job for job in self.all() if job.is_active), None)
+        active = [job for job in self.all() if job.is_active]
+        running = [job for job in active if job.state is JobState.RUNNING]
+        return next(iter(running + active), None)
 
     def stop(self, job_id: str, keep: bool = False) -> None:
         """End a job after its current step; with `keep`, save what it learnt as NAME-stepN."""
@@ -193,27 +196,29 @@ class Jobs:
         elif was_finished:
             self._end(job, JobState.DONE, job.results[-1].round_trip.verdict)
         else:
-            kept = f" and kept as '{job.results[-1].path.stem}'" if job.keeps and job.results else "; nothing was saved"
-            self._end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps{kept}")
+            saved = f"saved: '{job.results[-1].path.stem}'" if job.results else "nothing was saved"
+            self._end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps; {saved}")
 
     def _save(self, job: Job, step: int) -> None:
-        text = job.text
+        text, failure = job.text, job.error if job.state is JobState.FAILED else ""
         error = self._attempt(job, job.run.keep(step))
         with self._changed:
             job.saving -= 1
-            self._end(job, job.state, text, error)
+            self._end(job, job.state, text, error or failure)
 
-    def _attempt(self, job: Job, events: Iterable[Stage | StepReport | Snapshot]) -> str:
+    def _attempt(self, job: Job, events: Events) -> str:
         """Run through `events`; returns the sentence about what went wrong, or nothing."""
         try:
-            job.follow(events, self.host.report)
+            with closing(events):  # gives the model back now, not when the garbage is collected
+                job.follow(events, self.host.report)
         except AddiftError as error:
             return str(error)
         except (torch.cuda.OutOfMemoryError, MemoryError):
             return OUT_OF_MEMORY
-        except Exception as error:  # a job ends here, the worker goes on with the next one
+        except (Exception, SystemExit) as error:  # a job ends here, the worker goes on with the next one
             _log.exception("training '%s' failed", job.name)
-            return f"unexpected {type(error).__name__}: {error}. The console has the details."
+            reason = (str(error).splitlines() or [""])[0].rstrip(". ")
+            return f"unexpected {type(error).__name__}: {reason}. The console has the details."
         return ""
 
     def _end(self, job: Job, state: JobState, text: str, error: str = "") -> None:
@@ -224,7 +229,7 @@ class Jobs:
             self._changed.notify_all()
 
     def _forget_old_snapshots(self) -> None:
-        for job in self.all()[:-_JOBS_WITH_SNAPSHOTS]:
-            if not job.is_active:
-                job.snapshots.clear()
-                job.run.snapshots.clear()
+        over = [job for job in self.all() if not job.is_active]
+        for job in over[:-_JOBS_WITH_SNAPSHOTS]:
+            job.snapshots.clear()
+            job.run.snapshots.clear()

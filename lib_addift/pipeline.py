@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,9 @@ class Result:
         return f"<lora:{self.path.stem}:1>"
 
 
+Events = Generator[Stage | StepReport | Snapshot, None, None]
+
+
 class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
@@ -104,7 +107,7 @@ class TrainingRun:
         """End after the current step; `events` then saves nothing. Safe to call from a signal handler."""
         self._stopped = True
 
-    def events(self) -> Iterator[Stage | StepReport | Snapshot]:
+    def events(self) -> Events:
         """Do the work. Results appear in `results`; the last one is the finished LoRA."""
         config = self.config
         with self._exclusive():
@@ -120,14 +123,13 @@ class TrainingRun:
                     return
             modules = select_layers(self.host.unet, self.host.lora_name, layers=config.layers, blocks=config.blocks)
             network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
+            network.to(self.host.device)  # the host may keep some of its own layers elsewhere
             with network.attach():
                 yield from self._train(network, plan, references)
                 if not self._stopped:
                     yield from self._finish(network, self.request.name)
 
-    def _train(
-        self, network: LoraNetwork, plan: Plan, references: Mapping[Turn, torch.Tensor]
-    ) -> Iterator[Stage | StepReport | Snapshot]:
+    def _train(self, network: LoraNetwork, plan: Plan, references: Mapping[Turn, torch.Tensor]) -> Events:
         """The steps, with what is kept on the way. `_learnt` is up to date at every end, an error's too."""
         assert self._latents is not None
         config, last = self.config, len(plan)
@@ -143,7 +145,7 @@ class TrainingRun:
                 if self._preview_every and report.step % self._preview_every == 0 and report.step < last:
                     yield self._snapshot(network)
                 if config.save_every and report.step % config.save_every == 0 and report.step < last:
-                    yield from self._finish(network, self.step_name)
+                    yield from self._finish(network, self._step_name(report.step))
                 paused += time.monotonic() - break_start
             if self._preview_every:
                 yield self._snapshot(network)
@@ -152,10 +154,19 @@ class TrainingRun:
 
     @property
     def step_name(self) -> str:
-        """The name under which an unfinished LoRA is kept."""
-        return f"{self.request.name}-step{self.steps_done}"
+        """The name under which what was learnt so far would be kept."""
+        return self._step_name(self.steps_done)
 
-    def keep(self, step: int | None = None) -> Iterator[Stage]:
+    def _step_name(self, step: int) -> str:
+        """NAME-stepN for an unfinished LoRA; with a number behind it where an earlier run left one of that name."""
+        name = base = f"{self.request.name}-step{step}"
+        ours = {result.path.stem for result in self.results}
+        number = 2
+        while not self.request.overwrite and name not in ours and (self.host.lora_dir / f"{name}.safetensors").exists():
+            name, number = f"{base}-{number}", number + 1
+        return name
+
+    def keep(self, step: int | None = None) -> Events:
         """Prove and save, as NAME-stepN, what was learnt when a run was stopped, or one of its snapshots."""
         if step is None:
             step, tensors = self.steps_done, self._learnt
@@ -167,9 +178,9 @@ class TrainingRun:
         if self._latents is None or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
         with self._exclusive():
-            network = LoraNetwork.from_tensors(tensors, self.host.unet, self.host.lora_name)
+            network = LoraNetwork.from_tensors(tensors, self.host.unet, self.host.lora_name).to(self.host.device)
             with network.attach():
-                yield from self._finish(network, f"{self.request.name}-step{step}", step)
+                yield from self._finish(network, self._step_name(step), step)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -191,7 +202,7 @@ class TrainingRun:
         self.snapshots[self.steps_done] = snapshot
         return snapshot
 
-    def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Iterator[Stage]:
+    def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Events:
         """Check, calibrate and save the LoRA as it is now."""
         assert self._latents is not None
         _check_alive(network)
@@ -206,8 +217,8 @@ class TrainingRun:
         yield Stage("saving")
         steps = step or self.steps_done
         path = self._save(name, network.tensors(weight), proof, strip, steps)
-        self.host.refresh_loras(path)
         self.results.append(Result(path, steps, self.train_seconds, proof, weight, strip, pictures))
+        self.host.refresh_loras(path)
 
     def _is_calibrated(self, proof: RoundTrip) -> bool:
         """Whether `proof` sets the weight: not where it found next to nothing."""
@@ -236,7 +247,7 @@ class TrainingRun:
             resolution=(width, height),
             steps=steps,
         )
-        overwrite = self.request.overwrite or name != self.request.name
+        overwrite = self.request.overwrite or name != self.request.name  # `_step_name` has looked already
         return save_lora(
             self.host.lora_dir / f"{name}.safetensors", tensors, metadata, precision=self.config.save_precision,
             preview=strip, overwrite=overwrite,

@@ -30,9 +30,12 @@ class WebUIHost:
 
     @property
     def model_title(self) -> str:
-        """The checkpoint that the next picture would be made with."""
+        """The checkpoint that the next picture would be made with.
+
+        Its name, not its title: that gets a hash behind it while the file is loaded for the first time.
+        """
         info = self._checkpoint_info()
-        return str(info.title) if info else "no checkpoint"
+        return str(info.name) if info else "no checkpoint"
 
     @property
     def model_hash(self) -> str:

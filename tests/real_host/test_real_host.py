@@ -127,6 +127,11 @@ def test_a_trained_lora_acts_at_once_and_only_where_it_is_named(base: bytes, tra
     assert picture("a face") == base
 
 
+def test_the_tabs_own_test_draws_what_txt2img_draws(base: bytes, trained: Any) -> None:
+    assert bytes.fromhex(call("GET", "/addift-probe/draw?prompt=a+face")) == base
+    assert bytes.fromhex(call("GET", f"/addift-probe/draw?prompt=a+face+%3Clora:{NAME}:1%3E")) != base
+
+
 def test_a_lora_replaced_under_its_name_acts_as_the_new_one(trained: Any) -> None:
     first = picture(f"a face <lora:{NAME}:1>")
     assert train(eyes="open")["state"] == "done"

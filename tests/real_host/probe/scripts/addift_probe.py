@@ -85,7 +85,14 @@ def memory():
     return {"now": used.rss, "gpu_peak": on_gpu, "threads": threading.active_count()}
 
 
+def draw(prompt: str):
+    """The pixels that the tab's button 'Test' would show for a prompt, as hex."""
+    host = sys.modules["lib_addift.webui"].jobs().host
+    return host.draw(prompt, seed=1, steps=3, cfg_scale=2.0, width=64, height=64).tobytes().hex()
+
+
 def add_routes(_demo, app):
+    app.add_api_route("/addift-probe/draw", draw, methods=["GET"])
     app.add_api_route("/addift-probe/fingerprint", fingerprint, methods=["GET"])
     app.add_api_route("/addift-probe/fail", fail, methods=["POST"])
     app.add_api_route("/addift-probe/memory", memory, methods=["GET"])
