@@ -114,7 +114,9 @@ class UNetModel(nn.Module):
         ])  # fmt: skip
         self.middle_block = block(ResBlock(), SpatialTransformer(), ResBlock())
         # The first level of SD1.5's output has no attention.
-        self.output_blocks = nn.ModuleList([*(block(ResBlock()) for _ in range(3)), block(ResBlock(), SpatialTransformer())])
+        self.output_blocks = nn.ModuleList(
+            [*(block(ResBlock()) for _ in range(3)), block(ResBlock(), SpatialTransformer())]
+        )
         self.out = nn.Sequential(nn.GroupNorm(2, WIDTH), nn.SiLU(), nn.Conv2d(WIDTH, 4, 3, padding=1))
 
     def forward(

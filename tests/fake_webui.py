@@ -1,7 +1,7 @@
 """A1111, Forge and its older relatives in small: exactly the attributes that the hosts use of them.
 
-Like the real ones they punish: the lock deadlocks when it is taken twice, Forge's weights are inference tensors that only
-its memory management may move, and then only in inference mode.
+Like the real ones they punish: the lock deadlocks when it is taken twice, Forge's weights are inference tensors that
+only its memory management may move, and then only in inference mode.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -27,7 +27,10 @@ from tests.fake_unet import AutoencoderKL, BasicTransformerBlock, TextModel, UNe
 
 SCALE = 0.18215
 # What imports a WebUI's modules when it is imported itself.
-_BOUND = tuple(f"lib_addift.{name}" for name in ("webui", *(f"hosts.{n}" for n in ("webui", "a1111", "forge", "ldm_patched"))))
+_BOUND = [
+    ("lib_addift", "webui"),
+    *(("lib_addift.hosts", name) for name in ("webui", "a1111", "forge", "ldm_patched")),
+]
 
 
 def module(name: str, **contents: Any) -> ModuleType:
@@ -84,8 +87,8 @@ class CheckpointInfo(SimpleNamespace):
 
 
 class StableDiffusionProcessing:
-    cached_c: list[Any] = [None, None]
-    cached_uc: list[Any] = [None, None]
+    cached_c: ClassVar[list[Any]] = [None, None]
+    cached_uc: ClassVar[list[Any]] = [None, None]
 
     def __init__(self, **settings: Any) -> None:
         self.settings, self.is_closed = settings, False
@@ -147,7 +150,7 @@ class FakeWebUI:
 
     def modules(self) -> dict[str, ModuleType]:
         options = SimpleNamespace(CLIP_stop_at_last_layers=1)
-        arguments = SimpleNamespace(lora_dir=str(self.lora_dir), lowvram=False, api=False, api_auth=None)
+        arguments = SimpleNamespace(lora_dir=str(self.lora_dir), lowvram=False, api=False, nowebui=False, api_auth=None)
         self.shared = SharedModule("modules.shared")
         self.shared.webui = self
         self.shared.state, self.shared.opts, self.shared.cmd_opts = self.state, options, arguments
@@ -158,13 +161,17 @@ class FakeWebUI:
             process_images=self._process_images,
         )
         sd_models = module(
-            "modules.sd_models", model_data=self.model_data, select_checkpoint=self._select, forge_model_reload=self.reload
+            "modules.sd_models",
+            model_data=self.model_data,
+            select_checkpoint=self._select,
+            forge_model_reload=self.reload,
         )
         made = [
             self.shared, self.processing, sd_models, self.networks, *self.own_modules(),
             module("modules.call_queue", queue_lock=self.lock),
         ]  # fmt: skip
-        webui = module("modules", __path__=[], **{m.__name__.partition(".")[2]: m for m in made if "." in m.__name__})
+        parts = {m.__name__.removeprefix("modules."): m for m in made if m.__name__.startswith("modules.")}
+        webui = module("modules", __path__=[], **parts)
         return {m.__name__: m for m in (webui, *made)}
 
     def _select(self) -> CheckpointInfo:
@@ -173,9 +180,15 @@ class FakeWebUI:
         return self.info
 
     def reload(self) -> tuple[Any, bool]:
+        """Load what is chosen, if that was not done yet."""
         if self.hashes_when_loading and self.info is not None:
             self.info.calculate_shorthash()
-        return self.model, False
+        self.model_data.sd_model = self.model
+        return self.model, True
+
+    def unload(self) -> None:
+        """As the WebUI is before its first picture."""
+        self.model_data.sd_model = None
 
     def _process_images(self, job: StableDiffusionProcessing) -> SimpleNamespace:
         assert self.lock.is_held
@@ -228,7 +241,7 @@ class FakeA1111(FakeWebUI):
 
     def make_model_data(self) -> SimpleNamespace:
         data = SimpleNamespace(sd_model=self.model)
-        data.get_sd_model = lambda: data.sd_model
+        data.get_sd_model = lambda: data.sd_model or self.reload()[0]
         return data
 
     def make_networks(self) -> ModuleType:
@@ -448,6 +461,9 @@ class FakeForge(FakeWebUI):
         data.get_sd_model = lambda: data.sd_model
         return data
 
+    def unload(self) -> None:
+        self.model_data.sd_model = FakeInitialModel()
+
     def make_networks(self) -> ModuleType:
         def clear() -> None:
             self.cleared += 1
@@ -458,11 +474,12 @@ class FakeForge(FakeWebUI):
         )  # fmt: skip
 
     def own_modules(self) -> list[ModuleType]:
-        made, name = [], self.memory_module
-        while "." in name:
-            made.append(module(name, __path__=[], load_models_gpu=self.memory.load_models_gpu))
-            name = name.rpartition(".")[0]
-        return [*made, module(name, __path__=[], **{name.partition(".")[2]: m for m in made for name in [m.__name__]})]
+        path = self.memory_module
+        made = [module(path, load_models_gpu=self.memory.load_models_gpu)]
+        while "." in path:
+            path, _, name = path.rpartition(".")
+            made.append(module(path, __path__=[], **{name: made[-1]}))
+        return made
 
     def merge_lora(self) -> None:
         original = self.model.forge_objects_original.unet
@@ -481,7 +498,7 @@ class FakeForge(FakeWebUI):
 
 
 class FakeReForge(FakeForge):
-    """Also Forge Classic. Loads outside of inference mode; what a picture has moved or patched are inference tensors."""
+    """Also Forge Classic. Loaded outside of inference mode; what pictures have moved or patched is inference tensors."""
 
     name = "reforge"
     memory_module = "ldm_patched.modules.model_management"
@@ -496,6 +513,9 @@ class FakeReForge(FakeForge):
         data = SimpleNamespace(sd_model=self.model)
         data.get_sd_model = lambda: data.sd_model or self.reload()[0]
         return data
+
+    def unload(self) -> None:
+        self.model_data.sd_model = None
 
 
 class ReForgeModel(StableDiffusion):
@@ -527,13 +547,17 @@ KINDS: dict[str, type[FakeWebUI]] = {kind.name: kind for kind in (FakeA1111, Fak
 def inside(webui: FakeWebUI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Python as it is inside that WebUI; gives the host that is found there."""
     with monkeypatch.context() as patch:
-        for name in _BOUND:
-            sys.modules.pop(name, None)
+        _forget_bound()
         for name, made in webui.modules().items():
             patch.setitem(sys.modules, name, made)
         try:
             yield import_module("lib_addift.hosts").detect_host()
         finally:
             remove_timed_loras()
-            for name in _BOUND:
-                sys.modules.pop(name, None)
+            _forget_bound()
+
+
+def _forget_bound() -> None:
+    for package, name in _BOUND:
+        sys.modules.pop(f"{package}.{name}", None)
+        vars(import_module(package)).pop(name, None)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lib_addift.jobs
 import lib_addift.pipeline
@@ -234,6 +235,20 @@ def test_jobs_run_in_the_order_in_which_they_came_and_one_at_a_time(jobs: Jobs, 
     assert (jobs.active(), jobs.latest()) == (None, third)
 
 
+def test_the_active_job_is_the_one_that_runs(jobs: Jobs, host: WatchedHost) -> None:
+    saved = done(jobs, name="a")
+    gate = host.at["step 2 of 3"] = Gate()
+    running, waiting = jobs.submit(request("b")), jobs.submit(request("c"))
+    gate.wait()
+    jobs.save_step(saved.id, 3)
+    assert saved.is_active
+    assert jobs.active() is running
+    jobs.stop(waiting.id)
+    gate.open()
+    ended(jobs, saved)
+    assert jobs.active() is None
+
+
 def test_without_jobs_there_is_none(jobs: Jobs) -> None:
     assert (jobs.all(), jobs.active(), jobs.latest()) == ([], None, None)
     for ask in (jobs.get, jobs.stop, jobs.wait, lambda job_id: jobs.save_step(job_id, 1)):
@@ -258,7 +273,9 @@ def test_waiting_ends_with_the_timeout_or_with_the_job(jobs: Jobs, gate: Gate) -
 def test_eight_threads_lose_nothing_and_run_nothing_twice(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
+    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # these take long
+    for drawing in ("preview_strip", "round_trip_pictures"):
+        monkeypatch.setattr(lib_addift.pipeline, drawing, lambda *_: Image.new("RGB", (64, 64)))
     names = [[f"n{thread}-{number}" for number in range(20)] for thread in range(8)]
     odd = {}  # jobs that were stopped
 
@@ -326,6 +343,23 @@ def test_a_name_that_is_at_work_or_waits_is_refused(jobs: Jobs, gate: Gate, over
     assert jobs.all() == [running, waiting]
 
 
+def test_one_name_that_many_ask_for_at_once_is_given_once(jobs: Jobs, gate: Gate) -> None:
+    together = threading.Barrier(8)
+
+    def submit(_: int) -> Job | str:
+        together.wait(PATIENCE)
+        try:
+            return jobs.submit(request(overwrite=True))
+        except JobError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(submit, range(8)))
+    assert [answer for answer in answers if isinstance(answer, Job)] == jobs.all()
+    assert len(jobs.all()) == 1
+    assert sum("is being trained already" in answer for answer in answers if isinstance(answer, str)) == 7
+
+
 def test_a_name_is_free_again_when_its_job_has_ended(jobs: Jobs, host: WatchedHost) -> None:
     stop_at(jobs, host, "step 1 of 3")
     assert done(jobs).state is JobState.STOPPED
@@ -372,7 +406,7 @@ def test_a_job_that_is_stopped_and_kept_saves_what_it_learnt(jobs: Jobs, host: W
     stop_at(jobs, host, "step 2 of 50", keep=True)
     job = done(jobs, max_train_steps=50, save_precision="fp32", calibrate=False, lr_schedule="constant")
     assert (job.state, job.step) == (JobState.STOPPED, 2)
-    assert job.text == "stopped after 2 of 50 steps and kept as 'blink-step2'"
+    assert job.text == "stopped after 2 of 50 steps; saved: 'blink-step2'"
     assert loras(host) == ["blink-step2.safetensors"]
     assert [(result.steps, result.tag) for result in job.results] == [(2, "<lora:blink-step2:1>")]
     kept, metadata = read_lora(job.results[0].path)
@@ -409,8 +443,15 @@ def test_a_job_can_be_stopped_while_it_is_proved(jobs: Jobs, host: WatchedHost, 
     job = done(jobs)
     assert (job.state, job.step) == (JobState.STOPPED, 3)
     assert loras(host) == (["blink-step3.safetensors"] if keep else [])
-    assert ("kept as 'blink-step3'" in job.text) == keep
-    assert ("nothing was saved" in job.text) != keep
+    saved = "saved: 'blink-step3'" if keep else "nothing was saved"
+    assert job.text == f"stopped after 3 of 3 steps; {saved}"
+
+
+def test_what_was_saved_on_the_way_stays_when_a_job_is_stopped(jobs: Jobs, host: WatchedHost) -> None:
+    stop_at(jobs, host, "step 3 of 5")
+    job = done(jobs, max_train_steps=5, save_every=2)
+    assert (job.state, job.text) == (JobState.STOPPED, "stopped after 3 of 5 steps; saved: 'blink-step2'")
+    assert loras(host) == ["blink-step2.safetensors"]
 
 
 def test_while_it_is_saved_it_is_too_late_to_stop(jobs: Jobs, host: WatchedHost) -> None:
@@ -500,6 +541,36 @@ def test_an_unexpected_error_goes_to_the_log(jobs: Jobs, host: WatchedHost, capl
     assert record.exc_info[0] is KeyError
 
 
+def test_a_broken_display_ends_the_job_and_leaves_the_model_alone(jobs: Jobs, host: WatchedHost) -> None:
+    before = fingerprint(host.unet)
+
+    def broken() -> None:
+        raise OSError("no display")
+
+    host.at["step 2 of 3"] = broken
+    job = done(jobs)
+    assert (job.state, job.step) == (JobState.FAILED, 2)
+    assert "OSError: no display" in job.error
+    assert host.users == 0, "the model is given back, although the log keeps the error with all its frames"
+    assert fingerprint(host.unet) == before
+    assert done(jobs).state is JobState.DONE
+
+
+def test_of_a_long_message_the_first_line_is_told(jobs: Jobs, host: WatchedHost) -> None:
+    host.fail_at("step 1 of 3", RuntimeError("CUDA error: unspecified launch failure.\nCompile with x.\n"))
+    assert done(jobs).error == (
+        "unexpected RuntimeError: CUDA error: unspecified launch failure. The console has the details."
+    )
+
+
+def test_a_job_that_wants_to_end_the_program_ends_alone(jobs: Jobs, host: WatchedHost) -> None:
+    host.fail_at("step 1 of 3", SystemExit("bye"))
+    job = done(jobs)
+    assert (job.state, "SystemExit: bye" in job.error) == (JobState.FAILED, True)
+    host.error = None
+    assert done(jobs).state is JobState.DONE
+
+
 def test_a_full_disk_fails_the_job_and_leaves_nothing(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -584,11 +655,11 @@ def test_steps_of_stopped_and_failed_jobs_can_be_saved(jobs: Jobs, host: Watched
     failed = done(jobs, name="failed", preview_every=1)
     host.error = None
     for job in (stopped, failed):
-        state, text = job.state, job.text
+        state, text, error = job.state, job.text, job.error
         assert [snapshot.step for snapshot in job.snapshots] == [1]
         jobs.save_step(job.id, 1)
         ended(jobs, job)
-        assert (job.state, job.text) == (state, text)
+        assert (job.state, job.text, job.error) == (state, text, error), "why it failed is not forgotten"
         assert [result.path.stem for result in job.results] == [f"{job.name}-step1"]
 
 
@@ -618,17 +689,33 @@ def test_a_step_that_cannot_be_saved_leaves_the_job_done_and_says_why(jobs: Jobs
 
 def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(jobs: Jobs, host: WatchedHost) -> None:
     many = [done(jobs, name=f"n{number}", preview_every=1, max_train_steps=1) for number in range(6)]
+    gate = host.at["encoding the pictures"] = Gate()
+    running = jobs.submit(request("n6"))
+    gate.wait()
     assert [len(job.snapshots) for job in many] == [0, 1, 1, 1, 1, 1]
     with pytest.raises(JobError, match="not kept"):
         jobs.save_step(many[0].id, 1)
     assert many[0].results[0].path.is_file()
-    gate = host.at["encoding the pictures"] = Gate()
-    running = jobs.submit(request("n6"))
-    gate.wait()
-    jobs.save_step(many[2].id, 1)
+    jobs.save_step(many[1].id, 1)
     last = jobs.submit(request("n7"))
     gate.open()
     ended(jobs, last)
-    ended(jobs, running)
-    assert [job.name for job in jobs.all() if job.snapshots] == ["n3", "n4", "n5", "n6", "n7"]
-    assert [result.path.stem for result in many[2].results] == ["n2", "n2-step1"]
+    assert ended(jobs, many[1]).error == ""
+    assert running.state is JobState.DONE
+    assert [result.path.stem for result in many[1].results] == ["n1", "n1-step1"]
+    assert len(jobs.all()) == 8, "the jobs themselves stay"
+
+
+def test_jobs_that_wait_do_not_cost_a_job_its_snapshots(jobs: Jobs, host: WatchedHost, gate: Gate) -> None:
+    many = [jobs.submit(request(f"n{number}", max_train_steps=1)) for number in range(7)]
+    gate.wait()
+    second = Gate()
+    host.at["step 1 of 1"] = lambda: host.at.update({"encoding the pictures": second})
+    gate.open()
+    second.wait()
+    assert [job.state for job in many[:3]] == [JobState.DONE, JobState.RUNNING, JobState.QUEUED]
+    assert [snapshot.step for snapshot in many[0].snapshots] == [1]
+    for job in many:
+        jobs.stop(job.id)
+    second.open()
+    ended(jobs, many[1])

@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ import lib_addift.pipeline
 from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, Side
-from lib_addift.errors import AddiftError, ConfigError, LoraFileError, PictureError, TrainingError
+from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.hosts.names import kohya
 from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Stage, TrainingRun
-from lib_addift.proof import _NEARLY, RoundTrip, round_trip
+from lib_addift.pipeline import Request, Snapshot, Stage, TrainingRun
+from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
@@ -31,9 +32,11 @@ ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("
 SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
 
 
-def start(host: FakeHost, name: str = "blink", *, overwrite: bool = False, **settings: Any) -> TrainingRun:
+def start(
+    host: FakeHost, name: str = "blink", *, overwrite: bool = False, watched: bool = False, **settings: Any
+) -> TrainingRun:
     config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(host, Request(ORIGINAL, TARGET, name, config, overwrite))
+    return TrainingRun(host, Request(ORIGINAL, TARGET, name, config, overwrite), watched=watched)
 
 
 def finish(host: FakeHost, name: str = "blink", **options: Any) -> TrainingRun:
@@ -46,7 +49,9 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def label(event: Stage | StepReport) -> str:
+def label(event: Stage | StepReport | Snapshot) -> str:
+    if isinstance(event, Snapshot):
+        return f"kept {event.step}"
     return f"step {event.step}" if isinstance(event, StepReport) else event.text
 
 
@@ -189,6 +194,142 @@ def test_closing_the_events_restores_the_model(tmp_path: Path, where: str) -> No
     events.close()  # type: ignore[attr-defined]
     assert fingerprint(host.unet) == before
     assert files(tmp_path) == []
+
+
+# Watching
+
+
+def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path), watched=True, max_train_steps=5, preview_every=2, reference_batch_size=10)
+    events = list(run.events())
+    assert [label(event) for event in events if label(event) != "asking the model"] == [
+        "encoding the pictures",
+        "step 1", "step 2", "kept 2", "step 3", "step 4", "kept 4", "step 5", "kept 5",
+        "proving it: the round trip", "drawing the preview", "saving",
+    ]  # fmt: skip
+    assert list(run.snapshots.values()) == [event for event in events if isinstance(event, Snapshot)]
+    assert list(run.snapshots) == [2, 4, 5]
+    assert all(snapshot.strip.width == 5 * 64 for snapshot in run.snapshots.values())
+    assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"], "nothing is saved by itself"
+
+
+@pytest.mark.parametrize(("watched", "every"), [(True, 0), (False, 1)])
+def test_a_run_that_is_not_to_be_watched_keeps_nothing(tmp_path: Path, watched: bool, every: int) -> None:
+    run = start(FakeHost(tmp_path), watched=watched, preview_every=every)
+    assert not [event for event in run.events() if isinstance(event, Snapshot)]
+    assert run.snapshots == {}
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "kept"),
+    [
+        (1, 1, [1]),
+        (4, 4, [4]),
+        (3, 100_000, [3]),
+        (30, 1, list(range(1, 31))),
+        (31, 1, [*range(2, 31, 2), 31]),
+        (61, 7, [*range(7, 61, 7), 61]),
+        (95, 3, [*range(4, 95, 4), 95]),
+    ],
+)
+def test_no_more_than_thirty_steps_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int, kept: list[int]
+) -> None:
+    monkeypatch.setattr(lib_addift.pipeline, "preview_strip", lambda *_: Image.new("RGB", (5 * 64, 64)))
+    run = start(FakeHost(tmp_path), watched=True, max_train_steps=steps, preview_every=every, layers="convolutions")
+    list(run.events())
+    assert list(run.snapshots) == kept
+    assert len(kept) <= 30
+
+
+@pytest.mark.parametrize("prompt", ["", "a face"])
+def test_watching_does_not_change_what_is_learnt(tmp_path: Path, prompt: str) -> None:
+    contents = []
+    for watched in (False, True):
+        folder = tmp_path / f"{watched}"
+        run = finish(FakeHost(folder), watched=watched, max_train_steps=7, preview_every=1, prompt=prompt)
+        assert len(run.snapshots) == 7 * watched
+        contents.append([path.read_bytes() for path in sorted(folder.iterdir())])
+    assert contents[0] == contents[1]
+
+
+def test_a_snapshot_is_the_lora_of_its_step_and_stays_it(tmp_path: Path) -> None:
+    whole = finish(FakeHost(tmp_path), watched=True, preview_every=1)
+    for step in (1, 2, 3):
+        run = start(FakeHost(tmp_path / f"{step}"))
+        for event in run.events():
+            if label(event) == f"step {step}":
+                run.stop()
+        kept = whole.snapshots[step].tensors
+        assert kept.keys() == run._learnt.keys()
+        assert all(torch.equal(kept[key], run._learnt[key]) for key in kept), f"step {step}"
+    first, last = whole.snapshots[1].tensors, whole.snapshots[3].tensors
+    assert any(not torch.equal(first[key], last[key]) for key in first)
+
+
+def test_the_strip_of_a_snapshot_is_drawn_with_the_lora_of_that_step(tmp_path: Path) -> None:
+    run = finish(FakeHost(tmp_path), watched=True, preview_every=1, calibrate=False, learning_rate=0.01)
+    one, _, three = (np.asarray(snapshot.strip) for snapshot in run.snapshots.values())
+    assert np.array_equal(three, np.asarray(run.results[0].strip)), "without calibration the last one is the result's"
+    assert not np.array_equal(one, three)
+    middle = np.s_[:64, 2 * 64 : 3 * 64]
+    assert np.array_equal(one[middle], three[middle]), "weight 0 is the model alone"
+
+
+def test_training_time_is_that_of_the_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = FakeHost(tmp_path)
+    monkeypatch.setattr(lib_addift.pipeline, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
+    run = finish(host, watched=True, max_train_steps=4, preview_every=1, save_every=2)
+    assert [(result.steps, result.train_seconds) for result in run.results] == [(2, 2.0), (4, 4.0)]
+    assert host.calls > 40, "the proof and the strips are most of the work here"
+
+
+def test_a_kept_step_is_proved_and_saved_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    before = fingerprint(host.unet)
+    run = finish(host, watched=True, preview_every=1, save_precision="fp32", calibrate=False)
+    assert [event.text for event in run.keep(2)] == ["proving it: the round trip", "drawing the preview", "saving"]
+    kept = run.results[-1]
+    assert (kept.path.name, kept.steps, kept.tag) == ("blink-step2.safetensors", 2, "<lora:blink-step2:1>")
+    saved, metadata = read_lora(kept.path)
+    assert all(torch.equal(saved[key], tensor) for key, tensor in run.snapshots[2].tensors.items())
+    assert json.loads(metadata["addift.report"])["steps"] == 2
+    assert fingerprint(host.unet) == before
+    assert run.results[0].steps == run.steps_done == 3
+    assert np.array_equal(np.asarray(kept.strip), np.asarray(run.snapshots[2].strip))
+
+
+def test_a_step_that_was_not_kept_cannot_be_saved(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path), watched=True, max_train_steps=5, preview_every=2)
+    for step in (None, 2):
+        with pytest.raises(TrainingError):
+            list(run.keep(step))
+    list(run.events())
+    with pytest.raises(TrainingError, match=r"step 3 was not kept: choose one of the kept steps \(2, 4, 5\)"):
+        list(run.keep(3))
+    assert len(run.results) == 1
+
+
+@pytest.mark.parametrize("where", ["proving it: the round trip", "drawing the preview", "kept 3"])
+def test_a_run_that_is_stopped_at_its_end_can_be_kept(tmp_path: Path, where: str) -> None:
+    run = start(FakeHost(tmp_path), watched=True, preview_every=1)
+    for event in run.events():
+        if label(event) == where:
+            run.stop()
+    assert (files(tmp_path), run.results) == ([], [])
+    list(run.keep())
+    assert [result.path.stem for result in run.results] == ["blink-step3"]
+
+
+def test_the_model_must_be_the_one_of_the_start(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    run = finish(host, watched=True, preview_every=1)
+    late = start(host, "late")
+    calls, host.model_title = host.calls, "other.safetensors"
+    for work in (late.events(), run.keep(2), run.keep()):
+        with pytest.raises(HostError, match=r"is now 'other\.safetensors' and was 'fake\.safetensors'.*Train again\."):
+            list(work)
+    assert (host.calls, len(run.results), late.results) == (calls, 1, [])
 
 
 # Names and folders
@@ -574,3 +715,22 @@ def test_strength_multiplies_the_weight(tmp_path: Path) -> None:
         for strength in (1.0, 2.5)
     )
     assert (plain.weight, strong.weight) == (1.0, 2.5)
+
+
+def test_the_pictures_of_the_round_trip_show_both_ways() -> None:
+    """The painter ends at the picture it sees, moved by what the LoRA adds at +weight or at -weight."""
+    host, learnt = PainterHost(DIFFERENCE.numel()), 0.2 * DIFFERENCE
+    name, cond = kohya("canvas"), torch.zeros(1, 5, 6)
+    layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
+    network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
+    original, target = torch.full_like(DIFFERENCE, -0.5), torch.full_like(DIFFERENCE, 0.5)
+    with network.attach():
+        row = round_trip_pictures(
+            host, network, LatentPair(Side(original, cond), Side(target, cond), None), TrainConfig.create(), 1.5
+        )
+    seen = host._seen
+    expected = [original, seen, seen + 1.5 * learnt, target, seen, seen - 1.5 * learnt]
+    assert row.width == 6 * 64
+    for place, latents in enumerate(expected):
+        shown = np.asarray(row)[:64, place * 64 : (place + 1) * 64].astype(int)
+        assert abs(shown - host.decode_latents(latents)[0]).max() <= 1, f"picture {place}"

@@ -3,7 +3,11 @@ from __future__ import annotations
 import importlib.util
 import pickle
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +16,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lib_addift.pipeline
 from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
-from lib_addift.errors import HostError
+from lib_addift.errors import HostError, LoraFileError
 from lib_addift.hosts import names
-from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.hosts.standalone import StandaloneHost, split_tags
 from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.jobs import Jobs, JobState
 from lib_addift.lora import LoraNetwork, layer_kind, select_layers
 from lib_addift.lora_file import read_lora
 from lib_addift.pipeline import Request, TrainingRun
+from lib_addift.proof import RoundTrip
+from lib_addift.sample import ddim, ddim_timesteps
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
 
@@ -434,3 +442,160 @@ def test_without_clips_vocabulary_the_package_is_named(monkeypatch: pytest.Monke
     message = refusal(CHECKPOINT)
     assert "open_clip_torch" in message
     assert "pip install" in message
+
+
+# Drawing
+
+Draw = Callable[..., np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def lora_dir(host: StandaloneHost, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a LoRA 'blink' that changes pictures clearly, and with 'two words', which is twice as strong."""
+    folder = tmp_path_factory.mktemp("lora")
+    modules = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    network = LoraNetwork.create(modules, rank=2, alpha=2.0, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    for layer in network.layers.values():
+        layer.lora_up.data.normal_(0, 0.02, generator=generator)
+    save_file(network.tensors(), folder / "blink.safetensors")
+    save_file(network.tensors(2.0), folder / "two words.safetensors")
+    return folder
+
+
+@pytest.fixture
+def draw(host: StandaloneHost, lora_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """The host's `draw`, of few steps and small pictures, with the LoRAs of `lora_dir`."""
+    monkeypatch.setattr(host, "lora_dir", lora_dir)
+    return partial(host.draw, steps=2, width=64, height=64)
+
+
+def test_a_picture_depends_on_prompt_seed_and_negative_prompt(draw: Draw) -> None:
+    picture = draw("a face")
+    assert (picture.shape, picture.dtype) == ((64, 64, 3), np.uint8)
+    assert np.array_equal(picture, draw("a face")), "the same seed, the same picture"
+    assert not np.array_equal(picture, draw("a face", seed=2))
+    assert not np.array_equal(picture, draw("a house"))
+    assert not np.array_equal(picture, draw("a face", negative_prompt="a house"))
+    unguided = draw("a face", cfg_scale=1.0)
+    assert not np.array_equal(picture, unguided)
+    assert np.array_equal(unguided, draw("a face", cfg_scale=1.0, negative_prompt="a house"))
+
+
+def test_a_picture_has_the_size_that_is_asked_for(draw: Draw) -> None:
+    assert draw("a face", width=128, height=64).shape == (64, 128, 3)
+
+
+def test_a_tag_draws_with_the_lora_at_its_weight(host: StandaloneHost, lora_dir: Path, draw: Draw) -> None:
+    """Against the sampler with the LoRA attached by hand."""
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    network = LoraNetwork.from_tensors(read_lora(lora_dir / "blink.safetensors")[0], host.unet, host.lora_name)
+    network.multiplier = -0.5
+    with network.attach():
+        latents = ddim(host, noise, host.encode_prompts(["a face"]), ddim_timesteps(2))
+    drawn = draw("a face <lora:blink:-0.5>", cfg_scale=1.0)
+    assert np.array_equal(drawn, host.decode_latents(latents)[0])
+    assert not np.array_equal(drawn, draw("a face", cfg_scale=1.0))
+    assert not np.array_equal(drawn, draw("a face <lora:blink:0.5>", cfg_scale=1.0))
+
+
+def test_tags_act_wherever_they_stand_and_add_up(draw: Draw) -> None:
+    whole = draw("a face <lora:blink:1>")
+    assert np.array_equal(whole, draw("<lora:blink>a face"))
+    assert np.array_equal(draw("a face"), draw("a face<lora:blink:0>"))
+    for same in ("a face <lora:blink:0.5><lora:blink:0.5>", "a face <lora:two words:0.5>"):
+        assert abs(whole.astype(int) - draw(same)).max() <= 1, same
+
+
+def test_drawing_leaves_the_models_as_they_were(host: StandaloneHost, draw: Draw) -> None:
+    before = fingerprint(host.unet, host.vae, host.text_model)
+    draw("a face <lora:blink:1>")
+    with pytest.raises(LoraFileError, match=r"gone\.safetensors' does not exist"):
+        draw("a face <lora:blink:1> <lora:gone:1>")
+    with pytest.raises(HostError, match="no number"):
+        draw("a face <lora:blink:much>")
+    assert fingerprint(host.unet, host.vae, host.text_model) == before
+
+
+def test_what_does_not_fit_the_model_is_refused(
+    host: StandaloneHost, draw: Draw, tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "lora_dir", tmp_path)
+    name = "lora_unet_down_blocks_0_attentions_0_proj_in"
+    parts = {"lora_down": torch.ones(2, 9, 1, 1), "lora_up": torch.ones(9, 2, 1, 1)}
+    save_file({f"{name}.{part}.weight": tensor for part, tensor in parts.items()}, tmp_path / "wide.safetensors")
+    save_file(tensors, tmp_path / "checkpoint.safetensors")
+    before = fingerprint(host.unet)
+    for file, reason in (("wide", "it is for another model"), ("checkpoint", "choose a LoRA with kohya's names")):
+        with pytest.raises(LoraFileError, match=reason):
+            draw(f"a face <lora:{file}:1>")
+    assert fingerprint(host.unet) == before
+
+
+def test_the_names_for_tags_are_those_of_the_folders_files(
+    host: StandaloneHost, lora_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, expected in ((lora_dir, ["blink", "two words"]), (tmp_path, []), (tmp_path / "missing", [])):
+        monkeypatch.setattr(host, "lora_dir", folder)
+        assert host.lora_names() == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain", "weights"),
+    [
+        ("", "", []),
+        ("a cat", "a cat", []),
+        ("a cat <lora:hat:0.5>", "a cat", [("hat", 0.5)]),
+        ("<lora:hat>a cat", "a cat", [("hat", 1.0)]),
+        ("a <lora:two words:-1><lora:v1.5:.25> cat", "a  cat", [("two words", -1.0), ("v1.5", 0.25)]),
+        ("a <lora:hat:1e-1>", "a", [("hat", 0.1)]),
+        ("a <lora:größer:2>", "a", [("größer", 2.0)]),
+        ("a < b, lora:hat:1", "a < b, lora:hat:1", []),
+        ("<lora::1>", "<lora::1>", []),
+    ],
+)
+def test_tags_are_told_from_the_prompt(prompt: str, plain: str, weights: list[tuple[str, float]]) -> None:
+    assert split_tags(prompt) == (plain, weights)
+
+
+@pytest.mark.parametrize("weight", ["much", "0,5", "1:2", "1:from=900"])
+def test_a_weight_that_is_no_number_is_refused(weight: str) -> None:
+    with pytest.raises(HostError, match=rf"<lora:hat:{weight}> has no number as its weight: write <lora:hat:1>\."):
+        split_tags(f"a cat <lora:hat:{weight}>")
+
+
+# Taking turns
+
+
+def test_a_picture_waits_while_the_model_is_in_use(host: StandaloneHost, draw: Draw) -> None:
+    expected = draw("a face")
+    with ThreadPoolExecutor(1) as pool:
+        with host.exclusive(), host.exclusive():  # one thread may enter twice
+            drawing = pool.submit(draw, "a face")
+            with pytest.raises(FutureTimeoutError):
+                drawing.result(timeout=0.2)
+        assert np.array_equal(drawing.result(timeout=30), expected)
+
+
+def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
+    host: StandaloneHost, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
+    settings = {**SMALL, "layers": "cross_attention", "sampling_steps": 1, "preview_every": 1}
+    request = Request(ORIGINAL, TARGET, "wink", TrainConfig.create(**settings))
+    before, expected = fingerprint(host.unet, host.vae, host.text_model), draw("a face")
+    monkeypatch.setattr(host, "lora_dir", tmp_path)
+    list(TrainingRun(host, request).events())
+    alone = (tmp_path / "wink.safetensors").read_bytes()
+    (tmp_path / "wink.safetensors").unlink()
+    jobs, in_step = Jobs(host), threading.Event()
+    monkeypatch.setattr(host, "report", lambda text, *_: in_step.set() if "step 1" in text else None)
+    with ThreadPoolExecutor(2) as pool:
+        job = jobs.submit(Request(ORIGINAL, TARGET, "wink", request.config, overwrite=True))
+        assert in_step.wait(30)
+        drawings = [pool.submit(draw, "a face") for _ in range(2)]
+        pictures = [drawing.result(timeout=60) for drawing in drawings]
+    assert jobs.wait(job.id, 60).state is JobState.DONE, job.error
+    assert all(np.array_equal(picture, expected) for picture in pictures), "no trace of the LoRA that learns"
+    assert (tmp_path / "wink.safetensors").read_bytes() == alone
+    assert fingerprint(host.unet, host.vae, host.text_model) == before

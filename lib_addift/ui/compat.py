@@ -16,7 +16,7 @@ def picture(label: str, elem_id: str) -> Any:
     """A slot for one picture, which Python sees as it was uploaded: in its own mode, and back without loss."""
     options: dict[str, Any]
     if MAJOR < 4:
-        options = {"source": "upload", "tool": "select", "show_download_button": False}
+        options = {"source": "upload", "show_download_button": False}
     else:
         options = {"sources": ["upload", "clipboard"], "format": "png"}
         options |= {"buttons": ["fullscreen"]} if MAJOR >= 6 else {"show_download_button": False}
@@ -61,8 +61,11 @@ def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: 
     """Serve a page with its own looks and script; returns its address."""
     with page:
         on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 has no other place for a script
-    options: dict[str, Any] = {"css": css} if MAJOR >= 6 else {}
-    if MAJOR < 6:
+    options: dict[str, Any] = {}
+    if MAJOR >= 6:
+        fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # gradio's own would come from the network
+        options = {"css": css, "theme": gr.themes.Default(font=fonts[0], font_mono=fonts[1])}
+    else:
         page.css = css
     if MAJOR >= 4:
         options["show_error"] = True

@@ -36,8 +36,7 @@ def build(jobs: Jobs, *, in_webui: bool) -> Any:
                 with gr.Column(scale=1, min_width=320, elem_id="addift_form"):
                     parts |= _build_form(in_webui)
                 with gr.Column(scale=1, min_width=320, elem_id="addift_job"):
-                    parts |= _build_job()
-                    parts |= _build_finish(in_webui)
+                    parts |= _build_job(in_webui)
         _bind(parts, handlers)
         _bind_scripts(parts)
     for block in page.blocks.values():
@@ -55,7 +54,8 @@ def _seen() -> Any:
 
 
 def _button(name: str, text: str, variant: str = "secondary", *, visible: bool = True) -> Any:
-    return gr.Button(text, variant=variant, visible=visible, elem_id=f"addift_{name}")
+    size = "lg" if variant == "primary" else "sm"
+    return gr.Button(text, variant=variant, size=size, visible=visible, elem_id=f"addift_{name}")
 
 
 def _hidden_buttons() -> Components:
@@ -66,12 +66,12 @@ def _hidden_buttons() -> Components:
 def _build_form(in_webui: bool) -> Components:
     values, parts = form.empty_form(), {}
     with gr.Row(elem_id="addift_pictures"):
-        parts["original"] = compat.picture("Original: as it is", "addift_original")
+        parts["original"] = compat.picture("Original", "addift_original")
         parts["swap"] = _button("swap", "⇄ Swap")
-        parts["target"] = compat.picture("Target: as it should become", "addift_target")
+        parts["target"] = compat.picture("Target", "addift_target")
     parts["doctor"] = _html("doctor")
     with gr.Row(elem_id="addift_basics"):
-        with gr.Column(min_width=220):
+        with gr.Column(min_width=200, scale=2):
             parts["name"] = gr.Textbox(
                 label="Name", info="What you type in prompts, as in <lora:name:1>.", placeholder="closed_eyes",
                 max_lines=1, elem_id="addift_name",
@@ -81,8 +81,8 @@ def _build_form(in_webui: bool) -> Components:
                 False, label="Overwrite the LoRA of this name", visible=False, elem_id="addift_overwrite"
             )
         parts["preset"] = gr.Radio(
-            list(PRESETS), value=values["preset"], label="Preset: what differs?", info=_PRESET_HELP,
-            elem_id="addift_preset",
+            list(PRESETS), value=values["preset"], label="Preset: what differs?", info=_PRESET_HELP, min_width=270,
+            scale=3, elem_id="addift_preset",
         )  # fmt: skip
     parts["train"] = _button("train", "Train", "primary")
     parts["alert"] = _html("alert")
@@ -116,46 +116,46 @@ def _setting(name: str, value: Any) -> Any:
     return gr.Number(precision=0 if form.SETTINGS[name].type == "int" else None, step=step, min_width=200, **common)
 
 
-def _build_job() -> Components:
+def _build_job(in_webui: bool) -> Components:
     parts = {
         "jobs": gr.Dropdown([], label="Trainings since the start", visible=False, elem_id="addift_jobs"),
         "progress": _html("progress", render.WELCOME),
     }
     with gr.Row(elem_id="addift_job_buttons"):
-        parts["stop_keep"] = _button("stop_keep", "Stop and keep what it learnt", visible=False)
+        parts["stop_keep"] = _button("stop_keep", "Stop and keep", visible=False)
         parts["stop"] = _button("stop", "Stop", "stop", visible=False)
         parts["again"] = _button("again", "Train again with these settings", visible=False)
-    parts["strip"] = _html("strip")
-    with gr.Row(visible=False, elem_id="addift_kept") as parts["kept"]:
-        parts["scrub"] = gr.Slider(
-            0, 100_000, value=0, step=1, label="Kept step", info="Walk through the steps that were kept.", visible=False,
-            elem_id="addift_scrub",
-        )  # fmt: skip
-        parts["save_step"] = _button("save_step", "Save this step")
-    return parts
-
-
-def _build_finish(in_webui: bool) -> Components:
-    parts: Components = {}
     with gr.Column(visible=False, elem_id="addift_finish") as parts["finish"]:
         parts["choice"] = gr.Radio([], label="Saved LoRAs", visible=False, elem_id="addift_choice")
         parts["result"] = _html("result")
         if in_webui:
             with gr.Row(elem_id="addift_insert"):
                 parts["insert_txt2img"] = _button("insert_txt2img", "Insert into the txt2img prompt", "primary")
-                parts["insert_img2img"] = _button("insert_img2img", "Insert into the img2img prompt")
-        name = "Test in txt2img" if in_webui else "Test with another prompt"
-        with gr.Accordion(name, open=False, elem_id="addift_test_box"):
-            parts["test_prompt"] = gr.Textbox(label="Prompt", info=_TEST_HELP, lines=2, elem_id="addift_test_prompt")
-            with gr.Row():
-                parts["test_negative"] = gr.Textbox(
-                    label="Negative prompt", lines=1, min_width=160, scale=2, elem_id="addift_test_negative"
-                )
-                parts["test_seed"] = gr.Number(
-                    1, label="Seed", precision=0, min_width=100, scale=1, elem_id="addift_test_seed"
-                )
-            parts["test"] = _button("test", name)
-            parts["test_grid"] = _html("test_grid")
+                parts["insert_img2img"] = _button("insert_img2img", "Insert into the img2img prompt", "primary")
+        parts |= _build_test("Test in txt2img" if in_webui else "Test with another prompt")
+    parts["strip"] = _html("strip")
+    with gr.Row(visible=False, elem_id="addift_kept") as parts["kept"]:
+        parts["scrub"] = gr.Slider(
+            0, 100_000, value=0, step=1, label="Kept step", visible=False, elem_id="addift_scrub",
+            info="Walk through the steps that were kept, and save the one that you like best.",
+        )  # fmt: skip
+        parts["save_step"] = _button("save_step", "Save this step")
+    return parts
+
+
+def _build_test(title: str) -> Components:
+    parts: Components = {}
+    with gr.Accordion(title, open=False, elem_id="addift_test_box"):
+        parts["test_prompt"] = gr.Textbox(label="Prompt", info=_TEST_HELP, lines=2, elem_id="addift_test_prompt")
+        with gr.Row():
+            parts["test_negative"] = gr.Textbox(
+                label="Negative prompt", lines=1, min_width=160, scale=2, elem_id="addift_test_negative"
+            )
+            parts["test_seed"] = gr.Number(
+                1, label="Seed", precision=0, min_width=100, scale=1, elem_id="addift_test_seed"
+            )
+        parts["test"] = _button("test", title)
+        parts["test_grid"] = _html("test_grid")
     return parts
 
 

@@ -1,0 +1,89 @@
+"""A headless Chromium, the three servers, and the tab in a fresh page for each test."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+
+from tests.browser.servers import SETUPS, Server, serve
+from tests.browser.tab import Tab
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OPTIONS = (
+    "--headless=new",
+    "--no-sandbox",  # CI is root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--force-prefers-reduced-motion",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # fonts that lie elsewhere fail at once
+)
+
+
+def _missing(text: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for screenshots; ADDIFT_SCREENSHOTS names one that stays."""
+    chosen = os.environ.get("ADDIFT_SCREENSHOTS")
+    return Path(chosen).resolve() if chosen else tmp_path_factory.mktemp("screenshots")
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """Chromium without a window, as new."""
+    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    chromedriver = shutil.which("chromedriver")
+    if browser is None or chromedriver is None:
+        _missing("no chromium or no chromedriver: on Debian and Ubuntu, 'sudo apt install chromium chromium-driver'")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(browser)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(option)
+    # With both paths given, selenium downloads nothing.
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(chromedriver)))
+    chrome.set_page_load_timeout(120)
+    chrome.set_script_timeout(30)
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="module", params=SETUPS, ids=lambda setup: setup.name)
+def server(
+    request: pytest.FixtureRequest, driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """One server for all tests of a module: what a test trains is there in the next one."""
+    if request.param.problem():
+        _missing(request.param.problem())
+    with serve(request.param, tmp_path_factory.mktemp(request.param.name)) as server:
+        yield server
+    assert "Traceback" not in server.output(), server.output()
+
+
+@pytest.fixture
+def tab(
+    server: Server, driver: webdriver.Chrome, screenshots: Path, request: pytest.FixtureRequest
+) -> Iterator[Tab]:
+    """The tab in a new page. What fails in the browser's console fails the test."""
+    tab = Tab(driver, server, screenshots)
+    tab.open()
+    tab.errors()
+    yield tab
+    tab.screenshot(f"end_of_{re.sub(r'[^a-z_]', '', request.node.originalname)}")
+    assert not tab.errors()

@@ -1,0 +1,243 @@
+"""The tab as a person sees it: what can be done in it and what can be read from it, under every version of gradio."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver import ActionChains, Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.browser.servers import Server
+
+T = TypeVar("T")
+PATIENCE = 60  # s for whatever should happen at once; a busy machine may be slow
+
+_DROP = """
+const [zone, name, base64] = arguments;
+const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+const transfer = new DataTransfer();
+transfer.items.add(new File([bytes], name, {type: "image/png"}));
+for (const kind of ["dragenter", "dragover", "drop"])
+    zone.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+"""
+_PIXELS = """
+const [image, done] = [arguments[0], arguments[1]];
+image.decode().then(() => {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const pen = canvas.getContext("2d");
+    pen.drawImage(image, 0, 0);
+    done([canvas.width, canvas.height, ...pen.getImageData(0, 0, canvas.width, canvas.height).data]);
+}).catch((error) => done(String(error)));
+"""
+_TOO_WIDE = """
+const wide = [...document.querySelectorAll("#addift_root *")].filter((each) => {
+    const box = each.getBoundingClientRect();
+    if (box.width === 0 || box.right <= innerWidth + 1) return false;
+    for (let up = each.parentElement; up; up = up.parentElement)
+        if (getComputedStyle(up).overflowX !== "visible" && up.getBoundingClientRect().right <= innerWidth + 1) return false;
+    return true;
+});
+return [document.documentElement.scrollWidth - innerWidth, wide.slice(0, 5).map((each) => each.outerHTML.slice(0, 120))];
+"""
+
+
+class Tab:
+    """One page with the tab in front."""
+
+    def __init__(self, driver: Chrome, server: Server, screenshots: Path) -> None:
+        self.driver, self.server = driver, server
+        self._screenshots = screenshots
+
+    # Looking.
+
+    def all(self, css: str) -> list[WebElement]:
+        """The elements, in the page's order."""
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def one(self, css: str) -> WebElement:
+        """The first of the elements, as soon as it is there."""
+        return self.wait(lambda: next(iter(self.all(css)), None), f"'{css}' on the page")
+
+    def shown(self, css: str) -> WebElement:
+        """The first of the elements that can be seen, as soon as one can."""
+        return self.wait(lambda: next((each for each in self.all(css) if each.is_displayed()), None), f"'{css}' in sight")
+
+    def is_shown(self, css: str) -> bool:
+        """Whether such an element can be seen now."""
+        try:
+            return any(each.is_displayed() for each in self.all(css))
+        except StaleElementReferenceException:
+            return self.is_shown(css)
+
+    def text(self, css: str) -> str:
+        """What the first of the elements says; '' while there is none."""
+        try:
+            return next((str(each.get_property("textContent")).strip() for each in self.all(css)), "")
+        except StaleElementReferenceException:
+            return self.text(css)
+
+    def attribute(self, css: str, name: str) -> str:
+        """An attribute of the first of the elements; '' while there is none."""
+        try:
+            return next((each.get_attribute(name) or "" for each in self.all(css)), "")
+        except StaleElementReferenceException:
+            return self.attribute(css, name)
+
+    def value(self, css: str) -> str:
+        """What stands in a field."""
+        return str(self.one(css).get_property("value"))
+
+    def wait(self, look: Callable[[], T | None], what: str, patience: float = PATIENCE) -> T:
+        """What `look` gives as soon as that is something. Fails with `what` when it takes too long."""
+        end = time.monotonic() + patience
+        while True:
+            try:
+                found = look()
+            except StaleElementReferenceException:  # gradio replaced it meanwhile
+                found = None
+            if found:
+                return found
+            assert time.monotonic() < end, f"not within {patience:g} s: {what}\n{self.situation()}"
+            time.sleep(0.1)
+
+    def situation(self) -> str:
+        """What a failed test should tell."""
+        parts = ("#addift_alert", "#addift_progress", "#addift_doctor", "#addift_settings_note", "#addift_name_note")
+        lines = [f"{css}: {self.text(css)}" for css in parts]
+        return "\n".join([*lines, *self.errors(), self.server.output()[-2000:]])
+
+    def errors(self) -> list[str]:
+        """What the browser's console has noted since the last call, except that the rest of the world is missing."""
+        entries = [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        messages = [str(entry["message"]) for entry in entries]
+        return [each for each in messages if not _is_about_the_network(each, self.server.address)]
+
+    def picture(self, css: str) -> list[int]:
+        """Width, height and RGBA values of an image."""
+        found = self.driver.execute_async_script(_PIXELS, self.shown(css))
+        assert isinstance(found, list), found
+        return found
+
+    def too_wide(self) -> tuple[int, list[str]]:
+        """How far the page is wider than its window (px), and what sticks out."""
+        excess, elements = self.driver.execute_script(_TOO_WIDE)
+        return int(excess), list(elements)
+
+    def screenshot(self, name: str) -> None:
+        """A picture of the whole page, however long."""
+        height = self.driver.execute_script("return document.documentElement.scrollHeight")
+        width = self.driver.execute_script("return innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": min(height, 6000), "scale": 1}
+        found = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        folder = self._screenshots / self.server.setup.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").write_bytes(base64.b64decode(found["data"]))
+
+    # Doing.
+
+    def open(self, query: str = "", *, width: int = 1280) -> None:
+        """Load the page, and wait until the tab has what the server remembers."""
+        metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        self.driver.get(self.server.address + query)
+        self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
+        self.to_front()
+
+    def reload(self) -> None:
+        """As F5 does."""
+        self.driver.refresh()
+        self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
+        self.to_front()
+
+    def to_front(self) -> None:
+        """Choose the tab in the WebUI's row of tabs."""
+        if self.server.setup.in_webui:
+            self.choose_webui_tab("Train Difference LoRA")
+        self.shown("#addift_train")
+
+    def choose_webui_tab(self, label: str) -> None:
+        """Choose a tab of the WebUI by its label."""
+        buttons = "#tabs > .tab-nav > button, #tabs > .tab-wrapper button[role=tab]"
+        self.wait(lambda: [each for each in self.all(buttons) if each.text.strip() == label], f"the tab '{label}'")[0].click()
+
+    def click(self, css: str) -> None:
+        """Press what can be seen, scrolled into sight; a label that lies over it is pressed in its stead."""
+
+        def press() -> bool:
+            element = self.shown(css)
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+            try:
+                element.click()
+            except StaleElementReferenceException:
+                return False
+            except WebDriverException as error:
+                if "intercepted" not in str(error):
+                    raise
+                return False
+            return True
+
+        self.wait(press, f"'{css}' pressed")
+
+    def write(self, css: str, text: str) -> None:
+        """Replace what stands in a field, by typing, and leave the field."""
+        field = self.shown(css)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+        field.click()
+        ActionChains(self.driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
+        field.send_keys(Keys.BACKSPACE if not text else text, Keys.TAB)
+        self.wait(lambda: self.value(css) == text, f"'{text}' in '{css}'")
+
+    def put(self, role: str, picture: Path, *, drop: bool = False) -> None:
+        """Choose a file for a slot, or drop it there; a picture that is in the slot is taken out before."""
+        self.take_out(role)
+        if drop:
+            zone = self.shown(f"#addift_{role} button:has(input[type=file])")
+            data = base64.b64encode(picture.read_bytes()).decode("ascii")
+            self.driver.execute_script(_DROP, zone, picture.name, data)
+        else:
+            self.one(f"#addift_{role} input[type=file]").send_keys(str(picture))
+        self.shown(f"#addift_{role} img")
+
+    def take_out(self, role: str) -> None:
+        """Empty a slot."""
+        names = ("Clear", "Remove Image", "Remove")
+        css = ", ".join(f"#addift_{role} button[{kind}='{name}']" for kind in ("aria-label", "title") for name in names)
+        if self.is_shown(f"#addift_{role} img"):
+            self.click(css)
+        self.one(f"#addift_{role} input[type=file]")
+
+    def open_advanced(self) -> None:
+        """Show the advanced settings."""
+        if not self.is_shown("#addift_set_max_train_steps"):
+            self.click("#addift_advanced .label-wrap")
+        self.shown("#addift_set_max_train_steps")
+
+    def press_keys(self, *keys: str) -> None:
+        """Press keys, wherever the focus is."""
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def focused(self) -> WebElement:
+        """The element that has the focus."""
+        return self.driver.switch_to.active_element
+
+    def state(self) -> str:
+        """The state of the job on show."""
+        return self.attribute("#addift_progress [data-addift-state]", "data-addift-state")
+
+    def wait_for_state(self, *states: str, patience: float = PATIENCE) -> str:
+        """Wait until the job on show is in one of these states."""
+        return self.wait(lambda: self.state() if self.state() in states else None, f"a job that is {states}", patience)
+
+
+def _is_about_the_network(message: str, address: str) -> bool:
+    """Fonts and scripts of gradio's that lie elsewhere, and fonts that gradio names but does not bring."""
+    is_elsewhere = address not in message and "Failed to load resource" in message
+    return is_elsewhere or ".woff2" in message

@@ -1,0 +1,86 @@
+"""A page as A1111 and Forge build theirs, with the real tab in it, over the tiny world: `webui_page.py PORT LORA_DIR`.
+
+Runs where PYTHONPATH names one of the folders that install.py makes from gradio_*.txt. The page has what the extension
+looks for in a WebUI: the row of tabs, the prompts, the galleries with their buttons; and it takes in the extension's
+script and style sheet in the same way, by writing them into the page that gradio sends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+
+ROOT = Path(__file__).resolve().parents[2]
+TABS = ("txt2img", "img2img", "extras")
+
+if not hasattr(huggingface_hub, "HfFolder"):  # gradio 3 and 4 name it on import; the release for transformers 5 lacks it
+    huggingface_hub.HfFolder = type("HfFolder", (), {"get_token": staticmethod(lambda: None)})
+
+import gradio as gr  # noqa: E402 - after the line above
+
+from lib_addift import ui  # noqa: E402
+from lib_addift.demo import world  # noqa: E402
+from lib_addift.demo.run import CHECKPOINT, TASKS  # noqa: E402
+from lib_addift.hosts.standalone import StandaloneHost  # noqa: E402
+from lib_addift.jobs import Jobs  # noqa: E402
+from lib_addift.webui import TAB_ID, TITLE  # noqa: E402
+
+
+def main(port: int, lora_dir: Path) -> None:
+    """Serve the page until the process is ended."""
+    _add_to_head_and_body()
+    host = StandaloneHost(CHECKPOINT, lora_dir=lora_dir)
+    name = "a1111" if gr.__version__.startswith("3.") else "forge"
+    interfaces = [(_interface(tab), tab, tab) for tab in TABS]
+    interfaces.append((ui.build_tab(Jobs(host), host_name=name), TITLE, TAB_ID))
+    with gr.Blocks(analytics_enabled=False, title="Stable Diffusion") as page, gr.Tabs(elem_id="tabs"):
+        for interface, label, tab in interfaces:
+            with gr.TabItem(label, id=tab, elem_id=f"tab_{tab}"):
+                interface.render()
+    page.queue(64)
+    page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True)
+    threading.Event().wait()
+
+
+def _interface(tab: str) -> Any:
+    """What a WebUI shows in one tab, as far as the extension looks at it."""
+    face = TASKS["eyes"].face
+    pictures = [world.draw(face), world.draw(dataclasses.replace(face, hair="red"))]
+    with gr.Blocks(analytics_enabled=False) as interface:
+        if tab != "extras":
+            prompt = gr.Textbox(label="Prompt", show_label=False, lines=3, elem_id=f"{tab}_prompt")
+            generate = gr.Button("Generate", variant="primary", elem_id=f"{tab}_generate")
+            used = gr.Textbox(label="Prompt that was used", elem_id=f"{tab}_used")
+            generate.click(lambda text: text, inputs=[prompt], outputs=[used])
+        gr.Gallery(
+            value=pictures, label="Output", show_label=False, elem_id=f"{tab}_gallery", columns=4, preview=True
+        )  # fmt: skip
+        with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
+            gr.Button("Save", elem_id=f"save_{tab}")
+    return interface
+
+
+def _add_to_head_and_body() -> None:
+    def address(name: str) -> str:
+        return f"file={name}?{(ROOT / name).stat().st_mtime}"
+
+    script = f'<script type="text/javascript" src="{address("javascript/addift.js")}"></script></head>'
+    style = f'<link rel="stylesheet" property="stylesheet" href="{address("style.css")}"></body>'
+    original = gr.routes.templates.TemplateResponse
+
+    def response(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        result.body = result.body.replace(b"</head>", script.encode()).replace(b"</body>", style.encode())
+        result.init_headers()
+        return result
+
+    gr.routes.templates.TemplateResponse = response
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,110 @@
+"""What the extension registers in a WebUI, and with which values it starts its parts."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from tests.fake_webui import KINDS, inside, module
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "addift.py"
+
+
+@pytest.fixture(params=list(KINDS))
+def fake(request, tmp_path, monkeypatch):
+    fake = KINDS[request.param](tmp_path)
+    with inside(fake, monkeypatch):
+        yield fake
+
+
+@pytest.fixture
+def webui(fake):
+    return import_module("lib_addift.webui")
+
+
+class Calls(list):
+    """Takes down what it is called with."""
+
+    def __call__(self, *args, **kwargs):
+        self.append((args, kwargs))
+        return "made"
+
+
+@pytest.fixture
+def parts(monkeypatch, webui):
+    """The tab, the API and the tag, replaced by what notes their calls."""
+    parts = SimpleNamespace(build_tab=Calls(), add_routes=Calls(), wrap_lora_tag=Calls())
+    for name in ("build_tab", "add_routes"):
+        package = {"build_tab": "ui", "add_routes": "api"}[name]
+        stand_in = ModuleType(f"lib_addift.{package}")
+        setattr(stand_in, name, getattr(parts, name))
+        monkeypatch.setitem(sys.modules, f"lib_addift.{package}", stand_in)
+        monkeypatch.setattr("lib_addift." + package, stand_in, raising=False)
+    monkeypatch.setattr("lib_addift.hosts.lora_tag.wrap_lora_tag", parts.wrap_lora_tag)
+    return parts
+
+
+def test_the_tab_and_its_id(webui, fake, parts):
+    assert webui.tabs() == [("made", "Train Difference LoRA", "addift")]
+    ((args, kwargs),) = parts.build_tab
+    assert args == (webui.jobs(),)
+    assert kwargs == {"host_name": fake.name}
+
+
+def test_reloading_the_ui_keeps_the_jobs(webui, parts):
+    webui.tabs()
+    webui.tabs()
+    first, second = (args[0] for args, _ in parts.build_tab)
+    assert first is second
+
+
+def test_without_the_option_there_is_no_api(webui, fake, parts):
+    webui.start(None, "app")
+    assert parts.add_routes == []
+    assert parts.wrap_lora_tag == [((webui.jobs().host,), {})]
+
+
+def test_with_the_option_the_api_has_its_password_and_folders(webui, fake, parts):
+    fake.shared.cmd_opts.api = True
+    fake.shared.cmd_opts.api_auth = "ann:se:cret,bob:word"
+    fake.shared.opts.outdir_txt2img_samples = "outputs/txt2img"
+    fake.shared.opts.outdir_samples = ""
+    webui.start(None, "app")
+    ((args, kwargs),) = parts.add_routes
+    assert args == ("app", webui.jobs())
+    assert kwargs == {
+        "credentials": {"ann": "se:cret", "bob": "word"}, "picture_dirs": [Path("outputs/txt2img")],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_an_open_api(webui, nothing):
+    assert webui._credentials(nothing) is None
+
+
+def test_picture_folders(webui):
+    options = SimpleNamespace(
+        outdir_samples="/all", outdir_txt2img_samples="t", outdir_img2img_samples="i", outdir_extras_samples=None,
+        outdir_grids="not here", lora_dir="nor this",
+    )  # fmt: skip
+    assert webui._picture_dirs(options) == [Path("/all"), Path("t"), Path("i")]
+    assert webui._picture_dirs(SimpleNamespace()) == []
+
+
+def test_the_script_registers_two_callbacks_and_does_nothing_else(fake, monkeypatch):
+    tabs, started = Calls(), Calls()
+    callbacks = module("modules.script_callbacks", on_ui_tabs=tabs, on_app_started=started)
+    monkeypatch.setitem(sys.modules, "modules.script_callbacks", callbacks)
+    monkeypatch.setattr(sys.modules["modules"], "script_callbacks", callbacks, raising=False)
+    contents = runpy.run_path(str(SCRIPT))
+    webui = sys.modules["lib_addift.webui"]
+    assert tabs == [((webui.tabs,), {})]
+    assert started == [((webui.start,), {})]
+    assert not [name for name, value in contents.items() if isinstance(value, type)], "it would be taken for a Script"
+    assert webui.jobs.cache_info().currsize == 0, "the model and the jobs come later"
+    assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) < 12
