@@ -19,17 +19,25 @@ HOST_PACKAGES = ("torch", "numpy", "PIL", "safetensors")  # import names; every 
 
 PINS = "lib_addift/standalone_requirements.txt"
 BARE_PINS = "lib_addift/standalone_requirements_no_deps.txt"
+UI_PINS = "lib_addift/ui_requirements.txt"
 TEST_PINS = "tests/requirements.txt"
-PIP_OPTIONS = {PINS: [], BARE_PINS: ["--no-deps"], TEST_PINS: ["--constraint", PINS]}
+PIP_OPTIONS = {
+    PINS: [],
+    BARE_PINS: ["--no-deps"],
+    UI_PINS: ["--constraint", PINS],
+    TEST_PINS: ["--constraint", PINS],
+}
 
 COMMANDS = {  # command: the pins it needs, and what Python runs then
     "demo": ((PINS, BARE_PINS), ["-m", "lib_addift", "demo"]),
-    "test": ((PINS, BARE_PINS, TEST_PINS), ["-m", "pytest"]),
+    "ui": ((PINS, BARE_PINS, UI_PINS), ["-m", "lib_addift", "ui"]),
+    "test": ((PINS, BARE_PINS, UI_PINS, TEST_PINS), ["-m", "pytest"]),
 }
 USAGE = """\
 usage: python3 install.py COMMAND [ARGUMENTS]
 
   demo   train on the bundled tiny world and measure the result (demo --help lists the arguments)
+  ui     open the training tab in a browser, without a WebUI (ui --help lists the arguments)
   test   run the tests; arguments go to pytest
 
 Each makes .venv beside install.py on its first run and installs the tested versions there.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 
 from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
-from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError
+from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.lora_file import describe
 from lib_addift.pipeline import Request, Result, Snapshot, Stage, TrainingRun
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
@@ -59,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--attribute", choices=("eyes", "mouth", "style"), default="eyes", help="what to learn")
     _add_settings(demo)
     demo.set_defaults(run=_demo)
+
+    ui = commands.add_parser("ui", help="open the training tab in a browser, without a WebUI")
+    ui.add_argument("--checkpoint", type=Path, help="an SD1.5 .safetensors file (default: the bundled tiny model)")
+    ui.add_argument("--lora-dir", type=Path, default=Path("models/Lora"), help="where LoRAs go (default: models/Lora)")
+    ui.add_argument("--port", type=int, help="of the page's address (default: the first free one from 7860 on)")
+    ui.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    ui.add_argument("--no-browser", action="store_true", help="print the address only")
+    ui.set_defaults(run=_ui)
 
     inspect = commands.add_parser("inspect", help="print what a LoRA file says of itself")
     inspect.add_argument("file", type=Path)
@@ -131,6 +141,27 @@ def _demo(options: argparse.Namespace) -> int:
     print(f"  faces in which anything else changed: {report['off_target_change']:.0%}")
     print(f"  recovery of the pair's difference: {report['recovery']:.0%}")
     print(f"See {options.out / 'grid.png'} and {options.out / 'report.json'}.")
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        raise HostError(
+            "the tab needs gradio: run 'python3 install.py ui', which installs it, or 'pip install gradio'."
+        )
+    from lib_addift import ui
+    from lib_addift.demo.run import CHECKPOINT
+    from lib_addift.hosts.standalone import StandaloneHost
+    from lib_addift.jobs import Jobs
+
+    host = StandaloneHost(options.checkpoint or CHECKPOINT, lora_dir=options.lora_dir, device=options.device)
+    address = ui.launch(Jobs(host), port=options.port, open_browser=not options.no_browser, block=False)
+    print(f"Train Difference LoRA on {host.model_title}: {address}\nLoRAs go to {options.lora_dir}. Ctrl-C ends it.")
+    try:
+        while not threading.Event().wait(1):  # in short waits, which Ctrl-C ends on Windows too
+            pass
+    except KeyboardInterrupt:
+        print()
     return 0
 
 

@@ -229,7 +229,7 @@ class Jobs:
             self._changed.notify_all()
 
     def _forget_old_snapshots(self) -> None:
-        over = [job for job in self.all() if not job.is_active]
+        over = [job for job in self.all() if job.snapshots and not job.is_active]
         for job in over[:-_JOBS_WITH_SNAPSHOTS]:
             job.snapshots.clear()
             job.run.snapshots.clear()

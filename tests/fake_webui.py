@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -86,10 +86,11 @@ class CheckpointInfo(SimpleNamespace):
         self.title = f"{self.name} [{self.shorthash}]"
 
 
-class StableDiffusionProcessing:
-    cached_c: ClassVar[list[Any]] = [None, None]
-    cached_uc: ClassVar[list[Any]] = [None, None]
+PROMPT_CACHES = {"cached_c": [None, None], "cached_uc": [None, None]}
+HIRES_CACHES = {"cached_hr_c": [None, None], "cached_hr_uc": [None, None]}
 
+
+class StableDiffusionProcessing:
     def __init__(self, **settings: Any) -> None:
         self.settings, self.is_closed = settings, False
 
@@ -156,8 +157,10 @@ class FakeWebUI:
         self.shared.state, self.shared.opts, self.shared.cmd_opts = self.state, options, arguments
         self.processing = module(
             "modules.processing",
-            StableDiffusionProcessing=StableDiffusionProcessing,
-            StableDiffusionProcessingTxt2Img=type("StableDiffusionProcessingTxt2Img", (StableDiffusionProcessing,), {}),
+            StableDiffusionProcessing=type("StableDiffusionProcessing", (StableDiffusionProcessing,), PROMPT_CACHES),
+            StableDiffusionProcessingTxt2Img=type(
+                "StableDiffusionProcessingTxt2Img", (StableDiffusionProcessing,), HIRES_CACHES
+            ),
             process_images=self._process_images,
         )
         sd_models = module(
@@ -491,6 +494,7 @@ class FakeForge(FakeWebUI):
         self.model.current_lora_hash = "[smile]"
         self.model.forge_objects = self.model.forge_objects.shallow_copy()
         self.model.forge_objects.unet = Patcher(original.model, "unet with LoRA")
+        self.model.forge_objects.clip = SimpleNamespace(patcher=Patcher(self.text, "clip with LoRA"))
 
     def prompt_loras(self) -> Any:
         objects = self.model.forge_objects
@@ -498,7 +502,7 @@ class FakeForge(FakeWebUI):
 
 
 class FakeReForge(FakeForge):
-    """Also Forge Classic. Loaded outside of inference mode; what pictures have moved or patched is inference tensors."""
+    """Also Forge Classic. Loaded outside of inference mode; what pictures have moved is inference tensors by now."""
 
     name = "reforge"
     memory_module = "ldm_patched.modules.model_management"

@@ -84,6 +84,8 @@ def test_frozen_restores_mixed_flags_and_gradients():
     with borrow.frozen(layer):
         assert not any(p.requires_grad for p in layer.parameters())
         layer(torch.ones(1, 2, requires_grad=True)).sum().backward()
+        assert layer[0].weight.grad is None
+        layer[0].weight.grad = torch.ones(2, 2)
     assert [p.requires_grad for p in layer.parameters()] == flags
     assert layer[1].weight.grad is grad
     assert torch.equal(grad, torch.ones(2, 2))

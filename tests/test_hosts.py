@@ -174,6 +174,14 @@ def test_the_lora_of_an_earlier_picture_does_not_take_part(webui):
         assert webui.prompt_loras() == merged, "the next picture loads the patched UNet, and merges again"
 
 
+@forge_family
+def test_the_text_model_has_no_lora_of_an_earlier_picture(webui):
+    webui.merge_lora()
+    with webui.host.exclusive():
+        webui.host.encode_prompts(["a face"])
+    assert [name for name, _ in webui.memory.asked] == ["unet", "clip"]
+
+
 def test_a_second_job_gives_the_same_lora(webui):
     files = []
     for name in ("one", "two"):
@@ -207,6 +215,18 @@ def test_a_stopped_run_can_be_kept_after_pictures_were_drawn(webui):
     list(run.keep())
     assert run.results[0].path.stem == "blink-step2"
     assert [id(parameter) for parameter in webui.unet.parameters()] == before
+
+
+def test_the_lora_learns_on_the_hosts_device_wherever_the_weights_wait(webui, monkeypatch):
+    """With --medvram, or with little memory in Forge, layers are elsewhere when the LoRA is made."""
+    moves, move = [], LoraNetwork.to
+    monkeypatch.setattr(LoraNetwork, "to", lambda network, *args: (moves.append(args), move(network, *args))[1])
+    run = start(webui)
+    for event in run.events():
+        if label(event) == "step 1":
+            run.stop()
+    list(run.keep())
+    assert moves == [(webui.host.device,)] * 2
 
 
 def test_a_job_of_the_tab_runs_in_a_thread_and_shows_its_progress(webui):
@@ -513,9 +533,6 @@ def test_a1111_forgets_the_file_of_before(webui):
     webui.networks.networks_in_memory.update(
         {"smile": in_memory(path), "alias": in_memory(path), "wink": in_memory(webui.lora_dir / "wink.safetensors")}
     )
-    kinds = webui.processing.StableDiffusionProcessing, webui.processing.StableDiffusionProcessingTxt2Img
-    for kind, name in zip((kinds[0], kinds[0], kinds[1], kinds[1]), CACHES, strict=True):
-        setattr(kind, name, ["prompt", "encoded"])
     weight = webui.unet.get_submodule("middle_block.1.proj_in").weight
     clean = weight.detach().clone()
     webui.merge_lora()
@@ -524,11 +541,18 @@ def test_a1111_forgets_the_file_of_before(webui):
     assert list(webui.networks.networks_in_memory) == ["wink"]
     assert torch.equal(weight, clean), "so that the next picture merges the new file"
     assert webui.unet.get_submodule("middle_block.1.proj_in").network_current_names == ()
-    for kind, name in zip((kinds[0], kinds[0], kinds[1], kinds[1]), CACHES, strict=True):
-        assert getattr(kind, name) == [None, None]
 
 
-CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
+def test_prompts_that_were_encoded_with_the_file_of_before_are_forgotten(webui):
+    processing = webui.processing.StableDiffusionProcessing, webui.processing.StableDiffusionProcessingTxt2Img
+    caches = [(processing[hires], name) for name, hires in CACHES.items()]
+    for kind, name in caches:
+        setattr(kind, name, ["prompt", "encoded"])
+    webui.host.refresh_loras(webui.lora_dir / "smile.safetensors")
+    assert [getattr(kind, name) for kind, name in caches] == [[None, None]] * 4
+
+
+CACHES = {"cached_c": False, "cached_uc": False, "cached_hr_c": True, "cached_hr_uc": True}
 
 
 @forge_family

@@ -26,7 +26,7 @@ def load_install() -> ModuleType:
 
 
 install = load_install()
-ALL_PINS = (install.PINS, install.BARE_PINS, install.TEST_PINS)
+ALL_PINS = (install.PINS, install.BARE_PINS, install.UI_PINS, install.TEST_PINS)
 
 
 class FakeShell:
@@ -130,7 +130,7 @@ def test_an_old_python_gets_a_sentence(
 # On its own.
 
 
-@pytest.mark.parametrize("word", ["ui", "install", "", "--verbose", "lib_addift"])
+@pytest.mark.parametrize("word", ["webui", "install", "", "--verbose", "lib_addift"])
 def test_an_unknown_word_shows_the_usage(
     word: str, root: Path, shell: FakeShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +169,14 @@ def test_test_adds_its_tools_without_moving_the_pins_and_runs_in_the_repository(
     assert shell.commands[-2][-4:] == ["--constraint", install.PINS, "-r", install.TEST_PINS]
     assert shell.commands[-1][1:] == ["-m", "pytest", "-k", "install"]
     assert shell.folders[-1] == root
+
+
+def test_ui_adds_gradio_without_moving_the_pins(root: Path, shell: FakeShell) -> None:
+    assert install.main(["ui", "--port", "7999"], root) == 0
+    assert shell.pip_installs() == [install.PINS, install.BARE_PINS, install.UI_PINS]
+    assert shell.commands[-2][-4:] == ["--constraint", install.PINS, "-r", install.UI_PINS]
+    assert shell.commands[-1][1:] == ["-m", "lib_addift", "ui", "--port", "7999"]
+    assert shell.folders[-1] is None  # models/Lora is looked for where the person is
 
 
 @pytest.mark.parametrize("code", [0, 1, 5, 130])

@@ -264,9 +264,10 @@ def test_waiting_ends_with_the_timeout_or_with_the_job(jobs: Jobs, gate: Gate) -
     assert jobs.wait(job.id, timeout=0).is_active
     assert 0.05 <= time.monotonic() - start < 5
     with ThreadPoolExecutor(3) as pool:
-        waits = [pool.submit(jobs.wait, job.id) for _ in range(3)]
+        waits = [pool.submit(jobs.wait, job.id, PATIENCE) for _ in range(3)]
         gate.open()
-        assert [wait.result(PATIENCE).state for wait in waits] == [JobState.DONE] * 3
+        assert [wait.result().state for wait in waits] == [JobState.DONE] * 3
+    assert time.monotonic() - start < PATIENCE, "they are told at once"
     assert jobs.wait(job.id).state is JobState.DONE
 
 

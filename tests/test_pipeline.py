@@ -65,6 +65,7 @@ def test_a_run_saves_the_lora_its_card_and_its_strip(tmp_path: Path) -> None:
     (result,) = run.results
     assert result.path == tmp_path / "blink.safetensors"
     assert (result.steps, result.train_seconds > 0) == (3, True)
+    assert (result.strip.width, result.pictures.width) == (5 * 64, 6 * 64)
     assert host.refreshed == [result.path]
     with Image.open(tmp_path / "blink.png") as strip:
         assert strip.width == 5 * 64, "one picture for each of five weights"

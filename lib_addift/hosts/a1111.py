@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import devices, processing, sd_hijack, sd_models, sd_unet, shared
+from modules import devices, sd_hijack, sd_models, sd_unet, shared
 from modules.hypernetworks import hypernetwork
 from torch import nn
 
@@ -125,14 +125,6 @@ class A1111Host(WebUIHost):
             if Path(network.network_on_disk.filename) == path:
                 del networks.networks_in_memory[name]
         _unmerge_loras(self._model)
-        # Prompts are remembered in their encoded form, with the LoRAs of the text model that they had.
-        for kind, cache in (
-            (processing.StableDiffusionProcessing, "cached_c"),
-            (processing.StableDiffusionProcessing, "cached_uc"),
-            (processing.StableDiffusionProcessingTxt2Img, "cached_hr_c"),
-            (processing.StableDiffusionProcessingTxt2Img, "cached_hr_uc"),
-        ):
-            setattr(kind, cache, [None, None])
 
 
 def _check(model: Any) -> None:

@@ -25,7 +25,7 @@ from lib_addift.hosts.base import DTYPES, check_precision, to_epsilon
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import read_lora
+from lib_addift.lora_file import check_name, read_lora
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
 from lib_addift.schedule import sd15_alphas_cumprod
 
@@ -166,7 +166,7 @@ def split_tags(prompt: str) -> tuple[str, list[tuple[str, float]]]:
     weights = []
     for name, weight in _TAG.findall(prompt):
         try:
-            weights.append((name, float(weight or 1)))
+            weights.append((check_name(name), float(weight or 1)))
         except ValueError as error:
             raise HostError(
                 f"the tag <lora:{name}:{weight}> has no number as its weight: write <lora:{name}:1>."

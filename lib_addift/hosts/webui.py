@@ -112,6 +112,13 @@ class WebUIHost:
 
     def refresh_loras(self, path: Path) -> None:
         self._forget(path)
+        # Prompts are remembered in their encoded form, with the LoRAs of the text model that they had.
+        for kind, caches in (
+            (processing.StableDiffusionProcessing, ("cached_c", "cached_uc")),
+            (processing.StableDiffusionProcessingTxt2Img, ("cached_hr_c", "cached_hr_uc")),
+        ):
+            for cache in caches:
+                setattr(kind, cache, [None] * len(getattr(kind, cache)))
         lora_networks().list_available_networks()
 
     def draw(

@@ -1,4 +1,4 @@
-"""What differs between gradio 3.41 (A1111, reForge), 4.40 (Forge) and 6 (on its own). No other module asks for versions."""
+"""What differs between gradio 3.41 (A1111), 4.40 (Forge) and 6 (on its own). No other module asks for the version."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_addift.errors import HostError
 from lib_addift.ui.form import Props
 
 MAJOR = int(gr.__version__.split(".", maxsplit=1)[0])
@@ -58,7 +59,7 @@ def _change(value: Any) -> Any:
 
 
 def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: bool, block: bool) -> str:
-    """Serve a page with its own looks and script; returns its address."""
+    """Serve a page with its own looks and script; returns its address. Raises HostError when the port is taken."""
     with page:
         on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 has no other place for a script
     options: dict[str, Any] = {}
@@ -71,9 +72,11 @@ def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: 
         options["show_error"] = True
     if MAJOR >= 5:
         options["ssr_mode"] = False
-    _app, address, _share = page.queue().launch(
-        server_name="127.0.0.1", server_port=port, inbrowser=open_browser, quiet=True, prevent_thread_lock=True, **options
-    )  # fmt: skip
+    options |= {"server_name": "127.0.0.1", "server_port": port, "inbrowser": open_browser}
+    try:
+        _app, address, _share = page.queue().launch(quiet=True, prevent_thread_lock=True, **options)
+    except OSError as error:
+        raise HostError(f"the page cannot be served on port {port or 7860} ({error}): choose another port.") from error
     if block:
         page.block_thread()
     return str(address)

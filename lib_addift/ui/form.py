@@ -30,7 +30,7 @@ _HEADINGS = {  # the setting with which each part of the form begins; a new sett
     "precision": "The machine",
     "calibrate": "The result",
 }
-_MOST_SLIDER_STEPS = 1000
+_SMALLEST_SHARE = 0.01  # a slider cannot walk through powers of ten
 
 
 class Props(dict[str, Any]):
@@ -58,9 +58,8 @@ def widget(name: str) -> str:
         return "checkboxes" if kind.startswith("tuple") else "dropdown"
     if kind == "str":
         return "text"
-    if kind == "float":
-        return "slider" if rules["high"] - rules["low"] <= 1 else "number"
-    return "slider" if 100 <= rules["high"] - rules["low"] <= _MOST_SLIDER_STEPS else "number"
+    is_share = kind == "float" and rules["high"] == 1 and (rules["low"] == 0 or rules["low"] >= _SMALLEST_SHARE)
+    return "slider" if is_share else "number"
 
 
 def help_text(name: str) -> str:
@@ -76,7 +75,8 @@ def number_step(name: str) -> float:
     setting = SETTINGS[name]
     if setting.type == "int":
         return 1
-    return 0.05 if widget(name) == "slider" else min(0.1, float(setting.default) / 10 or 0.1)
+    default: Any = setting.default
+    return 0.05 if widget(name) == "slider" else min(0.1, default / 10 or 0.1)
 
 
 def preset_values(preset: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from lib_addift.errors import AddiftError, JobError, PictureError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.pipeline import Request
-from lib_addift.ui.form import FORM, PICTURES, Draft, Props, as_shown, config_of, form_of, preset_of, preset_values
+from lib_addift.ui.form import PICTURES, Draft, Props, as_shown, config_of, form_of, preset_of, preset_values
 from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.trial import Trial, TrialRequest
 

@@ -12,7 +12,7 @@ from typing import Any
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import examine, mask_overlay
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
-from lib_addift.jobs import Job, Jobs
+from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import check_name
 from lib_addift.pairs import load_pair
 from lib_addift.pipeline import Result, Snapshot
@@ -58,7 +58,7 @@ class Panels:
     def shown_snapshot(self, job: Job) -> Snapshot | None:
         """The kept step nearest to the one chosen; the last one while the job runs or when none was chosen."""
         kept, step = list(job.snapshots), self._draft.step
-        if not kept or not step or job.is_active:
+        if not kept or not step or is_training(job):
             return kept[-1] if kept else None
         return min(kept, key=lambda snapshot: abs(snapshot.step - step))
 
@@ -98,7 +98,7 @@ class Panels:
         jobs = self._jobs.all()
         active = self._jobs.active()
         other = active if active is not job else None
-        is_active = job is not None and job.is_active
+        is_busy = job is not None and is_training(job)
         labels = [_label(each) for each in reversed(jobs)]
         key = (job and (job.id, job.version, job.state.value), other and other.id)
         return {
@@ -108,9 +108,9 @@ class Panels:
             ),
             "progress": (key, lambda: render.progress(job, other)),
             "live": (render.spoken(job), lambda: render.spoken(job)),
-            "stop": (is_active, lambda: Props(visible=is_active)),
-            "stop_keep": (is_active, lambda: Props(visible=is_active)),
-            "again": (job is None or is_active, lambda: Props(visible=job is not None and not is_active)),
+            "stop": (is_busy, lambda: Props(visible=is_busy)),
+            "stop_keep": (is_busy, lambda: Props(visible=is_busy)),
+            "again": (job is None or is_busy, lambda: Props(visible=job is not None and not is_busy)),
             **self._of_kept(job),
             **self._of_result(job),
         }
@@ -118,7 +118,7 @@ class Panels:
     def _of_kept(self, job: Job | None) -> dict[str, Panel]:
         snapshot = self.shown_snapshot(job) if job else None
         steps = [kept.step for kept in job.snapshots] if job else []
-        can_scrub = job is not None and not job.is_active and bool(steps)
+        can_scrub = job is not None and not is_training(job) and bool(steps)
         return {
             "kept": (can_scrub, lambda: Props(visible=can_scrub)),
             "scrub": ((job and job.id, steps, can_scrub), lambda: _slider(steps, snapshot)),
@@ -146,6 +146,11 @@ class Panels:
     def _of_test(self) -> Panel:
         trial = self._trial
         return trial.version, lambda: render.grid(trial.row(), trial.text, trial.error, is_running=trial.is_running)
+
+
+def is_training(job: Job) -> bool:
+    """Whether a job waits or runs; saving a kept step afterwards is neither."""
+    return job.state in (JobState.QUEUED, JobState.RUNNING)
 
 
 def _digest(key: object) -> str:

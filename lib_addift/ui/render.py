@@ -27,6 +27,11 @@ _WORDS = {
     JobState.STOPPED: "stopped",
     JobState.FAILED: "failed",
 }
+_MEANING = {
+    "good": "in a prompt draws the change you showed; with -1 its opposite.",
+    "weak": "in a prompt draws a part of the change you showed; with -1 its opposite.",
+    "failed": "is saved all the same, but can do little.",
+}
 WELCOME = """\
 <div class="addift-card addift-welcome" data-addift-state="none">
 <h3>From two pictures to a LoRA</h3>
@@ -50,7 +55,9 @@ def escape(text: object) -> str:
 def sentence(text: object) -> str:
     """`text` beginning with a capital and ending with a full stop, as HTML."""
     words = str(text).strip()
-    words = words[:1].upper() + words[1:]
+    first, _space, rest = words.partition(" ")
+    if first.rstrip(",:").isalpha() and not rest.startswith("="):  # a setting's name stays as it is
+        words = words[0].upper() + words[1:]
     return escape(words if words.endswith((".", "!", "?")) else f"{words}.") if words else ""
 
 
@@ -164,8 +171,7 @@ def result(found: Result, others: Sequence[Result]) -> str:
     parts = [
         f'<div class="addift-card addift-result" data-addift-tag="{escape(found.tag)}">',
         f'<p class="addift-verdict addift-{level}">{sentence(trip.verdict)}</p>',
-        f'<p class="addift-tag"><code>{escape(found.tag)}</code> in a prompt draws the change you showed; '
-        "with -1 its opposite.</p>",
+        f'<p class="addift-tag"><code>{escape(found.tag)}</code> {_MEANING[level]}</p>',
         '<figure class="addift-wide" tabindex="0" role="group" aria-label="Strip of the finished LoRA">',
         picture(found.strip, f"One picture with the finished LoRA at weights {_STRIP_WEIGHTS}", "final-strip"),
         "</figure>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ Components = dict[str, Any]
 
 def build(jobs: Jobs, *, in_webui: bool) -> Any:
     """The whole tab as a gr.Blocks."""
-    handlers = Handlers(jobs)
+    handlers = _handlers(jobs)
     with compat.blocks(TITLE) as page:
         with gr.Column(elem_id="addift_root"):
             parts: Components = {"seen": _seen(), "page": _html("page"), **_hidden_buttons()}
@@ -42,6 +43,12 @@ def build(jobs: Jobs, *, in_webui: bool) -> Any:
     for block in page.blocks.values():
         block.do_not_save_to_config = True  # a WebUI's ui-config.json would override the defaults of later versions
     return page
+
+
+@functools.cache
+def _handlers(jobs: Jobs) -> Handlers:
+    """One for each Jobs, so that the draft outlives a WebUI's 'Reload UI', which builds the tab anew."""
+    return Handlers(jobs)
 
 
 def _html(name: str, value: str = "") -> Any:

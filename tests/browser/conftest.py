@@ -77,9 +77,7 @@ def server(
 
 
 @pytest.fixture
-def tab(
-    server: Server, driver: webdriver.Chrome, screenshots: Path, request: pytest.FixtureRequest
-) -> Iterator[Tab]:
+def tab(server: Server, driver: webdriver.Chrome, screenshots: Path, request: pytest.FixtureRequest) -> Iterator[Tab]:
     """The tab in a new page. What fails in the browser's console fails the test."""
     tab = Tab(driver, server, screenshots)
     tab.open()

@@ -37,7 +37,8 @@ class Setup:
     def problem(self) -> str:
         """Why this set-up cannot be tested with this Python; '' when it can."""
         if self.in_webui and not (self.packages / "gradio").is_dir():
-            return f"gradio {self.gradio} is not in '{self.packages}': 'python3 install.py test' puts it there, with Python 3.10 or 3.11"
+            where = f"gradio {self.gradio} is not in '{self.packages}'"
+            return f"{where}: 'python3 install.py test' puts it there, with Python 3.10 or 3.11"
         if not self.in_webui and importlib.util.find_spec("gradio") is None:
             return "gradio is not installed: 'python3 install.py test' does it"
         return ""

@@ -6,7 +6,7 @@ import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
 from selenium.webdriver import ActionChains, Chrome
@@ -17,15 +17,15 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.browser.servers import Server
 
 T = TypeVar("T")
-PATIENCE = 60  # s for whatever should happen at once; a busy machine may be slow
+PATIENCE = 30  # s for whatever should happen at once; a busy machine may be slow
 
 _DROP = """
-const [zone, name, base64] = arguments;
+const [input, name, base64] = arguments;
 const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 const transfer = new DataTransfer();
 transfer.items.add(new File([bytes], name, {type: "image/png"}));
 for (const kind of ["dragenter", "dragover", "drop"])
-    zone.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+    input.parentElement.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
 """
 _PIXELS = """
 const [image, done] = [arguments[0], arguments[1]];
@@ -39,13 +39,15 @@ image.decode().then(() => {
 """
 _TOO_WIDE = """
 const wide = [...document.querySelectorAll("#addift_root *")].filter((each) => {
-    const box = each.getBoundingClientRect();
-    if (box.width === 0 || box.right <= innerWidth + 1) return false;
-    for (let up = each.parentElement; up; up = up.parentElement)
-        if (getComputedStyle(up).overflowX !== "visible" && up.getBoundingClientRect().right <= innerWidth + 1) return false;
-    return true;
+    const fits = (other) => other.getBoundingClientRect().right <= innerWidth + 1;
+    const cuts = (other) => getComputedStyle(other).overflowX !== "visible" && fits(other);
+    if (each.getBoundingClientRect().width === 0 || fits(each)) return false;
+    let up = each.parentElement;
+    while (up && !cuts(up)) up = up.parentElement;
+    return !up;
 });
-return [document.documentElement.scrollWidth - innerWidth, wide.slice(0, 5).map((each) => each.outerHTML.slice(0, 120))];
+const names = wide.slice(0, 5).map((each) => each.outerHTML.slice(0, 120));
+return [document.documentElement.scrollWidth - innerWidth, names];
 """
 
 
@@ -68,7 +70,7 @@ class Tab:
 
     def shown(self, css: str) -> WebElement:
         """The first of the elements that can be seen, as soon as one can."""
-        return self.wait(lambda: next((each for each in self.all(css) if each.is_displayed()), None), f"'{css}' in sight")
+        return self.wait(lambda: next(filter(WebElement.is_displayed, self.all(css)), None), f"'{css}' in sight")
 
     def is_shown(self, css: str) -> bool:
         """Whether such an element can be seen now."""
@@ -166,7 +168,10 @@ class Tab:
     def choose_webui_tab(self, label: str) -> None:
         """Choose a tab of the WebUI by its label."""
         buttons = "#tabs > .tab-nav > button, #tabs > .tab-wrapper button[role=tab]"
-        self.wait(lambda: [each for each in self.all(buttons) if each.text.strip() == label], f"the tab '{label}'")[0].click()
+        found = self.wait(
+            lambda: [each for each in self.all(buttons) if each.text.strip() == label], f"the tab '{label}'"
+        )
+        found[0].click()
 
     def click(self, css: str) -> None:
         """Press what can be seen, scrolled into sight; a label that lies over it is pressed in its stead."""
@@ -192,16 +197,15 @@ class Tab:
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
         field.click()
         ActionChains(self.driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
-        field.send_keys(Keys.BACKSPACE if not text else text, Keys.TAB)
+        field.send_keys(text or Keys.BACKSPACE, Keys.TAB)
         self.wait(lambda: self.value(css) == text, f"'{text}' in '{css}'")
 
     def put(self, role: str, picture: Path, *, drop: bool = False) -> None:
         """Choose a file for a slot, or drop it there; a picture that is in the slot is taken out before."""
         self.take_out(role)
         if drop:
-            zone = self.shown(f"#addift_{role} button:has(input[type=file])")
             data = base64.b64encode(picture.read_bytes()).decode("ascii")
-            self.driver.execute_script(_DROP, zone, picture.name, data)
+            self.driver.execute_script(_DROP, self.one(f"#addift_{role} input[type=file]"), picture.name, data)
         else:
             self.one(f"#addift_{role} input[type=file]").send_keys(str(picture))
         self.shown(f"#addift_{role} img")
@@ -240,4 +244,4 @@ class Tab:
 def _is_about_the_network(message: str, address: str) -> bool:
     """Fonts and scripts of gradio's that lie elsewhere, and fonts that gradio names but does not bring."""
     is_elsewhere = address not in message and "Failed to load resource" in message
-    return is_elsewhere or ".woff2" in message
+    return is_elsewhere or ".woff2" in message or "fonts.googleapis.com" in message

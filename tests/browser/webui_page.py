@@ -18,7 +18,8 @@ import huggingface_hub
 ROOT = Path(__file__).resolve().parents[2]
 TABS = ("txt2img", "img2img", "extras")
 
-if not hasattr(huggingface_hub, "HfFolder"):  # gradio 3 and 4 name it on import; the release for transformers 5 lacks it
+# gradio 3 and 4 name it when they are imported, and the release that transformers 5 needs has it no more.
+if not hasattr(huggingface_hub, "HfFolder"):
     huggingface_hub.HfFolder = type("HfFolder", (), {"get_token": staticmethod(lambda: None)})
 
 import gradio as gr  # noqa: E402 - after the line above
