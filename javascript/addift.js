@@ -16,6 +16,7 @@
 
     let asked = 0; // when the unanswered question was asked; 0 = none
     let wasVisible = false;
+    let shownStrip = ""; // of the LoRA on show
     let draftTimer = 0;
 
     const isVisible = () => byId("addift_root")?.offsetParent != null && document.visibilityState === "visible";
@@ -54,6 +55,16 @@
         const visible = isVisible();
         if (visible && (isActive() || !wasVisible)) refresh();
         wasVisible = visible;
+        showCard();
+    }
+
+    // The cards of the Lora tabs are made once for each page: a LoRA that is new there needs the tabs' own refresh.
+    function showCard() {
+        const strip = document.querySelector("#addift_result .addift-final-strip")?.src ?? "";
+        if (strip && strip !== shownStrip) {
+            for (const tab of ["txt2img", "img2img"]) press(`${tab}_lora_extra_refresh_internal`);
+        }
+        shownStrip = strip;
     }
 
     // Prompts.
@@ -119,18 +130,20 @@
         for (const tab of GALLERIES) {
             const row = byId(`image_buttons_${tab}`);
             if (!row || byId(`addift_send_${tab}_original`)) continue;
-            const model = row.querySelector("button");
+            const ours = document.createElement("div");
+            ours.className = "addift-send";
+            ours.append("to Difference LoRA:");
             for (const role of ROLES) {
                 const button = document.createElement("button");
                 button.id = `addift_send_${tab}_${role}`;
                 button.type = "button";
-                button.className = `${model?.className ?? ""} addift-send`;
-                button.textContent = role === "original" ? "◐" : "◑";
+                button.textContent = role;
                 button.title = `Send the picture to Train Difference LoRA as the ${role}.`;
                 button.setAttribute("aria-label", `to Difference LoRA: ${role}`);
                 button.addEventListener("click", () => send(tab, role));
-                (model?.parentElement ?? row).append(button);
+                ours.append(button);
             }
+            row.after(ours);
         }
     }
 

@@ -26,7 +26,8 @@ def load_install() -> ModuleType:
 
 
 install = load_install()
-ALL_PINS = (install.PINS, install.BARE_PINS, install.UI_PINS, install.TEST_PINS)
+WEBUI_PINS = install.WEBUI_PINS if sys.version_info < (3, 12) else ()
+ALL_PINS = (install.PINS, install.BARE_PINS, install.UI_PINS, install.TEST_PINS, *WEBUI_PINS)
 
 
 class FakeShell:
@@ -166,7 +167,8 @@ def test_demo_makes_a_venv_installs_the_pins_and_runs_the_demo(root: Path, shell
 def test_test_adds_its_tools_without_moving_the_pins_and_runs_in_the_repository(root: Path, shell: FakeShell) -> None:
     assert install.main(["test", "-k", "install"], root) == 0
     assert shell.pip_installs() == list(ALL_PINS)
-    assert shell.commands[-2][-4:] == ["--constraint", install.PINS, "-r", install.TEST_PINS]
+    (tools,) = (command for command in shell.commands if command[-1] == install.TEST_PINS)
+    assert tools[-4:-1] == ["--constraint", install.PINS, "-r"]
     assert shell.commands[-1][1:] == ["-m", "pytest", "-k", "install"]
     assert shell.folders[-1] == root
 
@@ -177,6 +179,15 @@ def test_ui_adds_gradio_without_moving_the_pins(root: Path, shell: FakeShell) ->
     assert shell.commands[-2][-4:] == ["--constraint", install.PINS, "-r", install.UI_PINS]
     assert shell.commands[-1][1:] == ["-m", "lib_addift", "ui", "--port", "7999"]
     assert shell.folders[-1] is None  # models/Lora is looked for where the person is
+
+
+@pytest.mark.parametrize("name", WEBUI_PINS)
+def test_a_webuis_gradio_gets_a_folder_of_its_own(name: str, root: Path, shell: FakeShell) -> None:
+    install.main(["test"], root)
+    (command,) = (command for command in shell.commands if command[-1] == name)
+    assert {"--no-deps", "--upgrade"} < set(command)  # without --upgrade, pip leaves what is in the folder
+    assert command[command.index("--target") + 1] == f".venv/{Path(name).stem}"
+    assert shell.folders[shell.commands.index(command)] == root
 
 
 @pytest.mark.parametrize("code", [0, 1, 5, 130])

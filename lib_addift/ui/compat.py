@@ -76,7 +76,9 @@ def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: 
     try:
         _app, address, _share = page.queue().launch(quiet=True, prevent_thread_lock=True, **options)
     except OSError as error:
-        raise HostError(f"the page cannot be served on port {port or 7860} ({error}): choose another port.") from error
+        raise HostError(
+            f"port {port or '7860 to 7959'} is taken or not allowed: choose another with --port."
+        ) from error
     if block:
         page.block_thread()
     return str(address)

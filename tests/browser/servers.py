@@ -32,7 +32,7 @@ class Setup:
     @property
     def packages(self) -> Path:
         """The folder with the WebUI's gradio and what that needs, which install.py fills."""
-        return Path(sys.prefix) / f"gradio-{self.gradio}"
+        return Path(sys.prefix) / f"gradio_{self.gradio}"
 
     def problem(self) -> str:
         """Why this set-up cannot be tested with this Python; '' when it can."""

@@ -47,7 +47,8 @@ const wide = [...document.querySelectorAll("#addift_root *")].filter((each) => {
     return !up;
 });
 const names = wide.slice(0, 5).map((each) => each.outerHTML.slice(0, 120));
-return [document.documentElement.scrollWidth - innerWidth, names];
+const page = document.documentElement;
+return [page.scrollWidth - page.clientWidth, names];
 """
 
 
@@ -223,6 +224,12 @@ class Tab:
         if not self.is_shown("#addift_set_max_train_steps"):
             self.click("#addift_advanced .label-wrap")
         self.shown("#addift_set_max_train_steps")
+
+    def close_advanced(self) -> None:
+        """Hide them again."""
+        if self.is_shown("#addift_set_max_train_steps"):
+            self.click("#addift_advanced .label-wrap")
+        self.wait(lambda: not self.is_shown("#addift_set_max_train_steps"), "the advanced settings hidden")
 
     def press_keys(self, *keys: str) -> None:
         """Press keys, wherever the focus is."""

@@ -5,6 +5,7 @@ The tests of a module share one server, so each leaves things behind; each there
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def fill(tab: Tab, pictures: dict[str, Path], name: str, **settings: object) -> 
     tab.open_advanced()
     for setting, value in settings.items():
         tab.write(f"#addift_set_{setting} :is(textarea, input[type=text], input[type=number])", str(value))
+    tab.close_advanced()
 
 
 def train(tab: Tab, pictures: dict[str, Path], name: str, **settings: object) -> None:
@@ -144,7 +146,6 @@ def choose(tab: Tab, preset: str) -> None:
 
 
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
-    tab.open_advanced()
     choose(tab, "action")
     prompt = world.caption(TASKS["eyes"].face, frozenset({"eyes"}))
     train(tab, pictures, "closed_eyes", max_train_steps=40, preview_every=10, preview_prompt=prompt)
@@ -163,7 +164,6 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     assert tab.text("#addift_progress h3") == "closed_eyes"
     assert tab.value("#addift_name :is(input, textarea)") == "closed_eyes"
     assert tab.picture("#addift_original img")[2:] == pixels(pictures["original"])
-    tab.open_advanced()
     assert float(tab.value("#addift_set_max_train_steps input[type=number]")) == 40
     assert tab.state() == "running", "40 steps were over too soon to see the reload in the middle"
     tab.wait(lambda: int(tab.attribute(strip, "data-addift-step") or 0) > int(first), "another strip", LONG)
@@ -254,7 +254,7 @@ def test_pictures_come_from_the_galleries(tab: Tab) -> None:
     tab.choose_webui_tab("txt2img")
     tab.click("#txt2img_gallery .thumbnail-item:nth-of-type(2), #txt2img_gallery .thumbnails button:nth-of-type(2)")
     tab.click("#addift_send_txt2img_original")  # a filled slot; the other picture
-    red = list(world.draw(world.dataclasses.replace(TASKS["eyes"].face, hair="red")).convert("RGBA").tobytes())
+    red = list(world.draw(dataclasses.replace(TASKS["eyes"].face, hair="red")).convert("RGBA").tobytes())
     tab.wait(lambda: tab.picture("#addift_original img")[2:] == red, "the chosen picture")
 
 
@@ -287,10 +287,15 @@ def test_every_field_has_a_name_for_screen_readers(tab: Tab, pictures: dict[str,
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_the_window(tab: Tab, pictures: dict[str, Path], theme: str, width: int) -> None:
     have_trained(tab, pictures)
+    for role in ("original", "target"):
+        tab.put(role, pictures[role])
+    tab.shown("#addift_doctor .addift-finding")
     tab.open(f"?__theme={theme}", width=width)
     assert ("dark" in tab.attribute("body", "class")) is (theme == "dark")
-    tab.open_advanced()
     tab.screenshot(f"{theme}_{width}")
+    assert tab.too_wide() == (0, [])
+    tab.open_advanced()
+    tab.screenshot(f"{theme}_{width}_advanced")
     assert tab.too_wide() == (0, [])
 
 

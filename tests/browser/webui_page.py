@@ -35,23 +35,32 @@ from lib_addift.webui import TAB_ID, TITLE  # noqa: E402
 def main(port: int, lora_dir: Path) -> None:
     """Serve the page until the process is ended."""
     _add_to_head_and_body()
-    host = StandaloneHost(CHECKPOINT, lora_dir=lora_dir)
+    jobs = Jobs(StandaloneHost(CHECKPOINT, lora_dir=lora_dir))
+    pictures = lora_dir.parent / "pictures"
     name = "a1111" if gr.__version__.startswith("3.") else "forge"
-    interfaces = [(_interface(tab), tab, tab) for tab in TABS]
-    interfaces.append((ui.build_tab(Jobs(host), host_name=name), TITLE, TAB_ID))
+    interfaces = [(_interface(tab, _generated(pictures)), tab, tab) for tab in TABS]
+    interfaces.append((ui.build_tab(jobs, host_name=name), TITLE, TAB_ID))
     with gr.Blocks(analytics_enabled=False, title="Stable Diffusion") as page, gr.Tabs(elem_id="tabs"):
         for interface, label, tab in interfaces:
             with gr.TabItem(label, id=tab, elem_id=f"tab_{tab}"):
                 interface.render()
     page.queue(64)
-    page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True)
+    allowed = [str(ROOT), str(pictures)]
+    page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, allowed_paths=allowed)
     threading.Event().wait()
 
 
-def _interface(tab: str) -> Any:
+def _generated(folder: Path) -> list[str]:
+    """What was generated, as files: from those a WebUI fills its galleries."""
+    folder.mkdir(exist_ok=True)
+    faces = [TASKS["eyes"].face, dataclasses.replace(TASKS["eyes"].face, hair="red")]
+    for number, face in enumerate(faces):
+        world.draw(face).save(folder / f"{number:05}.png")
+    return [str(folder / f"{number:05}.png") for number in range(len(faces))]
+
+
+def _interface(tab: str, pictures: list[str]) -> Any:
     """What a WebUI shows in one tab, as far as the extension looks at it."""
-    face = TASKS["eyes"].face
-    pictures = [world.draw(face), world.draw(dataclasses.replace(face, hair="red"))]
     with gr.Blocks(analytics_enabled=False) as interface:
         if tab != "extras":
             prompt = gr.Textbox(label="Prompt", show_label=False, lines=3, elem_id=f"{tab}_prompt")
