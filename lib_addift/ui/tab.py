@@ -137,8 +137,8 @@ def _build_job(in_webui: bool) -> Components:
         parts["result"] = _html("result")
         if in_webui:
             with gr.Row(elem_id="addift_insert"):
-                parts["insert_txt2img"] = _button("insert_txt2img", "Insert into the txt2img prompt", "primary")
-                parts["insert_img2img"] = _button("insert_img2img", "Insert into the img2img prompt", "primary")
+                parts["insert_txt2img"] = _button("insert_txt2img", "Insert into txt2img", "primary")
+                parts["insert_img2img"] = _button("insert_img2img", "Insert into img2img", "primary")
         parts |= _build_test("Test in txt2img" if in_webui else "Test with another prompt")
     parts["strip"] = _html("strip")
     with gr.Row(visible=False, elem_id="addift_kept") as parts["kept"]:
