@@ -5,8 +5,8 @@
     if (window.addift) return;
 
     const POLL = 700; // ms
-    const GIVE_UP = 10_000; // ms after which an unanswered question is asked again
-    const QUIET = 400; // ms without input after which the draft is kept
+    const GIVE_UP = 10_000; // ms after which a question without an answer is given up
+    const QUIET = 300; // ms without input after which the server hears of it
     const GALLERIES = ["txt2img", "img2img", "extras"];
     const ROLES = ["original", "target"];
 
@@ -14,31 +14,50 @@
     const press = (id) => byId(id)?.click();
     const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-    let asked = 0; // when the unanswered question was asked; 0 = none
+    let asked = 0; // when the question without an answer was asked; 0 = none
+    const questions = new Set(); // the hidden buttons still to be pressed
     let wasVisible = false;
     let shownStrip = ""; // of the LoRA on show
-    let draftTimer = 0;
+    const timers = {};
 
     const isVisible = () => byId("addift_root")?.offsetParent != null && document.visibilityState === "visible";
     const isRestored = () => document.querySelector("#addift_page [data-addift-restored]") !== null;
     const isActive = () => document.querySelector('#addift_root [data-addift-active="1"]') !== null;
 
-    function refresh() {
-        if (asked && Date.now() - asked < GIVE_UP) return;
-        asked = Date.now();
-        press("addift_refresh");
+    // The server answers several calls at a time, in any order: so one question after the other.
+    function ask(question) {
+        questions.add(question);
+        askNext();
     }
 
-    function keepDraftSoon(event) {
-        if (!isRestored() || event.target.closest("button[id]") || !event.target.closest("#addift_form")) return;
-        clearTimeout(draftTimer);
-        draftTimer = setTimeout(() => press("addift_keep_draft"), QUIET);
+    function askNext() {
+        if (!questions.size || (asked && Date.now() - asked < GIVE_UP)) return;
+        const [question] = questions;
+        questions.delete(question);
+        asked = Date.now();
+        press(`addift_${question}`);
+    }
+
+    function answered() {
+        asked = 0;
+        askNext();
+    }
+
+    function askSoon(question) {
+        clearTimeout(timers[question]);
+        timers[question] = setTimeout(() => ask(question), QUIET);
+    }
+
+    function heard(event) {
+        if (!isRestored()) return;
+        if (event.target.closest("#addift_scrub")) askSoon("look");
+        if (event.target.closest("#addift_form") && !event.target.closest("button[id]")) askSoon("keep_draft");
     }
 
     function listen(root) {
         if (root.dataset.addiftListens) return;
         root.dataset.addiftListens = "1";
-        for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, keepDraftSoon);
+        for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, heard);
         const live = byId("addift_live");
         live?.setAttribute("role", "status");
         live?.setAttribute("aria-live", "polite");
@@ -53,9 +72,19 @@
         }
         listen(root);
         const visible = isVisible();
-        if (visible && (isActive() || !wasVisible)) refresh();
+        if (visible && (isActive() || !wasVisible)) ask("refresh");
         wasVisible = visible;
+        askNext();
+        nameNumberBoxes(root);
         showCard();
+    }
+
+    // gradio 3 labels of a slider only the track, not the box with the number.
+    function nameNumberBoxes(root) {
+        for (const box of root.querySelectorAll('input[data-testid="number-input"]:not([aria-label])')) {
+            const name = box.parentElement.querySelector('[data-testid="block-info"]')?.textContent.trim();
+            if (name && !box.labels?.length) box.setAttribute("aria-label", name);
+        }
     }
 
     // The cards of the Lora tabs are made once for each page: a LoRA that is new there needs the tabs' own refresh.
@@ -147,7 +176,7 @@
         }
     }
 
-    window.addift = { insert, refreshed: () => { asked = 0; } };
+    window.addift = { insert, answered };
     setInterval(() => {
         tick();
         addSendButtons();

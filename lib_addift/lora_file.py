@@ -41,7 +41,7 @@ _NAME_RULES = {  # what a name must not match: why, and what to do
     r"(?i)\.safetensors\Z": "ends in .safetensors, which is added to it: leave that out",
 }
 # A file with NAME and one of these would be overwritten or would answer to the same tag.
-_TAKING_SUFFIXES = {".safetensors", ".pt", ".ckpt", ".png", ".json"}
+_TAKING_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".png", ".json")
 
 
 def check_name(name: str) -> str:
@@ -80,9 +80,10 @@ def lora_path(lora_dir: Path, name: str, overwrite: bool) -> Path:
         needed = f"{free >> 20} MB free and {_FREE_SPACE >> 20} MB are needed"
         raise LoraFileError(f"the disk of '{lora_dir}' has {needed}: make room.")
     same_name = [file for file in neighbours if file.stem.casefold() == name.casefold()]
-    taken = next((file.name for file in same_name if file.suffix.lower() in _TAKING_SUFFIXES), None)
-    if taken and not overwrite:
-        raise LoraFileError(f"'{lora_dir}' already has '{taken}': choose another name or allow overwriting.")
+    taking = [file for file in same_name if file.suffix.lower() in _TAKING_SUFFIXES]
+    if taking and not overwrite:
+        first = min(taking, key=lambda file: _TAKING_SUFFIXES.index(file.suffix.lower()))
+        raise LoraFileError(f"'{lora_dir}' already has '{first.name}': choose another name or allow overwriting.")
     return path
 
 

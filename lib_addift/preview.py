@@ -15,7 +15,8 @@ from lib_addift.lora import LoraNetwork
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-_LABEL_HEIGHT = 14
+_CELL = 128  # px that a picture in a row is at least wide; the text grows with wider ones
+_LABEL_HEIGHT = 14  # px, for a picture of that width
 
 
 @torch.no_grad()
@@ -40,11 +41,15 @@ def preview_strip(
 
 
 def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
-    """(B, H, W, 3) uint8 pictures side by side, each with a line of text under it."""
-    height, width = images.shape[1:3]
-    row = Image.new("RGB", (width * len(images), height + _LABEL_HEIGHT), "white")
-    pen = ImageDraw.Draw(row)
+    """(B, H, W, 3) uint8 pictures side by side, each with a line of text under it. Tiny ones are enlarged."""
+    enlarged = max(1, _CELL // images.shape[2])
+    height, width = (enlarged * size for size in images.shape[1:3])
+    text_scale = max(1, width // _CELL)  # the row is looked at in a column of some hundred pixels
+    row = Image.new("RGB", (width * len(images), height + text_scale * _LABEL_HEIGHT), "white")
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        row.paste(Image.fromarray(image), (index * width, 0))
-        pen.text((index * width + 3, height + 1), label, fill="black")
+        row.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (index * width, 0))
+        text = Image.new("RGB", (_CELL, _LABEL_HEIGHT), "white")
+        ImageDraw.Draw(text).text((3, 1), label, fill="black")
+        size = (text_scale * _CELL, text_scale * _LABEL_HEIGHT)
+        row.paste(text.resize(size, Image.Resampling.NEAREST), (index * width, height))
     return row

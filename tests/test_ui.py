@@ -144,14 +144,19 @@ def test_the_draft_keeps_pictures_upright_and_in_modes_that_browsers_show() -> N
     sideways = Image.new("RGB", (100, 64))
     sideways.getexif()[0x0112] = 6
     draft = Draft()
-    draft.set_pictures(sideways, Image.new("CMYK", (64, 64)))
-    assert draft.original is not None
-    assert draft.target is not None
-    assert draft.original.size == (64, 100)
-    assert draft.target.mode == "RGB"
-    draft.set_pictures(Image.new("P", (8, 8)), None)  # too small to train on, but to be seen
-    assert draft.original.size == (8, 8)
-    assert draft.target is None
+    draft.set_pictures(original=sideways, target=Image.new("CMYK", (64, 64)))
+    original, target = draft.pictures["original"], draft.pictures["target"]
+    assert original is not None
+    assert target is not None
+    assert original.size == (64, 100)
+    assert target.mode == "RGB"
+    draft.set_pictures(original=Image.new("P", (8, 8)))  # too small to train on, but to be seen
+    original = draft.pictures["original"]
+    assert original is not None
+    assert original.size == (8, 8)
+    assert draft.pictures["target"] is target, "each slot speaks for itself"
+    draft.set_pictures(target=None)
+    assert draft.pictures["target"] is None
 
 
 def test_the_draft_takes_no_unknown_fields() -> None:
@@ -245,7 +250,7 @@ def test_the_doctor_follows_the_mask(page: Page) -> None:
 def test_a_page_that_was_not_restored_does_not_empty_the_draft(handlers: Handlers, page: Page) -> None:
     page.put_pair()
     handlers.take_pictures({"original": None, "target": None, "seen": ""})
-    assert handlers.draft.original is not None
+    assert handlers.draft.pictures["original"] is not None
 
 
 def test_swap(page: Page) -> None:
@@ -339,7 +344,7 @@ def test_the_kept_steps_can_be_walked_through_and_saved(trained: Page) -> None:
     assert job is not None
     assert trained.shown["kept is visible"]
     assert [s.step for s in job.snapshots] == [2, 4]
-    trained.do("scrub", scrub=2)
+    trained.do("look", scrub=2)
     assert "data-addift-step=2" in trained.shown["strip"]
     trained.do("save_step")
     wait(trained)
@@ -397,7 +402,7 @@ def test_the_test_draws_a_labelled_row(trained: Page) -> None:
     assert "data-addift-active" not in trained.shown["test_grid"]
     row = trained.handlers.trial.row()
     assert row is not None
-    assert row.width == 64 * len(WEIGHTS)
+    assert row.width == 128 * len(WEIGHTS)  # 64 px is too little for the labels
     trained.do("test", test_seed=-1)
     assert "seed" in trained.shown["test_grid"]
 

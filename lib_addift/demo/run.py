@@ -89,11 +89,10 @@ def run_demo(
 
 
 def picture_grid(scores: Scores, columns: int = 8) -> Image.Image:
-    """Each evaluated face at weights -1, 0 and 1 side by side, `columns` faces a row, enlarged twice."""
+    """Each evaluated face at weights -1, 0 and 1 side by side, `columns` faces a row."""
     count = len(scores.pictures[0.0])
     rows = []
     for start in range(0, count, columns):
         cells = [scores.pictures[w][n] for n in range(start, min(start + columns, count)) for w in (-1.0, 0.0, 1.0)]
         rows.append(np.asarray(labelled_row(np.stack(cells), ["-1", "0", "+1"] * (len(cells) // 3))))
-    grid = Image.fromarray(np.concatenate(rows))
-    return grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST)
+    return Image.fromarray(np.concatenate(rows))

@@ -113,9 +113,8 @@ class Draft:
     """What one person has put into the form, and which job they look at. The lock is for whoever changes it."""
 
     values: dict[str, Any] = field(default_factory=empty_form)
-    original: Image.Image | None = None
-    target: Image.Image | None = None
-    digests: tuple[str, str] = ("", "")  # of the two pictures
+    pictures: dict[str, Image.Image | None] = field(default_factory=lambda: dict.fromkeys(PICTURES))
+    digests: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PICTURES, ""))  # of the pictures
     alert: str = ""  # the sentence beside the Train button
     job_id: str = ""  # the job on show
     step: int = 0  # the kept step on show; 0 = the last
@@ -127,13 +126,13 @@ class Draft:
         with self.lock:
             self.values = {**self.values, **{name: values[name] for name in FORM if name in values}}
 
-    def set_pictures(self, original: Image.Image | None, target: Image.Image | None) -> None:
-        """Take over both pictures, upright and in a mode that every browser shows."""
-        shown = [as_shown(picture) for picture in (original, target)]
+    def set_pictures(self, **pictures: Any) -> None:
+        """Take over `original`, `target` or both, upright and in a mode that every browser shows; None empties one."""
+        shown = {role: as_shown(picture) for role, picture in pictures.items()}
         with self.lock:
-            self.original, self.target = shown
-            first, second = (_digest(picture) for picture in shown)
-            self.digests = first, second
+            for role, picture in shown.items():
+                self.pictures[role] = picture
+                self.digests[role] = _digest(picture)
 
     def show(self, job_id: str) -> None:
         """Look at another job, at the end of it."""

@@ -10,7 +10,7 @@ from typing import Any
 from lib_addift.errors import AddiftError, JobError, PictureError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.pipeline import Request
-from lib_addift.ui.form import PICTURES, Draft, Props, as_shown, config_of, form_of, preset_of, preset_values
+from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, preset_of, preset_values
 from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.trial import Trial, TrialRequest
 
@@ -71,16 +71,19 @@ class Handlers:
 
     @_told
     def take_pictures(self, values: Values) -> Changes:
-        """A picture was put in or taken out. A page that was not restored yet has nothing to say."""
+        """A picture was put in or taken out. A page that was not restored yet has nothing to say.
+
+        Each slot speaks for itself: calls run at the same time, and an older one may end last.
+        """
         if values["seen"]:
-            self.draft.set_pictures(values["original"], values["target"])
+            self.draft.set_pictures(**{role: values[role] for role in PICTURES if role in values})
             self.draft.alert = ""
         return {}
 
     @_told
     def swap(self, values: Values) -> Changes:
         """The original becomes the target, and the target the original."""
-        self.draft.set_pictures(values["target"], values["original"])
+        self.draft.set_pictures(original=values["target"], target=values["original"])
         return self._pictures()
 
     @_told
@@ -95,8 +98,8 @@ class Handlers:
         """Queue a job for the form as it stands."""
         self.draft.alert = ""
         self.draft.set_values(values)
-        self.draft.set_pictures(values["original"], values["target"])
-        original, target = self.draft.original, self.draft.target
+        self.draft.set_pictures(original=values["original"], target=values["target"])
+        original, target = (self.draft.pictures[role] for role in PICTURES)
         if original is None or target is None:
             missing = "both pictures are" if original is target else f"the {'target' if original else 'original'} is"
             raise PictureError(f"{missing} missing: put two pictures that differ in one thing into the slots above.")
@@ -122,8 +125,8 @@ class Handlers:
         return self._test_fields()
 
     @_told
-    def scrub(self, values: Values) -> Changes:
-        """Look at another kept step."""
+    def look(self, values: Values) -> Changes:
+        """Look at the kept step where the slider stands."""
         self.draft.step = int(values["scrub"] or 0)
         return {}
 
@@ -149,7 +152,7 @@ class Handlers:
     def again(self, _values: Values) -> Changes:
         """Fill the form with what the job on show was asked."""
         request = self._job().request
-        self.draft.set_pictures(as_shown(request.original), as_shown(request.target))
+        self.draft.set_pictures(original=request.original, target=request.target)
         form = form_of(request, preset_of(request.config))
         self.draft.set_values(form)
         self.draft.alert = ""
@@ -181,7 +184,7 @@ class Handlers:
         return job
 
     def _pictures(self) -> Changes:
-        return {name: getattr(self.draft, name) for name in PICTURES}
+        return dict(self.draft.pictures)
 
     def _test_fields(self) -> Changes:
         """The test's box, filled as for the latest test or for the job on show."""

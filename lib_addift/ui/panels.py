@@ -17,7 +17,7 @@ from lib_addift.lora_file import check_name
 from lib_addift.pairs import load_pair
 from lib_addift.pipeline import Result, Snapshot
 from lib_addift.ui import render
-from lib_addift.ui.form import Draft, Props, config_of
+from lib_addift.ui.form import PICTURES, Draft, Props, config_of
 from lib_addift.ui.trial import Trial
 
 PANELS = (
@@ -79,7 +79,7 @@ class Panels:
         }
 
     def _of_pair(self, values: Mapping[str, Any]) -> Panel:
-        key = (self._draft.digests, *(values[name] for name in ("mask", "mask_file", "resolution")))
+        key = (*self._draft.digests.values(), *(values[name] for name in ("mask", "mask_file", "resolution")))
         return key, lambda: self._doctor(key, values)
 
     def _doctor(self, key: object, values: Mapping[str, Any]) -> str:
@@ -194,7 +194,7 @@ def _problem_of(values: Mapping[str, Any]) -> str:
 
 def _examined(draft: Draft, values: Mapping[str, Any]) -> str:
     """The doctor's panel for the pictures in the draft."""
-    original, target = draft.original, draft.target
+    original, target = (draft.pictures[role] for role in PICTURES)
     if original is None or target is None:
         missing = "two pictures" if original is target else "the original" if original is None else "the target"
         return render.note(f"put in {missing}, and the pair doctor looks at the pair")

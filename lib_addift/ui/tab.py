@@ -66,8 +66,8 @@ def _button(name: str, text: str, variant: str = "secondary", *, visible: bool =
 
 
 def _hidden_buttons() -> Components:
-    """Pressed by JavaScript: when the page opens, while a job runs, and after input in the form."""
-    return {name: _button(name, name) for name in ("restore", "refresh", "keep_draft")}
+    """Pressed by JavaScript, one after the other: when the page opens, while a job runs, after input."""
+    return {name: _button(name, name) for name in ("restore", "refresh", "keep_draft", "look")}
 
 
 def _build_form(in_webui: bool) -> Components:
@@ -172,18 +172,20 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     filled = [name for name in form.FORM if name not in PANELS]
     bind = _binder(parts)
     bind("restore", handlers.restore, [], [*filled, *pictures, *test, "page"])
-    refreshed = bind("refresh", handlers.refresh, [], [])
-    compat.on(refreshed.then, None, js="() => window.addift?.refreshed()")
-    bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False)
+    for asked in (
+        bind("refresh", handlers.refresh, [], []),
+        bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False),
+        bind("look", handlers.look, ["scrub"], [], preprocess=False),
+    ):
+        compat.on(asked.then, None, js="() => window.addift?.answered()")
     for name in pictures:
-        bind(name, handlers.take_pictures, pictures, [], event="change")
+        bind(name, handlers.take_pictures, [name], [], event="change")
     bind("swap", handlers.swap, pictures, pictures)
     bind("preset", handlers.choose_preset, form.FORM, list(form.preset_values("action")), event="input")
     bind("train", handlers.train, [*form.FORM, *pictures], test)
     bind("stop", handlers.stop, [], [])
     bind("stop_keep", handlers.stop_keep, [], [])
     bind("jobs", handlers.show_job, ["jobs"], test, event="input")
-    bind("scrub", handlers.scrub, ["scrub"], [], event="change", preprocess=False)
     bind("save_step", handlers.save_step, [], [])
     bind("choice", handlers.choose, ["choice"], [], event="input")
     bind("again", handlers.again, [], [*filled, *pictures])
