@@ -148,7 +148,7 @@ def choose(tab: Tab, preset: str) -> None:
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
     choose(tab, "action")
     prompt = world.caption(TASKS["eyes"].face, frozenset({"eyes"}))
-    train(tab, pictures, "closed_eyes", max_train_steps=40, preview_every=10, preview_prompt=prompt)
+    train(tab, pictures, "closed_eyes", max_train_steps=40, preview_every=10, preview_prompt=prompt, sampling_steps=8)
     tab.wait_for_state("running")
 
     percent = "#addift_progress [role=progressbar]"
