@@ -18,7 +18,8 @@ import torch
 from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.lora_file import describe
-from lib_addift.pipeline import Request, Result, Snapshot, Stage, TrainingRun
+from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot
+from lib_addift.pipeline import TrainingRun
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.trainer import StepReport
 
@@ -119,11 +120,13 @@ def _train(options: argparse.Namespace) -> int:
     host = StandaloneHost(
         options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=config.precision
     )
-    run = TrainingRun(host, Request(options.original, options.target, options.name, config, options.overwrite))
+    run = TrainingRun(
+        host, Request.of(options.original, options.target, options.name, config, overwrite=options.overwrite)
+    )
     for finding in run.pair_report.findings:
         print(f"{finding.level}: {finding.text}")
     result = follow(run)
-    print(f"{result.round_trip.verdict}\nSaved {result.path}. Use it as <lora:{result.path.stem}:1>.")
+    print(f"{result.verdict}\nSaved {result.path}. Use it as <lora:{result.path.stem}:1>.")
     return 0 if result.path.stem == options.name else 130
 
 
@@ -210,12 +213,12 @@ def _stop_on_interrupt(run: TrainingRun) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _show(events: Iterable[Stage | StepReport | Snapshot]) -> None:
+def _show(events: Iterable[Event]) -> None:
     """Draw events as lines of text; on a terminal, progress rewrites its own line."""
     live = sys.stdout.isatty()
     start, start_step, step = time.monotonic(), 0, 0  # when the latest row of steps began, and after which step
     for event in events:
-        if isinstance(event, Snapshot):
+        if isinstance(event, (Snapshot, Checkpoint)):
             continue
         if isinstance(event, StepReport):
             step = event.step

@@ -16,7 +16,8 @@ import torch
 
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
 from lib_addift.hosts.base import Host
-from lib_addift.pipeline import Events, Request, Result, Snapshot, TrainingRun
+from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot
+from lib_addift.pipeline import TrainingRun
 from lib_addift.trainer import StepReport
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,8 @@ class Job:
         for event in events:
             if isinstance(event, Snapshot):
                 self.snapshots.append(event)
+            elif isinstance(event, Checkpoint):
+                continue
             elif isinstance(event, StepReport):
                 if event.step == 1:
                     begun = time.monotonic()  # the first step's time counts warm-up, so the estimate starts after it
@@ -194,7 +197,7 @@ class Jobs:
         if error:
             self._end(job, JobState.FAILED, "failed", error)
         elif was_finished:
-            self._end(job, JobState.DONE, job.results[-1].round_trip.verdict)
+            self._end(job, JobState.DONE, job.results[-1].verdict)
         else:
             saved = f"saved: '{job.results[-1].path.stem}'" if job.results else "nothing was saved"
             self._end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps; {saved}")

@@ -82,6 +82,14 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
 
 
 @torch.no_grad()
+def recovery_at(
+    host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
+) -> float:
+    """The recovery, 0 to 1, on pairs that were not trained on, at the weight that was found on those that were."""
+    return max(0.0, _Probe(host, network, pairs, config).scores([weight])[weight])
+
+
+@torch.no_grad()
 def round_trip_pictures(
     host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:

@@ -32,7 +32,8 @@ from lib_addift.errors import (
 )
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Stage, TrainingRun
+from lib_addift.messages import Request, Stage
+from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import RoundTrip
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
@@ -115,7 +116,7 @@ def gate(host: WatchedHost) -> Iterator[Gate]:
 
 
 def request(name: str = "blink", *, overwrite: bool = False, **settings: Any) -> Request:
-    return Request(ORIGINAL, TARGET, name, TrainConfig.create(**{**SMALL, **settings}), overwrite)
+    return Request.of(ORIGINAL, TARGET, name, TrainConfig.create(**{**SMALL, **settings}), overwrite=overwrite)
 
 
 def ended(jobs: Jobs, job: Job) -> Job:
@@ -152,7 +153,7 @@ def test_a_job_ends_with_its_lora(jobs: Jobs, host: WatchedHost) -> None:
     ended(jobs, job)
     assert (job.state, job.step, job.progress, job.error, job.seconds_left) == (JobState.DONE, 3, 1.0, "", None)
     (result,) = job.results
-    assert job.text == result.round_trip.verdict
+    assert job.text == result.verdict
     assert result.path == host.lora_dir / "blink.safetensors"
     assert loras(host) == ["blink.safetensors"]
     assert len(job.losses) == 3
@@ -330,7 +331,7 @@ def test_a_taken_or_bad_name_is_refused_and_nothing_is_queued(jobs: Jobs, host: 
 
 def test_identical_pictures_are_refused_and_nothing_is_queued(jobs: Jobs, host: WatchedHost) -> None:
     with pytest.raises(PictureError, match="identical"):
-        jobs.submit(Request(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+        jobs.submit(Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
     assert (jobs.all(), host.uses) == ([], 0)
 
 

@@ -21,7 +21,8 @@ from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError
 from lib_addift.hosts.names import kohya
 from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Snapshot, Stage, TrainingRun
+from lib_addift.messages import Request, Snapshot, Stage
+from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
 from lib_addift.trainer import StepReport
@@ -36,7 +37,7 @@ def start(
     host: FakeHost, name: str = "blink", *, overwrite: bool = False, watched: bool = False, **settings: Any
 ) -> TrainingRun:
     config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(host, Request(ORIGINAL, TARGET, name, config, overwrite), watched=watched)
+    return TrainingRun(host, Request.of(ORIGINAL, TARGET, name, config, overwrite=overwrite), watched=watched)
 
 
 def finish(host: FakeHost, name: str = "blink", **options: Any) -> TrainingRun:
@@ -79,7 +80,7 @@ def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
     report = json.loads(metadata["addift.report"])
     assert report["steps"] == 3
     assert report["recovery"] == pytest.approx(run.results[0].round_trip.recovery, abs=1e-4)
-    assert report["verdict"] == run.results[0].round_trip.verdict
+    assert report["verdict"] == run.results[0].verdict
     assert report["pair"]["width"] == 64
     assert 0 < report["pair"]["changed_share"] < 0.5
     assert metadata["ss_steps"] == "3"
@@ -389,7 +390,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_identical_pictures_are_refused_before_any_work(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     with pytest.raises(PictureError, match="identical"):
-        TrainingRun(host, Request(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+        TrainingRun(host, Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
     assert host.calls == 0
     assert files(tmp_path) == []
 
