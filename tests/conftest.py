@@ -14,6 +14,7 @@ from lib_addift.demo import world
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+torch.set_num_threads(1)  # files of tests run side by side, one for each core
 
 
 def fingerprint(*models: nn.Module) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_train_answers_at_once_and_the_job_tells_its_way(client, host, body):
 def test_train_can_wait_and_send_pictures(client, body):
     done = client.post(f"{V1}/train?wait=true&pictures=true", json=body).json()
     assert done["state"] == "done"
-    assert picture(done["strip"]).width == 5 * 64
+    assert picture(done["strip"]).width == 5 * 128
     assert done["strip"] == done["result"]["strip"]
     assert picture(done["result"]["pictures"]).width == 6 * 64
 
@@ -433,7 +433,7 @@ def test_kept_steps_are_shown_and_saved(client, host, body):
     assert job["kept_steps"] == [2, 4]
     shown = client.get(f"{V1}/jobs/{job['id']}/steps/2").json()
     assert shown["step"] == 2
-    assert picture(shown["strip"]).width == 5 * 64
+    assert picture(shown["strip"]).width == 5 * 128
 
     after = client.post(f"{V1}/jobs/{job['id']}/steps/2/save?wait=true&pictures=true").json()
     assert after["result"]["name"] == "closed_eyes"

@@ -30,6 +30,7 @@ from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged
 SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
 
 
@@ -66,10 +67,10 @@ def test_a_run_saves_the_lora_its_card_and_its_strip(tmp_path: Path) -> None:
     (result,) = run.results
     assert result.path == tmp_path / "blink.safetensors"
     assert (result.steps, result.train_seconds > 0) == (3, True)
-    assert (result.strip.width, result.pictures.width) == (5 * 64, 6 * 64)
+    assert (result.strip.width, result.pictures.width) == (5 * CELL, 6 * CELL)
     assert host.refreshed == [result.path]
     with Image.open(tmp_path / "blink.png") as strip:
-        assert strip.width == 5 * 64, "one picture for each of five weights"
+        assert strip.width == 5 * CELL, "one picture for each of five weights"
     assert json.loads((tmp_path / "blink.json").read_text())["sd version"] == "SD1"
 
 
@@ -211,7 +212,7 @@ def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -
     ]  # fmt: skip
     assert list(run.snapshots.values()) == [event for event in events if isinstance(event, Snapshot)]
     assert list(run.snapshots) == [2, 4, 5]
-    assert all(snapshot.strip.width == 5 * 64 for snapshot in run.snapshots.values())
+    assert all(snapshot.strip.width == 5 * CELL for snapshot in run.snapshots.values())
     assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"], "nothing is saved by itself"
 
 
@@ -274,7 +275,7 @@ def test_the_strip_of_a_snapshot_is_drawn_with_the_lora_of_that_step(tmp_path: P
     one, _, three = (np.asarray(snapshot.strip) for snapshot in run.snapshots.values())
     assert np.array_equal(three, np.asarray(run.results[0].strip)), "without calibration the last one is the result's"
     assert not np.array_equal(one, three)
-    middle = np.s_[:64, 2 * 64 : 3 * 64]
+    middle = np.s_[:CELL, 2 * CELL : 3 * CELL]
     assert np.array_equal(one[middle], three[middle]), "weight 0 is the model alone"
 
 
@@ -732,7 +733,7 @@ def test_the_pictures_of_the_round_trip_show_both_ways() -> None:
         )
     seen = host._seen
     expected = [original, seen, seen + 1.5 * learnt, target, seen, seen - 1.5 * learnt]
-    assert row.width == 6 * 64
+    assert row.width == 6 * CELL
     for place, latents in enumerate(expected):
-        shown = np.asarray(row)[:64, place * 64 : (place + 1) * 64].astype(int)
+        shown = np.asarray(row)[:CELL:2, place * CELL : (place + 1) * CELL : 2].astype(int)
         assert abs(shown - host.decode_latents(latents)[0]).max() <= 1, f"picture {place}"
