@@ -21,7 +21,7 @@ from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError
 from lib_addift.hosts.names import kohya
 from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
-from lib_addift.messages import Request, Snapshot, Stage
+from lib_addift.messages import Checkpoint, Event, Request, Snapshot
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
@@ -51,9 +51,9 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def label(event: Stage | StepReport | Snapshot) -> str:
-    if isinstance(event, Snapshot):
-        return f"kept {event.step}"
+def label(event: Event) -> str:
+    if isinstance(event, (Snapshot, Checkpoint)):
+        return f"{'kept' if isinstance(event, Snapshot) else 'checkpoint'} {event.step}"
     return f"step {event.step}" if isinstance(event, StepReport) else event.text
 
 
@@ -207,7 +207,8 @@ def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -
     events = list(run.events())
     assert [label(event) for event in events if label(event) != "asking the model"] == [
         "encoding the pictures",
-        "step 1", "step 2", "kept 2", "step 3", "step 4", "kept 4", "step 5", "kept 5",
+        "step 1", "step 2", "kept 2", "checkpoint 2", "step 3", "step 4", "kept 4", "checkpoint 4",
+        "step 5", "kept 5", "checkpoint 5",
         "proving it: the round trip", "drawing the preview", "saving",
     ]  # fmt: skip
     assert list(run.snapshots.values()) == [event for event in events if isinstance(event, Snapshot)]
