@@ -141,7 +141,7 @@ def test_train_can_wait_and_send_pictures(client, body):
     assert done["state"] == "done"
     assert picture(done["strip"]).width == 5 * 128
     assert done["strip"] == done["result"]["strip"]
-    assert picture(done["result"]["pictures"]).width == 6 * 64
+    assert picture(done["result"]["pictures"]).width == 6 * 128
 
 
 def test_waiting_blocks_nobody(client, host, body):

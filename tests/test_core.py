@@ -11,7 +11,7 @@ PROGRAM = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"gradio", "diffusers", "transformers", "modules", "backend"}:
+        if name.split(".")[0] in {"gradio", "fastapi", "diffusers", "transformers", "ray", "modules", "backend"}:
             raise ImportError(f"the core must not import {name}")
 sys.meta_path.insert(0, Refuse())
 import importlib

@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PIN = re.compile(r"(?P<name>[A-Za-z0-9_]+)==[0-9][0-9a-z.]*(?: ; python_version (?P<marker><|>=) \"3\.11\")?")
+PIN = re.compile(r"(?P<name>[A-Za-z0-9_-]+)==[0-9][0-9a-z.]*(?: ; python_version (?P<marker><|>=) \"3\.11\")?")
 
 
 def load_install() -> ModuleType:
