@@ -31,6 +31,11 @@ class LatentPair:
     mask: torch.Tensor | None  # (1, 1, h, w) float32 weights
     weight: float = 1.0  # of its loss
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What must agree for pairs to share a pass: the size of the latents and of the conditions."""
+        return (*self.original.latents.shape, *self.original.cond.shape)
+
     def student(self, direction: Direction) -> Side:
         """What the LoRA sees: the target in a forward turn."""
         return self.target if direction is Direction.FORWARD else self.original

@@ -40,11 +40,17 @@ class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
     A `watched` run yields a Snapshot every `config.preview_every` steps, and Checkpoints; given a `checkpoint`, it goes
-    on from there. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
+    on from there. `model_title`: of the model for which the job was made, where that was before now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
     """
 
     def __init__(
-        self, host: Host, request: Request, *, watched: bool = False, checkpoint: Checkpoint | None = None
+        self,
+        host: Host,
+        request: Request,
+        *,
+        watched: bool = False,
+        checkpoint: Checkpoint | None = None,
+        model_title: str = "",
     ) -> None:
         self.host, self.request, self.config = host, request, request.config
         self.steps_done = checkpoint.step if checkpoint else 0
@@ -55,7 +61,7 @@ class TrainingRun:
         self.pairs = [_load(source, request) for source in request.pairs]
         self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
         make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
-        self._model_title = host.model_title
+        self._model_title = model_title or host.model_title
         self._watched, self._checkpoint = watched, checkpoint
         self._preview_every = _spacing(self.config) if watched else 0
         self._latents: list[LatentPair] = []  # every view of every pair that is trained on
@@ -146,15 +152,24 @@ class TrainingRun:
         is_last = report.step == last
         if self._preview_every and (is_last or report.step % self._preview_every == 0):
             yield self._snapshot(network)
-        if self._watched and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
-            yield Checkpoint(report.step, self.train_seconds, self.learner.state())
         if self.config.save_every and report.step % self.config.save_every == 0 and not is_last:
             yield from self._finish(network, self._step_name(report.step))
+        # Last: what goes on from here does nothing of this step again.
+        if self._watched and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
+            yield Checkpoint(report.step, self.train_seconds, self.learner.state())
 
     def finish(self) -> Events:
         """Prove and save the LoRA after the last step."""
         if not self._stopped:
             yield from self._finish(self.learner.network, self.request.name)
+
+    def restart(self) -> None:
+        """Forget what was done, so that `events` begins anew, from the checkpoint where there is one."""
+        checkpoint = self._checkpoint
+        self.steps_done = checkpoint.step if checkpoint else 0
+        self.train_seconds = checkpoint.train_seconds if checkpoint else 0.0
+        self.snapshots = {step: kept for step, kept in self.snapshots.items() if step <= self.steps_done}
+        self._learner = None
 
     def close(self) -> None:
         """Keep of the work what `keep` needs, and let go of the rest."""
@@ -185,9 +200,11 @@ class TrainingRun:
         else:
             kept = ", ".join(map(str, self.snapshots)) or "none"
             raise TrainingError(f"step {step} was not kept: choose one of the kept steps ({kept}).")
-        if not self._latents or step == 0:
+        if not tensors or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
         with self.exclusive():
+            if not self._latents:  # the step was kept by an earlier run of this request
+                yield from self._encode()
             network = LoraNetwork.from_tensors(tensors, self.host.unet, self.host.lora_name).to(self.host.device)
             yield from self._finish(network, self._step_name(step), step)
 

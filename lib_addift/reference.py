@@ -35,11 +35,11 @@ def predict_references(
     """
     schedule = NoiseSchedule(host.alphas_cumprod)
     turns = list(dict.fromkeys(turn for step in plan for turn in step))
-    by_shape: dict[torch.Size, list[Turn]] = {}
+    by_shape: dict[tuple[int, ...], list[Turn]] = {}
     for turn in turns:
-        by_shape.setdefault(pairs[turn.pair].original.latents.shape, []).append(turn)
-    for shape, alike in by_shape.items():
-        size = min(max(batch_size or _LATENT_PIXELS_AT_ONCE // shape[2:].numel(), 1), 64)
+        by_shape.setdefault(pairs[turn.pair].shape, []).append(turn)
+    for (_, _, height, width, *_), alike in by_shape.items():
+        size = min(max(batch_size or _LATENT_PIXELS_AT_ONCE // (height * width), 1), 64)
         for start in range(0, len(alike), size):
             chunk = alike[start : start + size]
             sides = [pairs[turn.pair].reference(turn.direction) for turn in chunk]

@@ -108,8 +108,8 @@ class Learner:
         """Tensors and plain values from which `restore` goes on, bit by bit, where this learner stands."""
         return {
             "step": self.step,
-            "parameters": [parameter.detach().cpu().clone() for parameter in self._parameters],
-            "optimizer": self._optimizer.state_dict(),
+            "parameters": _copied(self._parameters),
+            "optimizer": _copied(self._optimizer.state_dict()),
             "scale": self._scale.state(),
             "skipped": [self._skipped, self._skipped_in_a_row],
             "rng": torch.get_rng_state(),  # for an optimizer that draws numbers
@@ -125,6 +125,15 @@ class Learner:
         self.step = int(state["step"])
         self._skipped, self._skipped_in_a_row = state["skipped"]
         torch.set_rng_state(state["rng"])
+
+
+def _copied(value: Any) -> Any:
+    """`value` with copies, on the CPU, of all the tensors in it: the optimizer goes on writing in its own."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def train(host: Host, learner: Learner) -> Iterator[StepReport]:
@@ -179,11 +188,11 @@ def _differentiate(
     host: Host, network: LoraNetwork | LoraStack, learners: Sequence[Learner], schedule: NoiseSchedule
 ) -> list[torch.Tensor]:
     """The mean loss of each learner's next turns, its gradients added up; pictures of one size go in one pass."""
-    groups: dict[torch.Size, list[_Sample]] = {}
+    groups: dict[tuple[int, ...], list[_Sample]] = {}
     for owner, learner in enumerate(learners):
         for turn in learner.turns:
             pair = learner.pairs[turn.pair]
-            groups.setdefault(pair.original.latents.shape, []).append(_Sample(owner, turn, pair))
+            groups.setdefault(pair.shape, []).append(_Sample(owner, turn, pair))
     losses = [torch.zeros((), device=host.device) for _ in learners]
     for samples in groups.values():
         _set_multipliers(network, samples, learners)
