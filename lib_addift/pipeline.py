@@ -32,7 +32,7 @@ from lib_addift.trainer import Learner, StepReport, train
 _MOST_SNAPSHOTS = 30
 _CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept
 _HELD_OUT_OF = 4  # one pair of so many, when there are at least so many
-_PROVEN_PAIRS = 4  # the round trip takes as long as training does, for each pair
+PROVEN_PAIRS = 4  # the round trip takes as long as training does, for each pair
 T = TypeVar("T")
 
 
@@ -40,7 +40,8 @@ class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
     A `watched` run yields a Snapshot every `config.preview_every` steps, and Checkpoints; given a `checkpoint`, it goes
-    on from there. `model_title`: of the model for which the job was made, where that was before now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
+    on from there. `model_title` names the model for which it was asked, where that was before now. Raises PictureError,
+    LoraFileError or ConfigError, each before anything is written.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class TrainingRun:
         make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
         self._model_title = model_title or host.model_title
         self._watched, self._checkpoint = watched, checkpoint
-        self._preview_every = _spacing(self.config) if watched else 0
+        self._preview_every = snapshot_spacing(self.config) if watched else 0
         self._latents: list[LatentPair] = []  # every view of every pair that is trained on
         self._held_out: list[LatentPair] = []
         self._learner: Learner | None = None
@@ -130,16 +131,14 @@ class TrainingRun:
 
     def _encode(self) -> Events:
         """Pictures and prompts in the model's terms; with enough pairs, some are held out of training."""
-        count = len(self.pairs)
-        holds_out = self.config.hold_out and count >= _HELD_OUT_OF
+        count, left_out = len(self.pairs), held_out_pairs(self.config, len(self.pairs))
         self._latents, self._held_out = [], []
         for index, (pair, source) in enumerate(zip(self.pairs, self.request.pairs, strict=True)):
             yield Stage("encoding the pictures", index, count if count > 1 else 0)
             prompts = self.config.prompts(source.original_prompt, source.target_prompt)
-            is_held_out = holds_out and index % _HELD_OUT_OF == _HELD_OUT_OF - 1
-            for view in [pair] if is_held_out else views(pair, self.config):
+            for view in [pair] if index in left_out else views(pair, self.config):
                 latents = encode_pair(self.host, view, self.config, prompts, source.weight)
-                (self._held_out if is_held_out else self._latents).append(latents)
+                (self._held_out if index in left_out else self._latents).append(latents)
 
     def after_step(self, report: StepReport, seconds: float) -> Events:
         """What is said and kept after a step that took so many seconds."""
@@ -238,7 +237,7 @@ class TrainingRun:
         pairs = self._latents[:: views_count(self.config)]  # as they are, without their other views
         with network.attach():
             yield Stage("proving it: the round trip")
-            proven = pairs[:: math.ceil(len(pairs) / _PROVEN_PAIRS)]
+            proven = pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)]
             proof = round_trip(self.host, network, proven, self.config)
             trained_weight = proof.weight if self._is_calibrated(proof) else 1.0
             held_out = None
@@ -322,7 +321,13 @@ def _load(source: PairSource, request: Request) -> ImagePair:
         raise PictureError(f"pair '{source.name}': {error}") from error
 
 
-def _spacing(config: TrainConfig) -> int:
+def held_out_pairs(config: TrainConfig, pairs: int) -> range:
+    """The indices of those of so many pairs that are left out of training, to measure on."""
+    enough = config.hold_out and pairs >= _HELD_OUT_OF
+    return range(_HELD_OUT_OF - 1, pairs, _HELD_OUT_OF) if enough else range(0)
+
+
+def snapshot_spacing(config: TrainConfig) -> int:
     """Steps between snapshots: as asked, but no more than 30 of them, which are a few MB each."""
     return max(config.preview_every, math.ceil(config.max_train_steps / _MOST_SNAPSHOTS)) if config.preview_every else 0
 
