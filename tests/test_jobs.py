@@ -17,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-import lib_addift.jobs
+import lib_addift.atomic
+import lib_addift.job
 import lib_addift.pipeline
+import lib_addift.worker
 from lib_addift.config import BLOCKS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import (
@@ -33,7 +35,6 @@ from lib_addift.errors import (
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Stage
-from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import RoundTrip
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
@@ -203,17 +204,16 @@ def test_the_worker_is_a_daemon_that_starts_with_the_first_job(jobs: Jobs, gate:
 
 def clocked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:
     clock = SimpleNamespace(monotonic=iter(times).__next__, time=time.time)
-    monkeypatch.setattr(lib_addift.jobs, "time", clock)
+    monkeypatch.setattr(lib_addift.job, "time", clock)
 
 
-def test_the_time_left_is_that_of_the_steps_so_far(host: WatchedHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, [0.0, 100.0, 102.0, 104.0, 107.0, 108.0])  # the first step, at 100, took long
-    job, seen = Job(TrainingRun(host, request(max_train_steps=4))), []
-    events = [StepReport(step, 4, 0.1, 1e-4, 0) for step in range(1, 5)]
-    job.follow(events, lambda *_: seen.append((job.progress, job.seconds_left)))
-    assert seen == [(0.25, None), (0.5, 4.0), (0.75, 2.0), (1.0, 0.0)]
-    job.follow([Stage("saving")], lambda *_: seen.append((job.progress, job.seconds_left)))
-    assert seen[-1] == (1.0, None)
+def test_the_time_left_is_that_of_the_steps_so_far(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.pause()
+    job, seen = jobs.submit(request(max_train_steps=4)), []
+    clocked(monkeypatch, [100.0, 102.0, 104.0, 107.0])  # the first step, at 100, took long
+    for event in [*(StepReport(step, 4, 0.1, 1e-4, 0) for step in range(1, 5)), Stage("saving")]:
+        job.take_down(event, lambda *_: seen.append((job.progress, job.seconds_left)))
+    assert seen == [(0.25, None), (0.5, 4.0), (0.75, 2.0), (1.0, 0.0), (1.0, None)]
 
 
 # Many jobs
@@ -576,8 +576,12 @@ def test_a_job_that_wants_to_end_the_program_ends_alone(jobs: Jobs, host: Watche
 def test_a_full_disk_fails_the_job_and_leaves_nothing(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(path: Path, _data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    write_file = lib_addift.atomic._write
+
+    def write(path: Path, data: bytes) -> None:
+        if path.parent == host.lora_dir:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_file(path, data)
 
     with monkeypatch.context() as patch:
         patch.setattr("lib_addift.atomic._write", write)
@@ -689,9 +693,14 @@ def test_a_step_that_cannot_be_saved_leaves_the_job_done_and_says_why(jobs: Jobs
     assert loras(host) == ["blink-step1.safetensors", "blink.safetensors"]
 
 
-def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(jobs: Jobs, host: WatchedHost) -> None:
+def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(
+    jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = [done(jobs, name=f"n{number}", preview_every=1, max_train_steps=1) for number in range(6)]
     gate = host.at["encoding the pictures"] = Gate()
+    size = many[0].files.kept_bytes()
+    assert size > 1000
+    monkeypatch.setattr(lib_addift.worker, "_MOST_KEPT", int(5.5 * size))
     running = jobs.submit(request("n6"))
     gate.wait()
     assert [len(job.snapshots) for job in many] == [0, 1, 1, 1, 1, 1]
