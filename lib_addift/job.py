@@ -131,9 +131,9 @@ class Job:
             self.host, replace(self.request, overwrite=True) if is_ours else self.request,
             watched=True, checkpoint=checkpoint, model_title=self.model_title,
         )  # fmt: skip
-        if self.has_ended:
-            run.request = self.request
-        else:
+        if self.has_ended and not self.is_writing:
+            run.request = self.request  # whose name NAME-stepN takes no other file's place
+        if not self.has_ended:
             self.step = checkpoint.step if checkpoint else 0
             del self.losses[self.step :]
         run.snapshots = {snapshot.step: snapshot for snapshot in self.snapshots}
@@ -210,7 +210,7 @@ class Job:
         for result in new:
             kept = self.files.put_result(result)
             # A job that went on from before this file was saved has saved it again.
-            others = [other for other in self.results if other is not result and other.path != result.path]
+            others = [other for other in self.results if other is not result and other.path.name != result.path.name]
             self.results[:] = [*others, kept]
             self.note(f"saved '{result.path.stem}'")
         self.is_writing = self.is_writing and not new

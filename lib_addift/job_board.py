@@ -46,8 +46,7 @@ class Board:
         for row in self._rows.values():
             if row != before.get(row.id):
                 self._take_over(row)
-        for job_id in [job_id for job_id in self.jobs if job_id not in self._rows]:
-            del self.jobs[job_id]
+        self.jobs = {job_id: self.jobs[job_id] for job_id in self._rows if job_id in self.jobs}
 
     def _take_over(self, row: Row) -> None:
         job = self.jobs.get(row.id)

@@ -100,7 +100,7 @@ class JobFiles:
         pictures = {role: load_picture(source, role) for role, source in sources.items() if source is not None}
         contents = {self.folder / names[role]: _png(picture) for role, picture in pictures.items() if names[role]}
         if names["original"] == "original0.png":
-            contents[self.folder / "thumbnail.png"] = _png(_thumbnail(pictures["original"], pictures["target"]))
+            contents[self.folder / "thumbnail.png"] = _png(side_by_side(pictures["original"], pictures["target"]))
         self._put(contents)
 
     def request(self, values: Mapping[str, Any]) -> Request:
@@ -207,7 +207,8 @@ def _picture(file: Path) -> Image.Image:
         raise JobError(f"'{file}' cannot be read ({error}): the job's folder was changed; train it again.") from error
 
 
-def _thumbnail(original: Image.Image, target: Image.Image) -> Image.Image:
+def side_by_side(original: Image.Image, target: Image.Image) -> Image.Image:
+    """A pair, small enough for a list."""
     row = Image.new("RGB", (2 * _THUMBNAIL, _THUMBNAIL), "white")
     for index, picture in enumerate((original, target)):
         small = picture.convert("RGBA")

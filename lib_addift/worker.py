@@ -184,6 +184,7 @@ class Worker:
             job.started, job.version = job.started or time.time(), job.version + 1
             job.note("began" if not job.files.has_checkpoint or job.is_fresh else "goes on")
             board.write(job)
+            self._written[job.id] = time.monotonic()
         try:
             if job.is_fresh:
                 job.files.forget()
@@ -316,9 +317,9 @@ class Worker:
         for number, job in enumerate(reversed(ended)):
             if number >= _JOBS_WITH_A_RUN:
                 job.drop_run()
-            size = job.files.kept_bytes()
-            kept += size
-            if size and kept > _MOST_KEPT:
+            if job.snapshots or job.files.has_checkpoint:
+                kept += job.files.kept_bytes()
+            if job.snapshots and kept > _MOST_KEPT:
                 job.files.forget()
                 job.snapshots.clear()
                 job.drop_run()

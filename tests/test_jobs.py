@@ -413,7 +413,7 @@ def test_a_job_that_is_stopped_and_kept_saves_what_it_learnt(jobs: Jobs, host: W
     assert [(result.steps, result.tag) for result in job.results] == [(2, "<lora:blink-step2:1>")]
     kept, metadata = read_lora(job.results[0].path)
     assert metadata["ss_steps"] == "2"
-    assert all(torch.equal(kept[key], tensor) for key, tensor in job.run._learnt.items())
+    assert all(torch.equal(kept[key], tensor) for key, tensor in job.run.learnt.items())
 
 
 def test_one_may_decide_to_keep_after_saying_stop_but_not_the_other_way(jobs: Jobs, host: WatchedHost) -> None:

@@ -90,7 +90,7 @@ class _Api:
         return await _answer(job, wait, pictures)
 
     def jobs(self) -> list[JobAnswer]:
-        """Since the WebUI was started."""
+        """Those that wait, run or have ended; also from before the WebUI was started."""
         return [job_answer(job) for job in self._jobs.all()]
 
     async def job(self, job_id: str = _JOB, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
