@@ -79,8 +79,8 @@ class KeptResult(Result):
 class JobFiles:
     """One job's folder. Methods raise JobError when the disk does not allow what they do."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
+        self.folder, self._durable = folder, durable
 
     def put_request(self, request: Request) -> dict[str, Any]:
         """Copy the pictures, upright and without loss; returns the request as JSON holds it. Raises PictureError."""
@@ -173,7 +173,7 @@ class JobFiles:
     def _put(self, contents: Mapping[Path, bytes]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            replace_files(contents)
+            replace_files(contents, durable=self._durable)
         except OSError as error:
             raise JobError(
                 f"the job's folder '{self.folder}' cannot be written ({error.strerror or error}): make room there."

@@ -98,7 +98,7 @@ class JobStore:
         return store
 
     def files(self, job_id: str) -> JobFiles:
-        return JobFiles(self.folder / job_id)
+        return JobFiles(self.folder / job_id, durable=self.is_shared)
 
     def worker_lock(self) -> WorkerLock:
         """For the process that is to train; each call makes another contender."""

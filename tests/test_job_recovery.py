@@ -49,6 +49,7 @@ def open_jobs(tmp_path: Path) -> Iterator[Callable[..., Jobs]]:
 
         def open_(host: FakeHost | None = None, folder: Path = tmp_path / "store") -> Jobs:
             jobs = Jobs(host or WatchedHost(tmp_path / "lora"), JobStore(folder))
+            jobs._store._database.execute("PRAGMA synchronous = OFF")  # a process that dies loses no writes
             stack.callback(jobs.close)
             return jobs
 
@@ -87,7 +88,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Jobs
         take()
 
     (tmp_path / "disk").mkdir()
-    monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)  # a process that dies loses no writes
+    monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)
     with monkeypatch.context() as patch:
         patch.setattr(lib_addift.atomic.os, "replace", replace)
         patch.setattr(JobStore, "_change", changed)
@@ -442,11 +443,10 @@ def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkey
     monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # these take long
     for drawing in ("preview_strip", "round_trip_pictures"):
         monkeypatch.setattr(lib_addift.pipeline, drawing, lambda *_: Image.new("RGB", (64, 64)))
-    monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)  # and so does the disk
+    monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)
     chance, names = random.Random(0), [f"n{number:03}" for number in range(200)]
     host = WatchedHost(tmp_path / "lora")
     jobs = open_jobs(host)
-    jobs._store._database.execute("PRAGMA synchronous = OFF")
     jobs.pause()
     short = {"max_train_steps": 1, "directions": "forward", "preview_every": 0}
     ids = {name: jobs.submit(request(name, **short)).id for name in names}  # type: ignore[arg-type]
@@ -463,7 +463,6 @@ def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkey
     for count in (50, 100, 150):
         host.at.clear()
         jobs = open_jobs(host)
-        jobs._store._database.execute("PRAGMA synchronous = OFF")
         assert [job.name for job in jobs.queue()] == order[len(host.refreshed) :]
         jobs.resume()
         until(lambda count=count: len(host.refreshed) >= count)  # type: ignore[misc]
