@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lib_addift.config import TrainConfig
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.messages import Event, Events
 from lib_addift.pipeline import TrainingRun, timed
@@ -32,12 +33,13 @@ JobSaid = tuple["Job", Event | Exception | None]
 def can_share(one: TrainingRun, other: TrainingRun) -> bool:
     """Whether two runs fit in one pass: the same layers and rank, one way of computing, pictures of one size."""
 
-    def traits(run: TrainingRun) -> tuple[object, ...]:
-        config = run.config
-        sizes = {pair.original.shape for pair in run.pairs}
-        return config.rank, config.layers, config.blocks, config.precision, config.gradient_checkpointing, sizes
+    sizes = ({pair.original.shape for pair in run.pairs} for run in (one, other))
+    return _traits(one.config) == _traits(other.config) and next(sizes) == next(sizes)
 
-    return traits(one) == traits(other)
+
+def _traits(config: TrainConfig) -> tuple[object, ...]:
+    """The settings that must agree."""
+    return config.rank, config.layers, config.blocks, config.precision, config.gradient_checkpointing
 
 
 def train_runs(runs: Sequence[TrainingRun]) -> Generator[Said, None, None]:
@@ -115,10 +117,15 @@ class LocalRunner:
 
 
 def _can_share(one: Job, other: Job) -> bool:
+    if _traits(one.request.config) != _traits(other.request.config):  # so no run of it is made, with all its pictures
+        return False
     try:
-        return can_share(one.run, other.run)
+        fits = can_share(one.run, other.run)
     except AddiftError:  # its own turn will say what is wrong with it
         return False
+    if not fits:
+        other.drop_run()
+    return fits
 
 
 def _do(jobs: Sequence[Job]) -> Iterator[JobSaid]:
@@ -152,8 +159,8 @@ def room_for(run: TrainingRun) -> int:
     """How many runs like this one fit into one pass."""
     height, width = run.pair.original.shape[:2]
     samples = run.config.batch_size * (2 if run.config.directions == "both" else 1)
-    pixels = samples * height * width // 64
+    pixels: int = samples * height * width // 64
     if not torch.cuda.is_available():
         return max(1, min(_MOST_AT_ONCE, _CPU_LATENT_PIXELS // pixels))
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return max(1, min(_MOST_AT_ONCE, int(float(free) / (_BYTES_PER_LATENT_PIXEL * pixels))))
+    return max(1, min(_MOST_AT_ONCE, int(free / (_BYTES_PER_LATENT_PIXEL * pixels))))

@@ -107,7 +107,6 @@ class Queue:
     def __init__(self, runs: list[TrainingRun | Exception]) -> None:
         self.jobs = [_Job(run) for run in runs]
         self.left = list(self.jobs)
-        self.taken: list[list[_Job]] = []
 
     def take(self, fits: Callable[[Any], bool]) -> Any:
         job = next(filter(fits, self.left), None)
@@ -120,8 +119,14 @@ class _Job(SimpleNamespace):
     __hash__ = object.__hash__
 
     def __init__(self, run: TrainingRun | Exception) -> None:
-        super().__init__()
+        super().__init__(request=SimpleNamespace(config=TrainConfig.create(**SMALL)))
+        if isinstance(run, TrainingRun):
+            self.request = run.request
         self._run = run
+        self.dropped = 0
+
+    def drop_run(self) -> None:
+        self.dropped += 1
 
     @property
     def run(self) -> TrainingRun:
