@@ -163,12 +163,12 @@ def _ui(options: argparse.Namespace) -> int:
     from lib_addift.hosts.standalone import StandaloneHost
     from lib_addift.job_store import JobStore
     from lib_addift.jobs import Jobs
+    from lib_addift.together import LocalRunner
     from lib_addift.webui import DATA
 
     host = StandaloneHost(options.checkpoint or CHECKPOINT, lora_dir=options.lora_dir, device=options.device)
-    jobs = Jobs(
-        host, JobStore(options.jobs_db or DATA / "ui")
-    )  # not the WebUI's: that has another model and another LoRA folder
+    # Not the WebUI's: that has another model and another LoRA folder.
+    jobs = Jobs(host, JobStore(options.jobs_db or DATA / "ui"), LocalRunner())
     address = ui.launch(jobs, port=options.port, open_browser=not options.no_browser, block=False)
     print(f"Train Difference LoRA on {host.model_title}: {address}\nLoRAs go to {options.lora_dir}. Ctrl-C ends it.")
     jobs.start()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 16
-_CPU_LATENT_PIXELS = 16 * 64 * 64  # in one pass: what a computer without a GPU can be expected to have memory for
+_CPU_LATENT_PIXELS = 2 * 64 * 64  # in one pass: without a GPU more at once is no faster, and memory is short
 # What a sample of 512 px needs of a GPU's memory while it learns, in 16 bit: an estimate, on the safe side. Where it is
 # wrong, the pass runs out of memory and half as many are tried.
 _BYTES_PER_LATENT_PIXEL = 1.5e9 / (64 * 64)

@@ -9,6 +9,7 @@ from typing import Any
 from lib_addift.hosts import detect_host
 from lib_addift.job_store import JobStore
 from lib_addift.jobs import Jobs
+from lib_addift.together import LocalRunner
 
 TITLE, TAB_ID = "Train Difference LoRA", "addift"
 DATA = Path(__file__).resolve().parents[1] / "data"  # jobs outlive the WebUI
@@ -18,7 +19,7 @@ _SETTLE = 5.0  # seconds after its start until the WebUI goes on with jobs from 
 @functools.cache
 def jobs() -> Jobs:
     """Survives 'Reload UI', which runs the scripts again and keeps this module and its worker thread."""
-    return Jobs(detect_host(), JobStore(DATA))
+    return Jobs(detect_host(), JobStore(DATA), LocalRunner())
 
 
 def tabs() -> list[tuple[Any, str, str]]:

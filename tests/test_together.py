@@ -116,7 +116,7 @@ class Queue:
 
 
 class _Job(SimpleNamespace):
-    __hash__ = object.__hash__
+    __hash__, __eq__ = object.__hash__, object.__eq__
 
     def __init__(self, run: TrainingRun | Exception) -> None:
         super().__init__(request=SimpleNamespace(config=TrainConfig.create(**SMALL)))
