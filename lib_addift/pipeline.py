@@ -63,12 +63,12 @@ class TrainingRun:
         self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
         make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
         self._model_title = model_title or host.model_title
-        self._watched, self._checkpoint = watched, checkpoint
+        self._watched, self.checkpoint = watched, checkpoint
         self._preview_every = snapshot_spacing(self.config) if watched else 0
         self._latents: list[LatentPair] = []  # every view of every pair that is trained on
         self._held_out: list[LatentPair] = []
         self._learner: Learner | None = None
-        self._learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
+        self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self._stopped = False
 
     def stop(self) -> None:
@@ -126,8 +126,8 @@ class TrainingRun:
         self._learner = Learner(
             self.host, network, pairs=self._latents, plan=plan, references=references, config=config
         )
-        if self._checkpoint:
-            self._learner.restore(self._checkpoint.learner)
+        if self.checkpoint:
+            self._learner.restore(self.checkpoint.learner)
 
     def _encode(self) -> Events:
         """Pictures and prompts in the model's terms; with enough pairs, some are held out of training."""
@@ -164,7 +164,7 @@ class TrainingRun:
 
     def restart(self) -> None:
         """Forget what was done, so that `events` begins anew, from the checkpoint where there is one."""
-        checkpoint = self._checkpoint
+        checkpoint = self.checkpoint
         self.steps_done = checkpoint.step if checkpoint else 0
         self.train_seconds = checkpoint.train_seconds if checkpoint else 0.0
         self.snapshots = {step: kept for step, kept in self.snapshots.items() if step <= self.steps_done}
@@ -173,8 +173,12 @@ class TrainingRun:
     def close(self) -> None:
         """Keep of the work what `keep` needs, and let go of the rest."""
         if self._learner is not None:
-            self._learnt = self._learner.network.tensors()
+            self.learnt = self._learner.network.tensors()
             self._learner = None
+
+    def adopt(self, step: int, train_seconds: float, learnt: Mapping[str, torch.Tensor]) -> None:
+        """Take over, for `keep`, what this run has learnt in another process before it was stopped."""
+        self.steps_done, self.train_seconds, self.learnt = step, train_seconds, learnt
 
     @property
     def step_name(self) -> str:
@@ -193,7 +197,7 @@ class TrainingRun:
     def keep(self, step: int | None = None) -> Events:
         """Prove and save, as NAME-stepN, what was learnt when a run was stopped, or one of its snapshots."""
         if step is None:
-            step, tensors = self.steps_done, self._learnt
+            step, tensors = self.steps_done, self.learnt
         elif step in self.snapshots:
             tensors = self.snapshots[step].tensors
         else:

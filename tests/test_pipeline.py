@@ -265,8 +265,8 @@ def test_a_snapshot_is_the_lora_of_its_step_and_stays_it(tmp_path: Path) -> None
             if label(event) == f"step {step}":
                 run.stop()
         kept = whole.snapshots[step].tensors
-        assert kept.keys() == run._learnt.keys()
-        assert all(torch.equal(kept[key], run._learnt[key]) for key in kept), f"step {step}"
+        assert kept.keys() == run.learnt.keys()
+        assert all(torch.equal(kept[key], run.learnt[key]) for key in kept), f"step {step}"
     first, last = whole.snapshots[1].tensors, whole.snapshots[3].tensors
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
