@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_addift.batch import Planned, plan_batch
 from lib_addift.config import from_mapping
 from lib_addift.errors import AddiftError
 from lib_addift.hosts.base import Host
 from lib_addift.job_store import JobStore
-from lib_addift.jobs import Job, Jobs, JobState, Runner
+from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.together import LocalRunner
+
+if TYPE_CHECKING:
+    from lib_addift.cluster import RayRunner
 
 _LOOK_EVERY = 0.5  # seconds
 
@@ -40,32 +43,34 @@ def add_parser(commands: Any, add_settings: Callable[[argparse.ArgumentParser], 
 def run_batch(options: argparse.Namespace, base: dict[str, Any], host: Host) -> int:
     """Show the plan, train, and say how it went. Returns 0, 1 when a set was broken or failed, 130 after Ctrl-C."""
     planned = plan_batch(options.sets, base, host, overwrite=options.overwrite)
-    store = JobStore(options.jobs_db) if options.jobs_db else None
-    jobs = Jobs(host, store, _runner(options, host, from_mapping(base).precision))
-    done_before = {job.name.casefold() for job in jobs.all() if job.state is JobState.DONE and job.is_finished}
     print(table(planned))
     if options.dry_run:
         return int(any(each.problem for each in planned))
+    store = JobStore(options.jobs_db) if options.jobs_db else None
+    runner = _runner(options, host, from_mapping(base).precision)
+    jobs = Jobs(host, store, runner)
+    done_before = {job.name.casefold() for job in jobs.all() if job.state is JobState.DONE and job.is_finished}
     try:
         jobs.pause()  # until all are there, so that those which fit together are trained together
         queued, refused = _submit(jobs, planned, done_before)
         jobs.resume()
         _follow(queued)
     except KeyboardInterrupt:
-        jobs.close()
         rest = "the rest goes on in the next call with the same --jobs-db" if store else "the rest is forgotten"
         print(f"\nstopped; LoRAs that were finished stay, and {rest}.", file=sys.stderr)
         return 130
-    jobs.close()
+    finally:
+        jobs.close()
+        runner.close()
     failed = [job for job in queued if job.state is not JobState.DONE]
     print(f"{len(queued) - len(failed)} of {len(planned)} sets are trained; they are in {host.lora_dir}.")
     return int(bool(failed or refused))
 
 
-def _runner(options: argparse.Namespace, host: Host, precision: str) -> Runner:
+def _runner(options: argparse.Namespace, host: Host, precision: str) -> LocalRunner | RayRunner:
     if options.ray is None:
         return LocalRunner(options.together)
-    from lib_addift.cluster import RayRunner
+    from lib_addift.cluster import RayRunner  # ray is optional
 
     return RayRunner(options.ray, options.checkpoint, lora_dir=host.lora_dir, precision=precision)
 

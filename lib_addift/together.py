@@ -115,6 +115,9 @@ class LocalRunner:
                 jobs.append(other)
             yield from _do(jobs)
 
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
 
 def _can_share(one: Job, other: Job) -> bool:
     if _traits(one.request.config) != _traits(other.request.config):  # so no run of it is made, with all its pictures
