@@ -20,6 +20,7 @@ HOST_PACKAGES = ("torch", "numpy", "PIL", "safetensors")  # import names; every 
 PINS = "lib_addift/standalone_requirements.txt"
 BARE_PINS = "lib_addift/standalone_requirements_no_deps.txt"
 UI_PINS = "lib_addift/ui_requirements.txt"
+RAY_PINS = "lib_addift/ray_requirements.txt"
 TEST_PINS = "tests/requirements.txt"
 # The gradio of A1111 and that of Forge, each in a folder of its own. What goes with them is not made for Python 3.12.
 WEBUI_PINS = ("tests/browser/gradio_3.41.2.txt", "tests/browser/gradio_4.40.0.txt")
@@ -27,6 +28,7 @@ PIP_OPTIONS = {
     PINS: [],
     BARE_PINS: ["--no-deps"],
     UI_PINS: ["--constraint", PINS],
+    RAY_PINS: ["--constraint", PINS],
     TEST_PINS: ["--constraint", PINS],
 }
 for _name in WEBUI_PINS:
@@ -36,7 +38,7 @@ COMMANDS = {  # command: the pins it needs, and what Python runs then
     "demo": ((PINS, BARE_PINS), ["-m", "lib_addift", "demo"]),
     "ui": ((PINS, BARE_PINS, UI_PINS), ["-m", "lib_addift", "ui"]),
     "test": (
-        (PINS, BARE_PINS, UI_PINS, TEST_PINS, *(WEBUI_PINS if sys.version_info < (3, 12) else ())),
+        (PINS, BARE_PINS, UI_PINS, RAY_PINS, TEST_PINS, *(WEBUI_PINS if sys.version_info < (3, 12) else ())),
         ["-m", "pytest"],
     ),
 }

@@ -1,4 +1,4 @@
-"""The command line: train, demo, inspect, settings."""
+"""The command line: train, batch, demo, ui, inspect, settings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from typing import Any
 
 import torch
 
+from lib_addift import cli_batch
 from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.lora_file import describe
-from lib_addift.pipeline import Request, Result, Snapshot, Stage, TrainingRun
+from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot
+from lib_addift.pipeline import TrainingRun
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.set_settings import read_toml
 from lib_addift.trainer import StepReport
 
 
@@ -56,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(train)
     train.set_defaults(run=_train)
 
+    batch = cli_batch.add_parser(commands, _add_settings)
+    batch.set_defaults(run=_batch)
+
     demo = commands.add_parser("demo", help="train on the bundled tiny world and measure the result")
     demo.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for LoRA, grid.png and report.json")
     demo.add_argument("--attribute", choices=("eyes", "mouth", "style"), default="eyes", help="what to learn")
@@ -67,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--lora-dir", type=Path, default=Path("models/Lora"), help="where LoRAs go (default: models/Lora)")
     ui.add_argument("--port", type=int, help="of the page's address (default: the first free one from 7860 on)")
     ui.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    ui.add_argument("--jobs-db", type=Path, metavar="FOLDER", help="keep the queue there (default: in the extension)")
     ui.add_argument("--no-browser", action="store_true", help="print the address only")
     ui.set_defaults(run=_ui)
 
@@ -87,8 +94,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(options: argparse.Namespace, preset: str = DEFAULT_PRESET) -> TrainConfig:
-    """Preset, then the TOML file, then --set."""
-    values = _read_toml(options.config) if options.config else {}
+    return from_mapping(_values(options), preset)
+
+
+def _values(options: argparse.Namespace) -> dict[str, Any]:
+    """Preset, then the TOML file, then --set: what was asked for, as `from_mapping` takes it."""
+    values = read_toml(options.config) if options.config else {}
     if options.preset:
         values["preset"] = options.preset
     for assignment in options.set:
@@ -96,20 +107,7 @@ def _settings(options: argparse.Namespace, preset: str = DEFAULT_PRESET) -> Trai
         if not equals:
             raise ConfigError(f"--set {assignment} has no value: write it as --set KEY=VALUE.")
         values[name.strip()] = parse_value(name.strip(), text.strip())
-    return from_mapping(values, preset)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef]
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"the settings file '{path}' cannot be read ({error.strerror}): check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the settings file '{path}' is not TOML ({error}): write lines such as rank = 8.") from error
+    return values
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -119,12 +117,23 @@ def _train(options: argparse.Namespace) -> int:
     host = StandaloneHost(
         options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=config.precision
     )
-    run = TrainingRun(host, Request(options.original, options.target, options.name, config, options.overwrite))
+    run = TrainingRun(
+        host, Request.of(options.original, options.target, options.name, config, overwrite=options.overwrite)
+    )
     for finding in run.pair_report.findings:
         print(f"{finding.level}: {finding.text}")
     result = follow(run)
-    print(f"{result.round_trip.verdict}\nSaved {result.path}. Use it as <lora:{result.path.stem}:1>.")
+    print(f"{result.verdict}\nSaved {result.path}. Use it as <lora:{result.path.stem}:1>.")
     return 0 if result.path.stem == options.name else 130
+
+
+def _batch(options: argparse.Namespace) -> int:
+    base = _values(options)
+    precision = from_mapping(base).precision  # also says what is wrong with the settings
+    from lib_addift.hosts.standalone import StandaloneHost
+
+    host = StandaloneHost(options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=precision)
+    return cli_batch.run_batch(options, base, host)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -152,16 +161,23 @@ def _ui(options: argparse.Namespace) -> int:
     from lib_addift import ui
     from lib_addift.demo.run import CHECKPOINT
     from lib_addift.hosts.standalone import StandaloneHost
+    from lib_addift.job_store import JobStore
     from lib_addift.jobs import Jobs
+    from lib_addift.together import LocalRunner
+    from lib_addift.webui import DATA
 
     host = StandaloneHost(options.checkpoint or CHECKPOINT, lora_dir=options.lora_dir, device=options.device)
-    address = ui.launch(Jobs(host), port=options.port, open_browser=not options.no_browser, block=False)
+    # Not the WebUI's: that has another model and another LoRA folder.
+    jobs = Jobs(host, JobStore(options.jobs_db or DATA / "ui"), LocalRunner())
+    address = ui.launch(jobs, port=options.port, open_browser=not options.no_browser, block=False)
     print(f"Train Difference LoRA on {host.model_title}: {address}\nLoRAs go to {options.lora_dir}. Ctrl-C ends it.")
+    jobs.start()
     try:
         while not threading.Event().wait(1):  # in short waits, which Ctrl-C ends on Windows too
             pass
     except KeyboardInterrupt:
-        print()
+        print("\nending after the current step; trainings that wait go on at the next start.")
+        jobs.close()
     return 0
 
 
@@ -210,12 +226,12 @@ def _stop_on_interrupt(run: TrainingRun) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _show(events: Iterable[Stage | StepReport | Snapshot]) -> None:
+def _show(events: Iterable[Event]) -> None:
     """Draw events as lines of text; on a terminal, progress rewrites its own line."""
     live = sys.stdout.isatty()
     start, start_step, step = time.monotonic(), 0, 0  # when the latest row of steps began, and after which step
     for event in events:
-        if isinstance(event, Snapshot):
+        if isinstance(event, (Snapshot, Checkpoint)):
             continue
         if isinstance(event, StepReport):
             step = event.step

@@ -105,6 +105,9 @@ class TrainConfig:
     target_prompt: str = _setting(
         "", "Prompt of the target", "Used for the target instead of the prompt, when not empty."
     )
+    trigger_word: str = _setting(
+        "", "Trigger word", "Stands in front of every prompt of training and of the preview; may be empty."
+    )
     seed: int = _setting(
         1, "Seed", "The same seed gives the same noise and timesteps on every device.", low=0, high=2**63 - 1
     )
@@ -125,6 +128,13 @@ class TrainConfig:
     mask_file: str = _setting("", "Mask file", "White: learn here; black: do not. Used with mask = file.")
     mask_floor: float = _setting(0.1, "Mask floor", "Weight of the area outside the mask.", low=0.0, high=1.0)
 
+    mirror: bool = _setting(
+        False, "Mirror", "Learn from the mirrored pictures too. Not for what has a left and a right."
+    )
+    zoom: float = _setting(
+        1.0, "Zoom", "Learn from the changed part too, enlarged so many times; 1 is off.", low=1.0, high=4.0
+    )
+
     # The machine
     precision: str = _setting(
         "auto", "Precision", "auto: as the model is loaded, which in a WebUI is decided at its start.",
@@ -139,6 +149,9 @@ class TrainConfig:
     calibrate: bool = _setting(True, "Calibrate", "Scale the LoRA so that weight 1 is the difference you showed.")
     strength: float = _setting(
         1.0, "Strength", "Weight 1 in the file is so many times the calibrated weight.", low=0.01, high=100.0
+    )
+    hold_out: bool = _setting(
+        True, "Hold pairs out", "Of four or more pairs, leave a quarter out of training and measure on them."
     )
     save_precision: str = _setting(
         "fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32")
@@ -184,9 +197,14 @@ class TrainConfig:
                 raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(known))}.")
         return cls(**{**PRESETS[preset], **settings})
 
-    def prompts(self) -> tuple[str, str]:
-        """The prompts of the original and of the target."""
-        return self.original_prompt or self.prompt, self.target_prompt or self.prompt
+    def prompts(self, original: str = "", target: str = "") -> tuple[str, str]:
+        """The prompts of the original and of the target; a pair's own, where given, go before the settings'."""
+        chosen = original or self.original_prompt or self.prompt, target or self.target_prompt or self.prompt
+        return self.with_trigger(chosen[0]), self.with_trigger(chosen[1])
+
+    def with_trigger(self, prompt: str) -> str:
+        """The prompt behind the trigger word."""
+        return ", ".join(part for part in (self.trigger_word, prompt) if part)
 
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}

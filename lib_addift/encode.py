@@ -28,7 +28,13 @@ class LatentPair:
 
     original: Side
     target: Side
-    mask: torch.Tensor | None  # (1, 1, h, w) float32 weights above 0
+    mask: torch.Tensor | None  # (1, 1, h, w) float32 weights
+    weight: float = 1.0  # of its loss
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What must agree for pairs to share a pass: the size of the latents and of the conditions."""
+        return (*self.original.latents.shape, *self.original.cond.shape)
 
     def student(self, direction: Direction) -> Side:
         """What the LoRA sees: the target in a forward turn."""
@@ -40,13 +46,18 @@ class LatentPair:
 
 
 @torch.no_grad()
-def encode_pair(host: Host, pair: ImagePair, config: TrainConfig) -> LatentPair:
-    """Latents (the VAE posterior's mean: a sample would add noise of its own to each picture) and conditions."""
+def encode_pair(
+    host: Host, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
+) -> LatentPair:
+    """Latents (the VAE posterior's mean: a sample would add noise of its own to each picture) and conditions.
+
+    `prompts` are those of the original and of the target; None = the settings'.
+    """
     latents = host.encode_images(np.stack([pair.original, pair.target])).float()
-    conds = host.encode_prompts(config.prompts()).float()
+    conds = host.encode_prompts(prompts or config.prompts()).float()
     mask = None
     if pair.mask is not None:
         area = torch.from_numpy(pair.mask)[None, None]
         area = F.interpolate(area, size=latents.shape[-2:], mode="area").to(latents.device)
         mask = config.mask_floor + (1 - config.mask_floor) * area
-    return LatentPair(Side(latents[:1], conds[:1]), Side(latents[1:], conds[1:]), mask)
+    return LatentPair(Side(latents[:1], conds[:1]), Side(latents[1:], conds[1:]), mask, weight)

@@ -1,134 +1,123 @@
-"""Jobs: what the tab and the API start, watch and stop. One worker thread does them one after the other."""
+"""Jobs: what the tab, the API and the command line start, watch and stop."""
 
 from __future__ import annotations
 
-import logging
-import queue
+import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import replace
+from typing import Any
 
-import torch
-
-from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
+from lib_addift.config import TrainConfig
+from lib_addift.errors import HostError, JobError
 from lib_addift.hosts.base import Host
-from lib_addift.pipeline import Events, Request, Result, Snapshot, TrainingRun
-from lib_addift.trainer import StepReport
+from lib_addift.job import Job, JobState
+from lib_addift.job_board import LOOK_EVERY, Board
+from lib_addift.job_files import without_shared_mask
+from lib_addift.job_store import JobStore
+from lib_addift.messages import Request
+from lib_addift.pipeline import TrainingRun
+from lib_addift.presets import DEFAULT_PRESET
+from lib_addift.together import LocalRunner
+from lib_addift.worker import Runner, Worker
 
-_log = logging.getLogger(__name__)
-
-_JOBS_WITH_SNAPSHOTS = 5  # older jobs give theirs up: some MB for each kept step
-
-
-class JobState(str, Enum):
-    """Where a job is on its way."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-@dataclass(eq=False)
-class Job:
-    """One training run and how it stands. Only the worker writes; every thread may read."""
-
-    run: TrainingRun
-    id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-    state: JobState = JobState.QUEUED
-    text: str = "waiting for its turn"  # what it does now, or how it ended
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    seconds_left: float | None = None  # of the training steps; None when not known
-    snapshots: list[Snapshot] = field(default_factory=list)
-    error: str = ""  # one sentence
-    created: float = field(default_factory=time.time)  # seconds since 1970, as the next two
-    started: float | None = None
-    finished: float | None = None
-    version: int = 0  # grows with every visible change
-    keeps: bool = False  # when stopped, save what was learnt
-    saving: int = 0  # kept steps that wait to be saved
-
-    def __post_init__(self) -> None:
-        self.request, self.name = self.run.request, self.run.request.name
-        self.pair, self.report = self.run.pair, self.run.pair_report
-        self.total = self.run.config.max_train_steps
-
-    @property
-    def results(self) -> list[Result]:
-        """The files written so far; of a job that is done, the finished LoRA is among them."""
-        return self.run.results
-
-    @property
-    def is_active(self) -> bool:
-        """Whether anything about it may still change by itself."""
-        return self.state in (JobState.QUEUED, JobState.RUNNING) or self.saving > 0
-
-    @property
-    def progress(self) -> float:
-        """Share of the training steps that are done, 0 to 1."""
-        return self.step / self.total
-
-    def follow(self, events: Events, report: Callable[[str, int, int], None]) -> None:
-        """Run through `events`, which is what does the work, and take down what they say."""
-        begun = time.monotonic()
-        for event in events:
-            if isinstance(event, Snapshot):
-                self.snapshots.append(event)
-            elif isinstance(event, StepReport):
-                if event.step == 1:
-                    begun = time.monotonic()  # the first step's time counts warm-up, so the estimate starts after it
-                else:
-                    self.seconds_left = (time.monotonic() - begun) / (event.step - 1) * (event.total - event.step)
-                self.step, self.text = event.step, "training"
-                self.losses.append(event.loss)
-                report(f"Train Difference LoRA: step {event.step} of {event.total}", event.step, event.total)
-            else:
-                self.text, self.seconds_left = event.text, None
-                report(f"Train Difference LoRA: {event.text}", event.done, event.total)
-            self.version += 1
+__all__ = ["Job", "JobState", "Jobs", "Runner"]
 
 
 class Jobs:
-    """The jobs of one host, in memory, in the order in which they came."""
+    """The jobs of one host in one store, also those of earlier times and of other processes on the same store.
 
-    def __init__(self, host: Host) -> None:
+    Without a store they are forgotten with the process; without a runner they are done one after the other.
+    """
+
+    def __init__(self, host: Host, store: JobStore | None = None, runner: Runner | None = None) -> None:
         self.host = host
-        self._jobs: dict[str, Job] = {}
-        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._worker: threading.Thread | None = None
-        self._changed = threading.Condition()
+        self._store = store or JobStore.temporary()
+        self._board = Board(host, self._store)
+        self._worker = Worker(self._board, runner or LocalRunner(together=1))
         self._submitting = threading.Lock()  # one name is looked up and taken at a time; loading pictures takes long
+
+    def start(self, after: float = 0.0) -> None:
+        """Do what is in the queue, `after` so many seconds. A job that is submitted starts the queue as well."""
+        self._worker.start(after)
+
+    def close(self) -> None:
+        """End after the current step; what runs goes back to the queue, to go on from its last checkpoint."""
+        self._worker.close()
 
     def submit(self, request: Request) -> Job:
         """Queue a run. Bad input raises an AddiftError here, and nothing is queued."""
         with self._submitting:
-            if any(job.name.casefold() == request.name.casefold() and job.is_active for job in self.all()):
-                raise JobError(
-                    f"'{request.name}' is being trained already: wait for it, stop it, or choose another name."
-                )
-            job = Job(TrainingRun(self.host, request, watched=True))
-            with self._changed:
-                self._jobs[job.id] = job
-            self._do(lambda: self._train(job))
+            self._check_free(request.name)
+            title = self.host.model_title
+            report = TrainingRun(self.host, request, watched=True).pair_report
+            job_id = uuid.uuid4().hex[:8]
+            files = self._store.files(job_id)
+            try:
+                values = files.put_request(request)
+                job = Job(job_id, files.request(values), self.host, files, title, report)
+                job.note("queued")
+                self._board.add(job, values)
+            except BaseException:
+                shutil.rmtree(files.folder, ignore_errors=True)
+                raise
+        self.start()
         return job
+
+    def retry(self, job_id: str, *, fresh: bool = False) -> Job:
+        """Queue an ended job again: from where its last checkpoint is, or from the start when it is `fresh` or done."""
+        job = self.get(job_id)
+        with self._submitting:
+            if job.is_active:
+                raise JobError(f"'{job.name}' is {job.state.value}: wait until it has ended, or stop it first.")
+            self._check_free(job.name)
+            goes_on = not fresh and job.state is not JobState.DONE and job.files.has_checkpoint
+            title = job.model_title if goes_on else self.host.model_title
+            if title != self.host.model_title:
+                raise HostError(
+                    f"'{job.name}' was begun with the model '{title}', and '{self.host.model_title}' is loaded: load "
+                    "that one, or retry from the start."
+                )
+            TrainingRun(self.host, replace(job.request, overwrite=job.request.overwrite or job.is_writing))
+            with self._board.changed:
+                before, state = job.record(), job.state
+                job.reset(fresh=not goes_on)
+                job.model_title, job.version = title, job.version + 1
+                job.note(f"queued again, to go on after step {job.step}" if goes_on else "queued again, from the start")
+                if not self._store.requeue(job.id, job.name, job.record()):
+                    job.restore(before)
+                    job.state = state
+                    raise JobError(f"'{job.name}' was changed by another program: look at it again.")
+        self.start()
+        return job
+
+    def repeat(self, job_id: str, **changes: Any) -> Job:
+        """Queue a new job like this one, but for its `name`, `overwrite` or any settings."""
+        request = self.get(job_id).request
+        name, overwrite = changes.pop("name", request.name), changes.pop("overwrite", request.overwrite)
+        if {"mask", "mask_file"} & set(changes):
+            request = without_shared_mask(request)
+        config = TrainConfig.create(DEFAULT_PRESET, **{**request.config.to_dict(), **changes})
+        return self.submit(replace(request, name=name, overwrite=overwrite, config=config))
 
     def all(self) -> list[Job]:
         """Every job, the oldest first."""
-        with self._changed:
-            return list(self._jobs.values())
+        self._board.look()
+        with self._board.changed:
+            return list(self._board.jobs.values())
+
+    def queue(self) -> list[Job]:
+        """The jobs that wait, the next one first."""
+        self._board.look()
+        return self._board.queue()
 
     def get(self, job_id: str) -> Job:
         """The job of this id. Raises JobError."""
-        with self._changed:
-            if job_id not in self._jobs:
-                raise JobError(f"there is no job '{job_id}': a restart forgets jobs, so list those that there are.")
-            return self._jobs[job_id]
+        found = {job.id: job for job in self.all()}
+        if job_id not in found:
+            raise JobError(f"there is no job '{job_id}': it may have been removed, so list those that there are.")
+        return found[job_id]
 
     def latest(self) -> Job | None:
         """The job that came last."""
@@ -136,100 +125,86 @@ class Jobs:
 
     def active(self) -> Job | None:
         """The job that runs, or else the next one."""
-        active = [job for job in self.all() if job.is_active]
-        running = [job for job in active if job.state is JobState.RUNNING]
-        return next(iter(running + active), None)
+        jobs = self.all()
+        running = [job for job in jobs if job.is_running]
+        return next(iter([*running, *self.queue(), *(job for job in jobs if job.is_active)]), None)
 
     def stop(self, job_id: str, keep: bool = False) -> None:
         """End a job after its current step; with `keep`, save what it learnt as NAME-stepN."""
         job = self.get(job_id)
-        with self._changed:
-            job.keeps = job.keeps or keep
-            job.run.stop()
-            if job.state is JobState.QUEUED:
-                self._end(job, JobState.STOPPED, "stopped before it began")
+        with self._board.changed:
+            if job.is_queued and self._cancel(job):
+                return
+            if not job.has_ended:
+                self._store.ask_to_stop(job.id, keep)
+                job.stop(keep)
+                job.version += 1
+
+    def _cancel(self, job: Job) -> bool:
+        """Stop a job that waits, unless another process has begun it meanwhile."""
+        record = {**job.record(), "text": "stopped before it began", "finished": time.time()}
+        if not self._store.cancel(job.id, record):
+            self._board.look(at_once=True)
+            return False
+        self._board.end(job, JobState.STOPPED, "stopped before it began")
+        return True
+
+    def move(self, job_id: str, before: str | None = None) -> None:
+        """Move a job that waits to before another one, or to the end of the queue. Raises JobError."""
+        names = [self.get(each).name for each in (job_id, before) if each is not None]
+        with self._board.changed:
+            if not self._store.move(job_id, before):
+                raise JobError(f"{' or '.join(map(repr, names))} waits no more: move jobs that are in the queue.")
+            for job in self._board.queue():
+                job.version += 1
+
+    def remove(self, job_id: str) -> None:
+        """Forget an ended job, with its pictures and kept steps; the LoRAs that it saved stay. Raises JobError."""
+        job = self.get(job_id)
+        with self._board.changed:
+            if not self._store.remove(job_id):
+                raise JobError(f"'{job.name}' has not ended: stop it before it is removed.")
+            self._board.jobs.pop(job_id, None)
+
+    def pause(self) -> None:
+        """Begin no further job; what runs goes on to its end. A restart does not change that."""
+        self._store.pause(True)
+
+    def resume(self) -> None:
+        """Go on with the queue."""
+        self._store.pause(False)
+        self.start()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._store.is_paused
 
     def save_step(self, job_id: str, step: int) -> Job:
         """Queue the saving of one of a job's snapshots as NAME-stepN. Raises JobError."""
         job = self.get(job_id)
-        with self._changed:
+        with self._board.changed:
             kept = [snapshot.step for snapshot in job.snapshots]
             if step not in kept:
                 choices = ", ".join(map(str, kept)) or "none"
                 raise JobError(f"step {step} of '{job.name}' was not kept: choose one of the kept steps ({choices}).")
+            self._store.add_save(job.id, step)
             job.saving += 1
             job.version += 1
-        self._do(lambda: self._save(job, step))
+        self.start()
         return job
 
     def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job when nothing about it changes any more, or after `timeout` seconds as it is then."""
         job = self.get(job_id)
-        with self._changed:
-            self._changed.wait_for(lambda: not job.is_active, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._board.changed:
+            while job.is_active and (deadline is None or time.monotonic() < deadline):
+                left = LOOK_EVERY if deadline is None else max(0.0, min(LOOK_EVERY, deadline - time.monotonic()))
+                self._board.changed.wait(left)
+                self._board.look()
         return job
 
-    def _do(self, task: Callable[[], None]) -> None:
-        self._tasks.put(task)
-        with self._changed:
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="addift", daemon=True)
-                self._worker.start()
-
-    def _work(self) -> None:
-        while True:
-            self._tasks.get()()
-
-    def _train(self, job: Job) -> None:
-        with self._changed:
-            if job.state is not JobState.QUEUED:  # stopped while it waited
-                return
-            job.state, job.started, job.text = JobState.RUNNING, time.time(), "waiting for the WebUI to finish"
-            job.version += 1
-        self._forget_old_snapshots()
-        error = self._attempt(job, job.run.events())
-        was_finished = any(result.path.stem == job.name for result in job.results)
-        if not error and not was_finished and job.keeps and job.step:
-            error = self._attempt(job, job.run.keep())
-        if error:
-            self._end(job, JobState.FAILED, "failed", error)
-        elif was_finished:
-            self._end(job, JobState.DONE, job.results[-1].round_trip.verdict)
-        else:
-            saved = f"saved: '{job.results[-1].path.stem}'" if job.results else "nothing was saved"
-            self._end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps; {saved}")
-
-    def _save(self, job: Job, step: int) -> None:
-        text, failure = job.text, job.error if job.state is JobState.FAILED else ""
-        error = self._attempt(job, job.run.keep(step))
-        with self._changed:
-            job.saving -= 1
-            self._end(job, job.state, text, error or failure)
-
-    def _attempt(self, job: Job, events: Events) -> str:
-        """Run through `events`; returns the sentence about what went wrong, or nothing."""
-        try:
-            with closing(events):  # gives the model back now, not when the garbage is collected
-                job.follow(events, self.host.report)
-        except AddiftError as error:
-            return str(error)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            return OUT_OF_MEMORY
-        except (Exception, SystemExit) as error:  # a job ends here, the worker goes on with the next one
-            _log.exception("training '%s' failed", job.name)
-            reason = (str(error).splitlines() or [""])[0].rstrip(". ")
-            return f"unexpected {type(error).__name__}: {reason}. The console has the details."
-        return ""
-
-    def _end(self, job: Job, state: JobState, text: str, error: str = "") -> None:
-        with self._changed:
-            job.state, job.text, job.error = state, text, error
-            job.seconds_left, job.finished = None, job.finished or time.time()
-            job.version += 1
-            self._changed.notify_all()
-
-    def _forget_old_snapshots(self) -> None:
-        over = [job for job in self.all() if job.snapshots and not job.is_active]
-        for job in over[:-_JOBS_WITH_SNAPSHOTS]:
-            job.snapshots.clear()
-            job.run.snapshots.clear()
+    def _check_free(self, name: str) -> None:
+        """Raises JobError for a name that is at work."""
+        if any(job.name.casefold() == name.casefold() and job.is_active for job in self.all()):
+            raise JobError(f"'{name}' is being trained already: wait for it, stop it, or choose another name.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,11 +59,15 @@ class LoraLayer(nn.Module):
         self.lora_down = nn.Parameter(lora_down.float())
         self.lora_up = nn.Parameter(lora_up.float())
         self.alpha = alpha
-        self._conv = conv  # stride, padding and dilation of a convolution; None for a linear layer
+        self.conv = conv  # stride, padding and dilation of a convolution; None for a linear layer
 
     @property
     def rank(self) -> int:
         return self.lora_down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
     @classmethod
     def create(cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> LoraLayer:
@@ -80,11 +84,11 @@ class LoraLayer(nn.Module):
         # The wide product runs in the model's dtype (it is what autograd keeps); the narrow one in float32, where
         # small updates of lora_up are not rounded away.
         lora_down = self.lora_down.to(x.dtype)
-        if self._conv is None:
+        if self.conv is None:
             delta = F.linear(F.linear(x, lora_down).float(), self.lora_up)
         else:
-            delta = F.conv2d(F.conv2d(x, lora_down, **self._conv).float(), self.lora_up)
-        return delta * (self.alpha / self.rank)
+            delta = F.conv2d(F.conv2d(x, lora_down, **self.conv).float(), self.lora_up)
+        return delta * self.scale
 
 
 def _conv_arguments(layer: nn.Module) -> dict[str, Any] | None:
@@ -103,7 +107,7 @@ class LoraNetwork(nn.Module):
         super().__init__()
         self.layers = dict(layers)
         self._registered = nn.ModuleDict(layers)  # makes the layers' parameters the network's
-        self._targets = dict(modules)
+        self.targets = dict(modules)
         self.multiplier: float | torch.Tensor = 1.0
 
     @classmethod
@@ -136,25 +140,15 @@ class LoraNetwork(nn.Module):
     @contextmanager
     def attach(self) -> Iterator[LoraNetwork]:
         """Let the LoRA act on its modules inside the block; afterwards their hooks are as before, whatever happened."""
-        handles = []
-        try:
-            for name, module in self._targets.items():
-                handles.append(module.register_forward_hook(self._hook(self.layers[name])))
+        with _hooks(self.targets, self._delta):
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _hook(self, layer: LoraLayer) -> Callable[..., torch.Tensor]:
-        def add_delta(_module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            multiplier = self.multiplier
-            if isinstance(multiplier, torch.Tensor):
-                multiplier = multiplier.to(output.device).view(-1, *[1] * (output.ndim - 1))
-            with torch.autocast(output.device.type, enabled=False):
-                delta: torch.Tensor = layer(args[0]) * multiplier
-                return output + delta.to(output.dtype)
-
-        return add_delta
+    def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        delta: torch.Tensor = self.layers[name](x)
+        multiplier = self.multiplier
+        if isinstance(multiplier, torch.Tensor):
+            multiplier = multiplier.to(delta.device).view(-1, *[1] * (delta.ndim - 1))
+        return delta * multiplier
 
     @torch.no_grad()
     def tensors(self, weight: float = 1.0) -> dict[str, torch.Tensor]:
@@ -168,3 +162,65 @@ class LoraNetwork(nn.Module):
             result[f"{name}.lora_up.weight"] = layer.lora_up.detach().cpu() * math.copysign(1.0, weight)
             result[f"{name}.alpha"] = torch.tensor(layer.alpha * abs(weight))
         return result
+
+
+class LoraStack:
+    """Several LoRAs over the same layers, of one rank, in one pass: each sample of the batch goes through its own.
+
+    `multiplier` is a tensor (B,), and `owners` (B,) has for each sample the index of its LoRA.
+    """
+
+    def __init__(self, networks: Sequence[LoraNetwork]) -> None:
+        self._networks = list(networks)
+        self.multiplier = torch.empty(0)
+        self.owners = torch.empty(0, dtype=torch.long)
+
+    @contextmanager
+    def attach(self) -> Iterator[LoraStack]:
+        """Let the LoRAs act inside the block; afterwards the modules' hooks are as before, whatever happened."""
+        with _hooks(self._networks[0].targets, self._delta):
+            yield self
+
+    def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        layers = [network.layers[name] for network in self._networks]
+        owners = self.owners.to(x.device)
+        down = torch.stack([layer.lora_down for layer in layers])[owners]  # (B, rank, in, ...)
+        up = torch.stack([layer.lora_up for layer in layers])[owners]  # (B, out, rank, ...)
+        scales = torch.tensor([layer.scale for layer in layers], device=x.device)[owners]
+        delta = _each_through_its_own(x, down.to(x.dtype), up, layers[0].conv)
+        return delta * (scales * self.multiplier.to(x.device)).view(-1, *[1] * (delta.ndim - 1))
+
+
+def _each_through_its_own(
+    x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, conv: dict[str, Any] | None
+) -> torch.Tensor:
+    """Sample b of `x` through down[b] and up[b], in the dtypes of LoraLayer.forward."""
+    if conv is None:
+        rows = x.reshape(len(x), -1, x.shape[-1])  # (B, tokens, in)
+        low = torch.bmm(rows, down.mT).float()
+        return torch.bmm(low, up.mT).view(*x.shape[:-1], -1)
+    # A grouped convolution: the samples' channels side by side, each group with its own kernels.
+    low = F.conv2d(x.reshape(1, -1, *x.shape[2:]), down.flatten(0, 1), groups=len(x), **conv).float()
+    size = low.shape[2:]
+    return torch.bmm(up.flatten(2), low.view(len(x), -1, size.numel())).view(len(x), -1, *size)
+
+
+@contextmanager
+def _hooks(targets: Mapping[str, nn.Module], delta: Callable[[str, torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Add `delta(name, input)` to the output of each target inside the block."""
+
+    def hook(name: str) -> Callable[..., torch.Tensor]:
+        def add_delta(_module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(output.device.type, enabled=False):
+                return output + delta(name, args[0]).to(output.dtype)
+
+        return add_delta
+
+    handles = []
+    try:
+        for name, module in targets.items():
+            handles.append(module.register_forward_hook(hook(name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -24,7 +24,7 @@ from lib_addift.atomic import replace_files, temporary_name
 from lib_addift.errors import LoraFileError
 from lib_addift.lora_metadata import ALPHA, DOWN, UP, build_metadata, describe_run, describe_tensors, layer_name
 
-__all__ = ["build_metadata", "check_name", "describe", "lora_path", "read_lora", "save_lora"]
+__all__ = ["build_metadata", "check_name", "describe", "lora_path", "put_lora", "read_lora", "save_lora"]
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -110,6 +110,11 @@ def save_lora(
     if preview is not None:
         contents[path.with_suffix(".png")] = _png(preview)
     contents[path] = _file_bytes(ready, _with_hashes(ready, metadata))
+    return put_lora(path, contents, overwrite=overwrite)
+
+
+def put_lora(path: Path, contents: Mapping[Path, bytes], *, overwrite: bool) -> Path:
+    """Move a LoRA's files, of which `path` is the last, into place. Raises LoraFileError when that cannot be done."""
     taken = next((file for file in contents if file.exists()), None)
     if taken and not overwrite:
         raise LoraFileError(f"'{taken}' exists already: choose another name or allow overwriting.")

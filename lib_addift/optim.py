@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -87,6 +87,12 @@ class LossScale:
         self.enabled = enabled
         self.value = 2.0**14 if enabled else 1.0
         self._good_steps = 0
+
+    def state(self) -> list[float]:
+        return [self.value, self._good_steps]
+
+    def restore(self, state: Sequence[float]) -> None:
+        self.value, self._good_steps = float(state[0]), int(state[1])
 
     def unscale(self, gradients: Iterable[torch.Tensor]) -> None:
         if self.enabled:

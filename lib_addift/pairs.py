@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lib_addift.config import TrainConfig
 from lib_addift.errors import PictureError
+from lib_addift.mask import difference_mask
 
 PictureSource = str | Path | Image.Image | np.ndarray
 Size = tuple[int, int]  # width, height in px
@@ -23,13 +24,22 @@ Size = tuple[int, int]  # width, height in px
 GRID = 64  # px; 8 of the VAE times 8 of the UNet's three halvings
 MAX_SIDE = 16_384
 MAX_PIXELS = 100_000_000
-WHOLE_SHARE = 0.6  # a change of more than this share of the picture is a change of the whole picture
 _SAME_ASPECT = 0.02
-_GLOBAL_SHIFT = 12.0  # grey levels; a larger difference of the whole picture is the change, not an accident
-_NOISE_LEVELS = (4.0, 12.0)  # grey levels; bounds of what may count as noise
-_FAINT = 0.1  # share of the strongest change below which a change is compression noise around edges
 # What Pillow's readers raise for broken files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, NotImplementedError, LookupError, EOFError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """An original and its target as a person has them, and what is particular to this pair."""
+
+    original: PictureSource
+    target: PictureSource
+    name: str = ""  # for messages; '' where there is only one pair
+    original_prompt: str = ""  # '' = the settings' prompt, as below
+    target_prompt: str = ""
+    weight: float = 1.0  # of this pair's loss, beside 1 for the others'
+    mask: PictureSource | None = None  # grey: white where to learn; None = as the settings say
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so pairs compare by identity
@@ -42,8 +52,10 @@ class ImagePair:
     crop: str = ""  # one sentence when the pictures were cut or scaled
 
 
-def load_pair(original: PictureSource, target: PictureSource, config: TrainConfig) -> ImagePair:
-    """Load two pictures, bring them to one size on the 64 px grid and find the mask that `config.mask` asks for.
+def load_pair(
+    original: PictureSource, target: PictureSource, config: TrainConfig, mask: PictureSource | None = None
+) -> ImagePair:
+    """Load two pictures, bring them to one size on the 64 px grid and find the mask: `mask`, or as `config.mask` says.
 
     Pictures are scaled without distortion, never enlarged, and cut around their middle. Raises PictureError.
     """
@@ -53,16 +65,18 @@ def load_pair(original: PictureSource, target: PictureSource, config: TrainConfi
     first, second = (np.array(frame.cut(_flat(picture, "white"))) for picture in pictures)
     if np.array_equal(first, second):
         raise PictureError("the two pictures are identical, so there is nothing to learn: choose two that differ.")
-    if config.mask == "auto":
-        mask = difference_mask(first, second)
-    elif config.mask == "off":
-        mask = None
+    if mask is None and config.mask in ("auto", "off"):
+        area = difference_mask(first, second) if config.mask == "auto" else None
+        return ImagePair(first, second, area, frame.describe(sizes))
+    if mask is None and config.mask == "alpha":
+        grey, name = _alpha(*pictures), "mask = alpha"
     else:
-        grey = _alpha(*pictures) if config.mask == "alpha" else _mask_from_file(config.mask_file, sizes)
-        mask = np.asarray(frame.cut(grey), dtype=np.float32) / 255
-        if not mask.any():
-            raise PictureError(f"the mask (mask = {config.mask}) is all black: make white or opaque what to learn.")
-    return ImagePair(first, second, mask, frame.describe(sizes))
+        source = config.mask_file if mask is None else mask
+        grey, name = _mask_picture(source, sizes), f"'{source}'" if isinstance(source, (str, Path)) else "a picture"
+    area = np.asarray(frame.cut(grey), dtype=np.float32) / 255
+    if not area.any():
+        raise PictureError(f"the mask ({name}) is all black: make white or opaque what to learn.")
+    return ImagePair(first, second, area, frame.describe(sizes))
 
 
 def load_picture(source: PictureSource, role: str) -> Image.Image:
@@ -242,50 +256,13 @@ def _alpha(original: Image.Image, target: Image.Image) -> Image.Image:
     raise PictureError("mask = alpha needs transparency and neither picture has any: erase a part, or use mask = auto.")
 
 
-def _mask_from_file(path: str, sizes: list[Size]) -> Image.Image:
+def _mask_picture(source: PictureSource, sizes: list[Size]) -> Image.Image:
     """A grey picture with the proportions of one of the pictures."""
-    mask = load_picture(path, "mask")
+    mask = load_picture(source, "mask")
     if not any(_alike(mask.size, size) for size in sizes):
+        name = f"the mask '{source}'" if isinstance(source, (str, Path)) else "the mask"
         raise PictureError(
-            f"the mask '{path}' is {mask.size[0]} x {mask.size[1]} px, which fits neither picture: "
+            f"{name} is {mask.size[0]} x {mask.size[1]} px, which fits neither picture: "
             f"give it the proportions of {sizes[0][0]} x {sizes[0][1]} px."
         )
     return _flat(mask, "black").convert("L")  # black: what is left transparent is not painted
-
-
-def difference_mask(original: np.ndarray, target: np.ndarray) -> np.ndarray | None:
-    """Where two pictures, (H, W, 3) uint8, differ: (H, W) float32 in 0..1, or None when no part of them stands out.
-
-    1 on what changed, but for changes that are faint beside the strongest; 0 from a sixteenth of the picture away.
-    """
-    change = change_level(original, target)
-    if not 0 < np.mean(change > 0) <= WHOLE_SHARE:
-        return None
-    margin = round(math.sqrt(change.size)) // 32
-    grown = _box_mean(change > _FAINT * change.max(), margin) > 0.5 / (2 * margin + 1) ** 2
-    # Two means over half the margin reach no further than the growth: the changed pixels themselves stay at 1.
-    soft = _box_mean(_box_mean(grown, margin // 2), margin // 2)
-    return np.asarray((soft / soft.max()).clip(0, 1), dtype=np.float32)
-
-
-def change_level(original: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """How much two pictures, (H, W, 3) uint8, differ around each pixel: (H, W) grey levels, 0 where it is only noise.
-
-    A small difference of colour that the whole picture shares is left out.
-    """
-    difference = target.astype(np.float64) - original
-    shift = np.median(difference, axis=(0, 1))
-    if np.abs(shift).max() <= _GLOBAL_SHIFT:
-        difference -= shift
-    level = _box_mean(np.abs(difference).mean(axis=2), max(1, round(math.sqrt(difference[..., 0].size)) // 128))
-    noise = float(np.clip(3 * np.quantile(level, 0.25), *_NOISE_LEVELS))  # the calmest quarter holds noise only
-    return np.where(level > noise, level, 0.0)
-
-
-def _box_mean(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over the (2 radius + 1) squared px around each pixel of (H, W), edges repeated; float64."""
-    span = 2 * radius + 1
-    for _ in range(2):  # down the columns; then, transposed, along the rows
-        sums = np.pad(values, ((radius + 1, radius), (0, 0)), mode="edge").cumsum(axis=0, dtype=np.float64)
-        values = ((sums[span:] - sums[:-span]) / span).T
-    return values

@@ -1,156 +1,184 @@
-"""The main job from end to end: two pictures in, a LoRA file with its proof out."""
+"""The main job from end to end: pairs of pictures in, a LoRA file with its proof out."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
+from lib_addift.augment import views, views_count
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine
 from lib_addift.encode import LatentPair, encode_pair
-from lib_addift.errors import HostError, TrainingError
+from lib_addift.errors import HostError, PictureError, TrainingError
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import build_metadata, lora_path, save_lora
+from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
 from lib_addift.optim import make_optimizer
-from lib_addift.pairs import PictureSource, load_pair
-from lib_addift.plan import Plan, Turn, make_plan
+from lib_addift.pairs import ImagePair, PairSource, load_pair
+from lib_addift.plan import Turn, make_plan
 from lib_addift.preview import preview_strip
-from lib_addift.proof import LEARNT, RoundTrip, round_trip, round_trip_pictures
+from lib_addift.proof import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 from lib_addift.reference import predict_references
-from lib_addift.trainer import StepReport, train
+from lib_addift.trainer import Learner, StepReport, train
 
 _MOST_SNAPSHOTS = 30
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a person asks for."""
-
-    original: PictureSource
-    target: PictureSource
-    name: str
-    config: TrainConfig
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the work other than a training step has begun or gone on."""
-
-    text: str
-    done: int = 0
-    total: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """The LoRA as it was after `step` steps, so that a person can look at it and save it later."""
-
-    step: int
-    tensors: Mapping[str, torch.Tensor]  # kohya keys, CPU
-    strip: Image.Image
-
-
-@dataclass(frozen=True)
-class Result:
-    """A LoRA file that was written, and what is known of it."""
-
-    path: Path
-    steps: int
-    train_seconds: float
-    round_trip: RoundTrip
-    weight: float  # the multiplier of training that became weight 1
-    strip: Image.Image
-    pictures: Image.Image  # the round trip: each picture, without the LoRA, and at weight 1 or -1
-
-    @property
-    def tag(self) -> str:
-        """What to write into a prompt."""
-        return f"<lora:{self.path.stem}:1>"
-
-
-Events = Generator[Stage | StepReport | Snapshot, None, None]
+_CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept
+_HELD_OUT_OF = 4  # one pair of so many, when there are at least so many
+PROVEN_PAIRS = 4  # the round trip takes as long as training does, for each pair
+T = TypeVar("T")
 
 
 class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
-    A `watched` run yields a Snapshot every `config.preview_every` steps. Raises PictureError, LoraFileError or
-    ConfigError, each before anything is written.
+    A `watched` run yields a Snapshot every `config.preview_every` steps, and Checkpoints; given a `checkpoint`, it goes
+    on from there. `model_title` names the model for which it was asked, where that was before now. Raises PictureError,
+    LoraFileError or ConfigError, each before anything is written.
     """
 
-    def __init__(self, host: Host, request: Request, *, watched: bool = False) -> None:
+    def __init__(
+        self,
+        host: Host,
+        request: Request,
+        *,
+        watched: bool = False,
+        checkpoint: Checkpoint | None = None,
+        model_title: str = "",
+    ) -> None:
         self.host, self.request, self.config = host, request, request.config
-        self.steps_done = 0
-        self.train_seconds = 0.0
+        self.steps_done = checkpoint.step if checkpoint else 0
+        self.train_seconds = checkpoint.train_seconds if checkpoint else 0.0
         self.snapshots: dict[int, Snapshot] = {}
         self.results: list[Result] = []
         lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
-        self.pair = load_pair(request.original, request.target, request.config)
-        self.pair_report: PairReport = examine(self.pair)
+        self.pairs = [_load(source, request) for source in request.pairs]
+        self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
         make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
-        self._model_title = host.model_title
-        self._preview_every = _spacing(self.config) if watched else 0
-        self._latents: LatentPair | None = None
-        self._learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
+        self._model_title = model_title or host.model_title
+        self._watched, self.checkpoint = watched, checkpoint
+        self._preview_every = snapshot_spacing(self.config) if watched else 0
+        self._latents: list[LatentPair] = []  # every view of every pair that is trained on
+        self._held_out: list[LatentPair] = []
+        self._learner: Learner | None = None
+        self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self._stopped = False
 
     def stop(self) -> None:
         """End after the current step; `events` then saves nothing. Safe to call from a signal handler."""
         self._stopped = True
 
+    @property
+    def is_stopped(self) -> bool:
+        return self._stopped
+
+    @property
+    def pair(self) -> ImagePair:
+        """The first pair."""
+        return self.pairs[0]
+
+    @property
+    def pair_report(self) -> PairReport:
+        return self.pair_reports[0]
+
+    @property
+    def learner(self) -> Learner:
+        """What `prepare` has made."""
+        assert self._learner is not None
+        return self._learner
+
     def events(self) -> Events:
         """Do the work. Results appear in `results`; the last one is the finished LoRA."""
-        config = self.config
-        with self._exclusive():
-            yield Stage("encoding the pictures")
-            self._latents = encode_pair(self.host, self.pair, config)
-            plan = make_plan(config)
-            references: dict[Turn, torch.Tensor] = {}
-            total = len({turn for step in plan for turn in step})
-            for turn, noise_pred in predict_references(self.host, [self._latents], plan, config.reference_batch_size):
-                references[turn] = noise_pred
-                yield Stage("asking the model", len(references), total)
-                if self._stopped:
-                    return
-            modules = select_layers(self.host.unet, self.host.lora_name, layers=config.layers, blocks=config.blocks)
-            network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
-            network.to(self.host.device)  # the host may keep some of its own layers elsewhere
-            with network.attach():
-                yield from self._train(network, plan, references)
+        with self.exclusive():
+            try:
+                yield from self.prepare()
                 if not self._stopped:
-                    yield from self._finish(network, self.request.name)
+                    for seconds, report in timed(train(self.host, self.learner)):
+                        yield from self.after_step(report, seconds)
+                        if self._stopped:
+                            return
+                    yield from self.finish()
+            finally:
+                self.close()
 
-    def _train(self, network: LoraNetwork, plan: Plan, references: Mapping[Turn, torch.Tensor]) -> Events:
-        """The steps, with what is kept on the way. `_learnt` is up to date at every end, an error's too."""
-        assert self._latents is not None
-        config, last = self.config, len(plan)
-        steps = train(self.host, network, pairs=[self._latents], plan=plan, references=references, config=config)
-        start, paused = time.monotonic(), 0.0  # previews and saves are no training time
-        try:
-            for report in steps:
-                self.steps_done, self.train_seconds = report.step, time.monotonic() - start - paused
-                yield report
-                if self._stopped:
-                    return
-                break_start = time.monotonic()
-                if self._preview_every and report.step % self._preview_every == 0 and report.step < last:
-                    yield self._snapshot(network)
-                if config.save_every and report.step % config.save_every == 0 and report.step < last:
-                    yield from self._finish(network, self._step_name(report.step))
-                paused += time.monotonic() - break_start
-            if self._preview_every:
-                yield self._snapshot(network)
-        finally:
-            self._learnt = network.tensors()
+    def prepare(self) -> Events:
+        """Everything before the first step, inside of `exclusive`; ends early when the run is stopped."""
+        config = self.config
+        yield from self._encode()
+        plan = make_plan(config, len(self._latents) // views_count(config), views_count(config))
+        references: dict[Turn, torch.Tensor] = {}
+        total = len({turn for step in plan for turn in step})
+        for turn, noise_pred in predict_references(self.host, self._latents, plan, config.reference_batch_size):
+            references[turn] = noise_pred
+            yield Stage("asking the model", len(references), total)
+            if self._stopped:
+                return
+        modules = select_layers(self.host.unet, self.host.lora_name, layers=config.layers, blocks=config.blocks)
+        network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
+        network.to(self.host.device)  # the host may keep some of its own layers elsewhere
+        self._learner = Learner(
+            self.host, network, pairs=self._latents, plan=plan, references=references, config=config
+        )
+        if self.checkpoint:
+            self._learner.restore(self.checkpoint.learner)
+
+    def _encode(self) -> Events:
+        """Pictures and prompts in the model's terms; with enough pairs, some are held out of training."""
+        count, left_out = len(self.pairs), held_out_pairs(self.config, len(self.pairs))
+        self._latents, self._held_out = [], []
+        for index, (pair, source) in enumerate(zip(self.pairs, self.request.pairs, strict=True)):
+            yield Stage("encoding the pictures", index, count if count > 1 else 0)
+            prompts = self.config.prompts(source.original_prompt, source.target_prompt)
+            for view in [pair] if index in left_out else views(pair, self.config):
+                latents = encode_pair(self.host, view, self.config, prompts, source.weight)
+                (self._held_out if index in left_out else self._latents).append(latents)
+
+    def after_step(self, report: StepReport, seconds: float) -> Events:
+        """What is said and kept after a step that took so many seconds."""
+        last, network = len(self.learner.plan), self.learner.network
+        self.steps_done = report.step
+        self.train_seconds += seconds
+        yield report
+        if self._stopped:
+            return
+        is_last = report.step == last
+        if self._preview_every and (is_last or report.step % self._preview_every == 0):
+            yield self._snapshot(network)
+        if self.config.save_every and report.step % self.config.save_every == 0 and not is_last:
+            yield from self._finish(network, self._step_name(report.step))
+        # Last: what goes on from here does nothing of this step again.
+        if self._watched and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
+            yield Checkpoint(report.step, self.train_seconds, self.learner.state())
+
+    def finish(self) -> Events:
+        """Prove and save the LoRA after the last step."""
+        if not self._stopped:
+            yield from self._finish(self.learner.network, self.request.name)
+
+    def restart(self) -> None:
+        """Forget what was done, so that `events` begins anew, from the checkpoint where there is one."""
+        checkpoint = self.checkpoint
+        self.steps_done = checkpoint.step if checkpoint else 0
+        self.train_seconds = checkpoint.train_seconds if checkpoint else 0.0
+        self.snapshots = {step: kept for step, kept in self.snapshots.items() if step <= self.steps_done}
+        self._learner = None
+
+    def close(self) -> None:
+        """Keep of the work what `keep` needs, and let go of the rest."""
+        if self._learner is not None:
+            self.learnt = self._learner.network.tensors()
+            self._learner = None
+
+    def adopt(self, step: int, train_seconds: float, learnt: Mapping[str, torch.Tensor]) -> None:
+        """Take over, for `keep`, what this run has learnt in another process before it was stopped."""
+        self.steps_done, self.train_seconds, self.learnt = step, train_seconds, learnt
 
     @property
     def step_name(self) -> str:
@@ -169,55 +197,66 @@ class TrainingRun:
     def keep(self, step: int | None = None) -> Events:
         """Prove and save, as NAME-stepN, what was learnt when a run was stopped, or one of its snapshots."""
         if step is None:
-            step, tensors = self.steps_done, self._learnt
+            step, tensors = self.steps_done, self.learnt
         elif step in self.snapshots:
             tensors = self.snapshots[step].tensors
         else:
             kept = ", ".join(map(str, self.snapshots)) or "none"
             raise TrainingError(f"step {step} was not kept: choose one of the kept steps ({kept}).")
-        if self._latents is None or step == 0:
+        if not tensors or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
-        with self._exclusive():
+        with self.exclusive():
+            if not self._latents:  # the step was kept by an earlier run of this request
+                yield from self._encode()
             network = LoraNetwork.from_tensors(tensors, self.host.unet, self.host.lora_name).to(self.host.device)
-            with network.attach():
-                yield from self._finish(network, self._step_name(step), step)
+            yield from self._finish(network, self._step_name(step), step)
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """The host's model, if it still is the one for which this run was made."""
         config = self.config
         with self.host.exclusive(gradient_checkpointing=config.gradient_checkpointing, precision=config.precision):
-            if self.host.model_title != self._model_title:
-                raise HostError(
-                    f"the model is now '{self.host.model_title}' and was '{self._model_title}' when Train was pressed: "
-                    "choose the checkpoint you want and press Train again."
-                )
+            self.check_model()
             yield
+
+    def check_model(self) -> None:
+        """Raises HostError when another model was loaded since this run was made."""
+        if self.host.model_title != self._model_title:
+            raise HostError(
+                f"the model is now '{self.host.model_title}' and was '{self._model_title}' when Train was pressed: "
+                "choose the checkpoint you want and press Train again."
+            )
 
     def _snapshot(self, network: LoraNetwork) -> Snapshot:
         """Keep the LoRA of this step, with a strip at the weights that it has before calibration."""
-        assert self._latents is not None
-        strip = preview_strip(self.host, network, self._latents, self.config, self.config.strength)
+        with network.attach():
+            strip = preview_strip(self.host, network, self._latents[0], self.config, self.config.strength)
         snapshot = Snapshot(self.steps_done, network.tensors(), strip)
         self.snapshots[self.steps_done] = snapshot
         return snapshot
 
     def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Events:
         """Check, calibrate and save the LoRA as it is now."""
-        assert self._latents is not None
         _check_alive(network)
-        yield Stage("proving it: the round trip")
-        proof = round_trip(self.host, network, [self._latents], self.config)
-        weight = self.config.strength * (proof.weight if self._is_calibrated(proof) else 1.0)
-        yield Stage("drawing the preview")
-        strip = preview_strip(self.host, network, self._latents, self.config, weight)
-        pictures = round_trip_pictures(self.host, network, self._latents, self.config, weight)
+        pairs = self._latents[:: views_count(self.config)]  # as they are, without their other views
+        with network.attach():
+            yield Stage("proving it: the round trip")
+            proven = pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)]
+            proof = round_trip(self.host, network, proven, self.config)
+            trained_weight = proof.weight if self._is_calibrated(proof) else 1.0
+            held_out = None
+            if self._held_out:
+                held_out = recovery_at(self.host, network, self._held_out, self.config, trained_weight)
+            weight = self.config.strength * trained_weight
+            yield Stage("drawing the preview")
+            strip = preview_strip(self.host, network, pairs[0], self.config, weight)
+            pictures = round_trip_pictures(self.host, network, pairs[0], self.config, weight)
         if self._stopped and name == self.request.name:
             return
         yield Stage("saving")
         steps = step or self.steps_done
-        path = self._save(name, network.tensors(weight), proof, strip, steps)
-        self.results.append(Result(path, steps, self.train_seconds, proof, weight, strip, pictures))
+        path = self._save(name, network.tensors(weight), proof, strip, steps=steps, held_out=held_out)
+        self.results.append(Result(path, steps, self.train_seconds, proof, weight, strip, pictures, held_out))
         self.host.refresh_loras(path)
 
     def _is_calibrated(self, proof: RoundTrip) -> bool:
@@ -225,10 +264,17 @@ class TrainingRun:
         return self.config.calibrate and proof.recovery >= LEARNT
 
     def _save(
-        self, name: str, tensors: Mapping[str, torch.Tensor], proof: RoundTrip, strip: Image.Image, steps: int
+        self,
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        proof: RoundTrip,
+        strip: Image.Image,
+        *,
+        steps: int,
+        held_out: float | None,
     ) -> Path:
         height, width = self.pair.original.shape[:2]
-        report = {
+        report: dict[str, Any] = {
             "steps": steps,
             "recovery": round(proof.recovery, 4),
             "verdict": proof.verdict,
@@ -236,6 +282,10 @@ class TrainingRun:
             "calibrated": self._is_calibrated(proof),
             "pair": self.pair_report.to_dict(),
         }
+        if len(self.pairs) > 1:
+            report["pairs"] = len(self.pairs)
+        if held_out is not None:
+            report |= {"held_out_pairs": len(self._held_out), "held_out_recovery": round(held_out, 4)}
         metadata = build_metadata(
             self.config,
             name=name,
@@ -254,7 +304,34 @@ class TrainingRun:
         )  # fmt: skip
 
 
-def _spacing(config: TrainConfig) -> int:
+def timed(items: Iterable[T]) -> Iterator[tuple[float, T]]:
+    """Each item with the seconds that it took to come."""
+    iterator = iter(items)
+    while True:
+        begun = time.monotonic()
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        yield time.monotonic() - begun, item
+
+
+def _load(source: PairSource, request: Request) -> ImagePair:
+    try:
+        return load_pair(source.original, source.target, request.config, source.mask)
+    except PictureError as error:
+        if not source.name:
+            raise
+        raise PictureError(f"pair '{source.name}': {error}") from error
+
+
+def held_out_pairs(config: TrainConfig, pairs: int) -> range:
+    """The indices of those of so many pairs that are left out of training, to measure on."""
+    enough = config.hold_out and pairs >= _HELD_OUT_OF
+    return range(_HELD_OUT_OF - 1, pairs, _HELD_OUT_OF) if enough else range(0)
+
+
+def snapshot_spacing(config: TrainConfig) -> int:
     """Steps between snapshots: as asked, but no more than 30 of them, which are a few MB each."""
     return max(config.preview_every, math.ceil(config.max_train_steps / _MOST_SNAPSHOTS)) if config.preview_every else 0
 

@@ -25,7 +25,7 @@ class Direction(Enum):
 class Turn:
     """One sample of one optimizer step."""
 
-    pair: int
+    pair: int  # of the list of all views: `views` of the first pair, then those of the second
     direction: Direction
     timestep: int
     noise_seed: int
@@ -34,12 +34,12 @@ class Turn:
 Plan = tuple[tuple[Turn, ...], ...]  # for every optimizer step, its turns
 
 
-def make_plan(config: TrainConfig, pairs: int = 1) -> Plan:
+def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1) -> Plan:
     """The turns of all `config.max_train_steps` steps.
 
-    A visit is one draw of pair, timestep and noise. Visits take the pairs in turn and walk through the timestep bands
-    in order, uniformly random inside a band. A visit is used in both directions: in one step (`directions = both`), in
-    two successive steps (`alternate`), or only forward.
+    A visit is one draw of view, timestep and noise. Visits take the pairs in turn and walk through the timestep bands
+    in order, uniformly random inside a band and among the pair's views. A visit is used in both directions: in one step
+    (`directions = both`), in two successive steps (`alternate`), or only forward.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)
     edges = _band_edges(config)
@@ -52,8 +52,10 @@ def make_plan(config: TrainConfig, pairs: int = 1) -> Plan:
         low, high = edges[band], edges[band + 1]
         timestep = int(torch.randint(low, high, (), generator=generator))
         noise_seed = int(torch.randint(0, 2**62, (), generator=generator))
+        view = int(torch.randint(0, views, (), generator=generator)) if views > 1 else 0
+        pair = visits % pairs
         visits += 1
-        return (visits - 1) % pairs, timestep, noise_seed
+        return pair * views + view, timestep, noise_seed
 
     def turns(draws: list[tuple[int, int, int]], direction: Direction) -> tuple[Turn, ...]:
         return tuple(Turn(pair, direction, timestep, seed) for pair, timestep, seed in draws)

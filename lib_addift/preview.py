@@ -24,7 +24,7 @@ def preview_strip(
     host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
     """The strip at WEIGHTS, where 1 stands for the multiplier `weight`; `network` must be attached."""
-    prompt = config.preview_prompt or config.prompt
+    prompt = config.with_trigger(config.preview_prompt or config.prompt)
     uncond, cond = host.encode_prompts(["", prompt]).split(1)
     latents = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
     count = len(WEIGHTS)

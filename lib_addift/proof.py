@@ -25,7 +25,8 @@ from lib_addift.schedule import NoiseSchedule
 LEARNT = 0.2  # a recovery below this is no proof
 _GRID = (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)  # in units of the training multiplier
 _HALVINGS = 3
-_NOISES = 2
+WEIGHTS_TRIED = len(_GRID) + _HALVINGS
+NOISES = 2
 # Past the best weight the score hardly falls, but on new pictures other things begin to change: of the weights that are
 # nearly as good as the best, the weakest is taken (measured on the tiny world: docs/method.md).
 _NEARLY = 0.98
@@ -82,6 +83,14 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
 
 
 @torch.no_grad()
+def recovery_at(
+    host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
+) -> float:
+    """The recovery, 0 to 1, on pairs that were not trained on, at the weight that was found on those that were."""
+    return max(0.0, _Probe(host, network, pairs, config).scores([weight])[weight])
+
+
+@torch.no_grad()
 def round_trip_pictures(
     host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
@@ -105,7 +114,7 @@ class _Probe:
     def scores(self, weights: Sequence[float]) -> dict[float, float]:
         """1 - (squared error / squared difference) of each weight, averaged over pairs, directions and noises."""
         totals = torch.zeros(len(weights))
-        runs = [(p, d, n) for p in range(len(self._pairs)) for d in Direction for n in range(_NOISES)]
+        runs = [(p, d, n) for p in range(len(self._pairs)) for d in Direction for n in range(NOISES)]
         for run in runs:
             totals += self._score_run(run, weights)
         return dict(zip(weights, (totals / len(runs)).nan_to_num(nan=-math.inf).tolist(), strict=True))

@@ -35,10 +35,13 @@ def predict_references(
     """
     schedule = NoiseSchedule(host.alphas_cumprod)
     turns = list(dict.fromkeys(turn for step in plan for turn in step))
-    batch_size = batch_size or _LATENT_PIXELS_AT_ONCE // pairs[0].original.latents[0, 0].numel()
-    batch_size = min(max(batch_size, 1), 64)
-    for start in range(0, len(turns), batch_size):
-        chunk = turns[start : start + batch_size]
-        sides = [pairs[turn.pair].reference(turn.direction) for turn in chunk]
-        noise_pred = host.predict_noise(*noisy_batch(sides, chunk, schedule))
-        yield from zip(chunk, noise_pred.split(1), strict=True)
+    by_shape: dict[tuple[int, ...], list[Turn]] = {}
+    for turn in turns:
+        by_shape.setdefault(pairs[turn.pair].shape, []).append(turn)
+    for (_, _, height, width, *_), alike in by_shape.items():
+        size = min(max(batch_size or _LATENT_PIXELS_AT_ONCE // (height * width), 1), 64)
+        for start in range(0, len(alike), size):
+            chunk = alike[start : start + size]
+            sides = [pairs[turn.pair].reference(turn.direction) for turn in chunk]
+            noise_pred = host.predict_noise(*noisy_batch(sides, chunk, schedule))
+            yield from zip(chunk, noise_pred.split(1), strict=True)

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.hosts import detect_host
+from lib_addift.job_store import JobStore
 from lib_addift.jobs import Jobs
+from lib_addift.together import LocalRunner
 
 TITLE, TAB_ID = "Train Difference LoRA", "addift"
+DATA = Path(__file__).resolve().parents[1] / "data"  # jobs outlive the WebUI
+_SETTLE = 5.0  # seconds after its start until the WebUI goes on with jobs from before
 
 
 @functools.cache
 def jobs() -> Jobs:
     """Survives 'Reload UI', which runs the scripts again and keeps this module and its worker thread."""
-    return Jobs(detect_host())
+    return Jobs(detect_host(), JobStore(DATA), LocalRunner())
 
 
 def tabs() -> list[tuple[Any, str, str]]:
@@ -26,7 +30,9 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 
 def start(_demo: Any, app: Any) -> None:
-    """For `on_app_started`: teaches `<lora:...>` from= and to=, and adds /addift/v1 when the WebUI has an API."""
+    """For `on_app_started`: teaches `<lora:...>` from= and to=, adds /addift/v1 when the WebUI has an API, and goes on
+    with the jobs that an earlier start has left.
+    """
     from modules import shared
 
     from lib_addift.hosts import lora_tag
@@ -38,6 +44,7 @@ def start(_demo: Any, app: Any) -> None:
 
         credentials = _credentials(options.api_auth)
         api.add_routes(app, jobs(), credentials=credentials, picture_dirs=_picture_dirs(shared.opts))
+    jobs().start(after=_SETTLE)
 
 
 def _credentials(api_auth: str | None) -> dict[str, str] | None:

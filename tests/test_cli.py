@@ -22,7 +22,7 @@ from lib_addift.cli import main
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts import standalone
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Stage
+from lib_addift.messages import Stage
 from lib_addift.presets import PRESETS
 from lib_addift.trainer import StepReport
 from tests.fake_host import FakeHost

@@ -19,7 +19,8 @@ from lib_addift.demo import world
 from lib_addift.demo.train_world import save_checkpoint
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, TrainingRun
+from lib_addift.messages import Request
+from lib_addift.pipeline import TrainingRun
 from lib_addift.trainer import StepReport
 
 pytestmark = pytest.mark.full_size
@@ -87,7 +88,7 @@ def test_a_full_size_checkpoint_trains(full_size: Path, tmp_path: Path, precisio
     before = unet_hash(host)
     original, target = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
     config = TrainConfig.create(max_train_steps=2, sampling_steps=1, rank=4, layers=LAYER_KINDS, blocks=BLOCKS)
-    run = TrainingRun(host, Request(original, target, "full", config))
+    run = TrainingRun(host, Request.of(original, target, "full", config))
     reports = [event for event in run.events() if isinstance(event, StepReport)]
     assert [report.skipped for report in reports] == [0, 0]
     assert unet_hash(host) == before

@@ -22,7 +22,8 @@ from lib_addift.hosts import _has, base, detect_host
 from lib_addift.jobs import Jobs, JobState
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Stage, TrainingRun
+from lib_addift.messages import Request, Stage
+from lib_addift.pipeline import TrainingRun
 from lib_addift.schedule import sd15_alphas_cumprod
 from lib_addift.trainer import StepReport
 from tests.fake_unet import CONTEXT, TimestepEmbedSequential
@@ -60,7 +61,7 @@ def webui(request, open_webui):
 
 def start(webui, name="blink", **settings: Any) -> TrainingRun:
     config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(webui.host, Request(ORIGINAL, TARGET, name, config))
+    return TrainingRun(webui.host, Request.of(ORIGINAL, TARGET, name, config))
 
 
 def files(webui) -> list[str]:
@@ -233,7 +234,7 @@ def test_a_job_of_the_tab_runs_in_a_thread_and_shows_its_progress(webui):
     before = webui.snapshot()
     jobs = Jobs(webui.host)
     config = TrainConfig.create(**SMALL, preview_every=2)
-    job = jobs.submit(Request(ORIGINAL, TARGET, "blink", config))
+    job = jobs.submit(Request.of(ORIGINAL, TARGET, "blink", config))
     jobs.wait(job.id, timeout=60)
     assert (job.state, job.error) == (JobState.DONE, "")
     assert len(job.snapshots) == 2
@@ -249,10 +250,10 @@ def test_memory_that_is_full_fails_the_job_and_not_the_next_one(webui):
     jobs = Jobs(webui.host)
     webui.fail(torch.OutOfMemoryError("CUDA out of memory"), call=3)
     config = TrainConfig.create(**SMALL)
-    job = jobs.wait(jobs.submit(Request(ORIGINAL, TARGET, "blink", config)).id, timeout=60)
+    job = jobs.wait(jobs.submit(Request.of(ORIGINAL, TARGET, "blink", config)).id, timeout=60)
     assert (job.state, job.error.partition(":")[0]) == (JobState.FAILED, "the memory is full")
     webui.unet.before_call = None
-    assert jobs.wait(jobs.submit(Request(ORIGINAL, TARGET, "blink", config)).id, timeout=60).state is JobState.DONE
+    assert jobs.wait(jobs.submit(Request.of(ORIGINAL, TARGET, "blink", config)).id, timeout=60).state is JobState.DONE
 
 
 # Taking and giving back

@@ -27,7 +27,7 @@ def load_install() -> ModuleType:
 
 install = load_install()
 WEBUI_PINS = install.WEBUI_PINS if sys.version_info < (3, 12) else ()
-ALL_PINS = (install.PINS, install.BARE_PINS, install.UI_PINS, install.TEST_PINS, *WEBUI_PINS)
+ALL_PINS = (install.PINS, install.BARE_PINS, install.UI_PINS, install.RAY_PINS, install.TEST_PINS, *WEBUI_PINS)
 
 
 class FakeShell:

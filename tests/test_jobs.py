@@ -17,8 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-import lib_addift.jobs
+import lib_addift.atomic
+import lib_addift.job
 import lib_addift.pipeline
+import lib_addift.worker
 from lib_addift.config import BLOCKS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import (
@@ -32,7 +34,7 @@ from lib_addift.errors import (
 )
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Stage, TrainingRun
+from lib_addift.messages import Request, Stage
 from lib_addift.proof import RoundTrip
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
@@ -115,7 +117,7 @@ def gate(host: WatchedHost) -> Iterator[Gate]:
 
 
 def request(name: str = "blink", *, overwrite: bool = False, **settings: Any) -> Request:
-    return Request(ORIGINAL, TARGET, name, TrainConfig.create(**{**SMALL, **settings}), overwrite)
+    return Request.of(ORIGINAL, TARGET, name, TrainConfig.create(**{**SMALL, **settings}), overwrite=overwrite)
 
 
 def ended(jobs: Jobs, job: Job) -> Job:
@@ -152,7 +154,7 @@ def test_a_job_ends_with_its_lora(jobs: Jobs, host: WatchedHost) -> None:
     ended(jobs, job)
     assert (job.state, job.step, job.progress, job.error, job.seconds_left) == (JobState.DONE, 3, 1.0, "", None)
     (result,) = job.results
-    assert job.text == result.round_trip.verdict
+    assert job.text == result.verdict
     assert result.path == host.lora_dir / "blink.safetensors"
     assert loras(host) == ["blink.safetensors"]
     assert len(job.losses) == 3
@@ -202,17 +204,16 @@ def test_the_worker_is_a_daemon_that_starts_with_the_first_job(jobs: Jobs, gate:
 
 def clocked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:
     clock = SimpleNamespace(monotonic=iter(times).__next__, time=time.time)
-    monkeypatch.setattr(lib_addift.jobs, "time", clock)
+    monkeypatch.setattr(lib_addift.job, "time", clock)
 
 
-def test_the_time_left_is_that_of_the_steps_so_far(host: WatchedHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    clocked(monkeypatch, [0.0, 100.0, 102.0, 104.0, 107.0, 108.0])  # the first step, at 100, took long
-    job, seen = Job(TrainingRun(host, request(max_train_steps=4))), []
-    events = [StepReport(step, 4, 0.1, 1e-4, 0) for step in range(1, 5)]
-    job.follow(events, lambda *_: seen.append((job.progress, job.seconds_left)))
-    assert seen == [(0.25, None), (0.5, 4.0), (0.75, 2.0), (1.0, 0.0)]
-    job.follow([Stage("saving")], lambda *_: seen.append((job.progress, job.seconds_left)))
-    assert seen[-1] == (1.0, None)
+def test_the_time_left_is_that_of_the_steps_so_far(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.pause()
+    job, seen = jobs.submit(request(max_train_steps=4)), []
+    clocked(monkeypatch, [100.0, 102.0, 104.0, 107.0])  # the first step, at 100, took long
+    for event in [*(StepReport(step, 4, 0.1, 1e-4, 0) for step in range(1, 5)), Stage("saving")]:
+        job.take_down(event, lambda *_: seen.append((job.progress, job.seconds_left)))
+    assert seen == [(0.25, None), (0.5, 4.0), (0.75, 2.0), (1.0, 0.0), (1.0, None)]
 
 
 # Many jobs
@@ -330,7 +331,7 @@ def test_a_taken_or_bad_name_is_refused_and_nothing_is_queued(jobs: Jobs, host: 
 
 def test_identical_pictures_are_refused_and_nothing_is_queued(jobs: Jobs, host: WatchedHost) -> None:
     with pytest.raises(PictureError, match="identical"):
-        jobs.submit(Request(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+        jobs.submit(Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
     assert (jobs.all(), host.uses) == ([], 0)
 
 
@@ -412,7 +413,7 @@ def test_a_job_that_is_stopped_and_kept_saves_what_it_learnt(jobs: Jobs, host: W
     assert [(result.steps, result.tag) for result in job.results] == [(2, "<lora:blink-step2:1>")]
     kept, metadata = read_lora(job.results[0].path)
     assert metadata["ss_steps"] == "2"
-    assert all(torch.equal(kept[key], tensor) for key, tensor in job.run._learnt.items())
+    assert all(torch.equal(kept[key], tensor) for key, tensor in job.run.learnt.items())
 
 
 def test_one_may_decide_to_keep_after_saying_stop_but_not_the_other_way(jobs: Jobs, host: WatchedHost) -> None:
@@ -575,8 +576,12 @@ def test_a_job_that_wants_to_end_the_program_ends_alone(jobs: Jobs, host: Watche
 def test_a_full_disk_fails_the_job_and_leaves_nothing(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(path: Path, _data: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    write_file = lib_addift.atomic._write
+
+    def write(path: Path, data: bytes) -> None:
+        if path.parent == host.lora_dir:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_file(path, data)
 
     with monkeypatch.context() as patch:
         patch.setattr("lib_addift.atomic._write", write)
@@ -688,9 +693,14 @@ def test_a_step_that_cannot_be_saved_leaves_the_job_done_and_says_why(jobs: Jobs
     assert loras(host) == ["blink-step1.safetensors", "blink.safetensors"]
 
 
-def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(jobs: Jobs, host: WatchedHost) -> None:
+def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(
+    jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = [done(jobs, name=f"n{number}", preview_every=1, max_train_steps=1) for number in range(6)]
     gate = host.at["encoding the pictures"] = Gate()
+    size = many[0].files.kept_bytes()
+    assert size > 1000
+    monkeypatch.setattr(lib_addift.worker, "_MOST_KEPT", int(5.5 * size))
     running = jobs.submit(request("n6"))
     gate.wait()
     assert [len(job.snapshots) for job in many] == [0, 1, 1, 1, 1, 1]

@@ -21,7 +21,8 @@ from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError
 from lib_addift.hosts.names import kohya
 from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Snapshot, Stage, TrainingRun
+from lib_addift.messages import Checkpoint, Event, Request, Snapshot
+from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
 from lib_addift.trainer import StepReport
@@ -37,7 +38,7 @@ def start(
     host: FakeHost, name: str = "blink", *, overwrite: bool = False, watched: bool = False, **settings: Any
 ) -> TrainingRun:
     config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(host, Request(ORIGINAL, TARGET, name, config, overwrite), watched=watched)
+    return TrainingRun(host, Request.of(ORIGINAL, TARGET, name, config, overwrite=overwrite), watched=watched)
 
 
 def finish(host: FakeHost, name: str = "blink", **options: Any) -> TrainingRun:
@@ -50,9 +51,9 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def label(event: Stage | StepReport | Snapshot) -> str:
-    if isinstance(event, Snapshot):
-        return f"kept {event.step}"
+def label(event: Event) -> str:
+    if isinstance(event, (Snapshot, Checkpoint)):
+        return f"{'kept' if isinstance(event, Snapshot) else 'checkpoint'} {event.step}"
     return f"step {event.step}" if isinstance(event, StepReport) else event.text
 
 
@@ -80,7 +81,7 @@ def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
     report = json.loads(metadata["addift.report"])
     assert report["steps"] == 3
     assert report["recovery"] == pytest.approx(run.results[0].round_trip.recovery, abs=1e-4)
-    assert report["verdict"] == run.results[0].round_trip.verdict
+    assert report["verdict"] == run.results[0].verdict
     assert report["pair"]["width"] == 64
     assert 0 < report["pair"]["changed_share"] < 0.5
     assert metadata["ss_steps"] == "3"
@@ -206,7 +207,8 @@ def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -
     events = list(run.events())
     assert [label(event) for event in events if label(event) != "asking the model"] == [
         "encoding the pictures",
-        "step 1", "step 2", "kept 2", "step 3", "step 4", "kept 4", "step 5", "kept 5",
+        "step 1", "step 2", "kept 2", "checkpoint 2", "step 3", "step 4", "kept 4", "checkpoint 4",
+        "step 5", "kept 5", "checkpoint 5",
         "proving it: the round trip", "drawing the preview", "saving",
     ]  # fmt: skip
     assert list(run.snapshots.values()) == [event for event in events if isinstance(event, Snapshot)]
@@ -263,8 +265,8 @@ def test_a_snapshot_is_the_lora_of_its_step_and_stays_it(tmp_path: Path) -> None
             if label(event) == f"step {step}":
                 run.stop()
         kept = whole.snapshots[step].tensors
-        assert kept.keys() == run._learnt.keys()
-        assert all(torch.equal(kept[key], run._learnt[key]) for key in kept), f"step {step}"
+        assert kept.keys() == run.learnt.keys()
+        assert all(torch.equal(kept[key], run.learnt[key]) for key in kept), f"step {step}"
     first, last = whole.snapshots[1].tensors, whole.snapshots[3].tensors
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
@@ -390,7 +392,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_identical_pictures_are_refused_before_any_work(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     with pytest.raises(PictureError, match="identical"):
-        TrainingRun(host, Request(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+        TrainingRun(host, Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
     assert host.calls == 0
     assert files(tmp_path) == []
 

@@ -26,7 +26,8 @@ from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.jobs import Jobs, JobState
 from lib_addift.lora import LoraNetwork, layer_kind, select_layers
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, TrainingRun
+from lib_addift.messages import Request
+from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import RoundTrip
 from lib_addift.sample import ddim, ddim_timesteps
 from lib_addift.trainer import StepReport
@@ -55,7 +56,7 @@ def inputs(host: StandaloneHost, batch: int = 2) -> tuple[torch.Tensor, torch.Te
 
 def train(host: StandaloneHost, **settings: Any) -> TrainingRun:
     config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(host, Request(ORIGINAL, TARGET, "blink", config, overwrite=True))
+    return TrainingRun(host, Request.of(ORIGINAL, TARGET, "blink", config, overwrite=True))
 
 
 # The model
@@ -583,7 +584,7 @@ def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
 ) -> None:
     monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
     settings = {**SMALL, "layers": "cross_attention", "sampling_steps": 1, "preview_every": 1}
-    request = Request(ORIGINAL, TARGET, "wink", TrainConfig.create(**settings))
+    request = Request.of(ORIGINAL, TARGET, "wink", TrainConfig.create(**settings))
     before, expected = fingerprint(host.unet, host.vae, host.text_model), draw("a face")
     monkeypatch.setattr(host, "lora_dir", tmp_path)
     list(TrainingRun(host, request).events())
@@ -592,7 +593,7 @@ def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
     jobs, in_step = Jobs(host), threading.Event()
     monkeypatch.setattr(host, "report", lambda text, *_: in_step.set() if "step 1" in text else None)
     with ThreadPoolExecutor(2) as pool:
-        job = jobs.submit(Request(ORIGINAL, TARGET, "wink", request.config, overwrite=True))
+        job = jobs.submit(Request.of(ORIGINAL, TARGET, "wink", request.config, overwrite=True))
         assert in_step.wait(30)
         drawings = [pool.submit(draw, "a face") for _ in range(2)]
         pictures = [drawing.result(timeout=60) for drawing in drawings]

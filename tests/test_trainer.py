@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from lib_addift.optim import LossScale, rate_at
 from lib_addift.pairs import ImagePair
 from lib_addift.plan import Turn, make_plan
 from lib_addift.reference import predict_references
-from lib_addift.trainer import StepReport, train
+from lib_addift.trainer import Learner, StepReport, train, train_together
 from tests.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
@@ -25,11 +27,14 @@ def run(
     host = host or FakeHost()
     pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
     pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
-    network = make_network(host, config)
-    references = references_of(host, pair, config)
-    with network.attach():
-        reports = list(train(host, network, pairs=[pair], plan=make_plan(config), references=references, config=config))
-    return network, reports
+    learner = make_learner(host, [pair], config)
+    return learner.network, list(train(host, learner))
+
+
+def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> Learner:
+    plan = make_plan(config, len(pairs))
+    references = dict(predict_references(host, pairs, plan, config.reference_batch_size))
+    return Learner(host, make_network(host, config), pairs=pairs, plan=plan, references=references, config=config)
 
 
 def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
@@ -72,12 +77,11 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=50)
     before = {key: value.clone() for key, value in host.unet.state_dict().items()}
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
-    network, references = make_network(host, config), references_of(host, pair, config)
+    learner = make_learner(host, [pair], config)
     calls = host.calls
-    with network.attach():
-        steps = train(host, network, pairs=[pair], plan=make_plan(config), references=references, config=config)
-        assert [next(steps).step for _ in range(3)] == [1, 2, 3]
-        steps.close()
+    steps = train(host, learner)
+    assert [next(steps).step for _ in range(3)] == [1, 2, 3]
+    steps.close()
     assert host.calls == calls + 3, "the loop runs the student only, once a step"
     assert all(torch.equal(before[key], value) for key, value in host.unet.state_dict().items())
     assert not any(module._forward_hooks for module in host.unet.modules())
@@ -108,6 +112,94 @@ class NonFiniteHost(FakeHost):
 def test_a_non_finite_step_is_skipped_and_counted() -> None:
     _, reports = run(TrainConfig.create(max_train_steps=6, seed=3), host=NonFiniteHost({4}))
     assert [r.skipped for r in reports] == [0, 0, 1, 1, 1, 1]
+
+
+# Several at once, several pairs, going on.
+
+
+def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weight: float = 1.0) -> LatentPair:
+    pictures = np.random.default_rng(seed).integers(0, 256, (2, size, 64, 3)).astype(np.uint8)
+    return encode_pair(host, ImagePair(*pictures, mask=None), config, weight=weight)
+
+
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("SGD", 1e-4), ("AdamW", 1e-2)])
+def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, tolerance: float) -> None:
+    """To rounding: AdamW's first steps take the sign of gradients, of tiny ones too."""
+    host = FakeHost()
+    configs = [
+        TrainConfig.create(max_train_steps=steps, learning_rate=1e-3, optimizer=optimizer, **others)
+        for steps, others in (
+            (6, {"seed": 1}),
+            (9, {"seed": 2, "directions": "alternate", "alpha": 2.0}),
+            (6, {"seed": 3, "batch_size": 2, "loss": "huber"}),
+        )
+    ]
+    pairs = [[pair_of(host, config, n)] for n, config in enumerate(configs)]
+    alone = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
+    for learner in alone:
+        list(train(host, learner))
+    together = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
+    calls = host.calls
+    rounds = list(train_together(host, together))
+    assert host.calls == calls + 9, "one pass a step, for all of them"
+    assert [len(reports) for reports in rounds] == [3] * 6 + [1] * 3
+    for one, other in zip(alone, together, strict=True):
+        for name, layer in one.network.layers.items():
+            theirs = other.network.layers[name]
+            assert layer.lora_up.any()
+            assert (theirs.lora_up - layer.lora_up).norm() <= tolerance * layer.lora_up.norm()
+            assert (theirs.lora_down - layer.lora_down).norm() <= tolerance * layer.lora_down.norm()
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+def test_one_that_fails_drops_out_and_the_others_go_on() -> None:
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=15)
+    good, bad = (make_learner(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
+    bad.references = {turn: reference * float("nan") for turn, reference in bad.references.items()}
+    rounds = list(train_together(host, [good, bad]))
+    assert len(rounds) == 15
+    assert [isinstance(reports.get(bad), TrainingError) for reports in rounds] == [False] * 9 + [True] + [False] * 5
+    assert rounds[-1].keys() == {good}
+    assert all(layer.lora_up.isfinite().all() and layer.lora_up.any() for layer in good.network.layers.values())
+
+
+def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
+    """Two visits a step, of pictures of two sizes: the mean of the weighted losses, whatever goes in which pass."""
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=1, batch_size=2)
+    pairs = [pair_of(host, config, 1), pair_of(host, config, 2, size=128, weight=3.0)]
+    mixed = next(train(host, make_learner(host, pairs, config)))
+    learner = make_learner(host, pairs, config)
+    single = []
+    for number, pair in enumerate(pairs):
+        turns = tuple(turn for turn in learner.turns if turn.pair == number)
+        other = make_learner(host, pairs, config)
+        other.plan = (turns,)
+        single.append(next(train(host, other)).loss)
+        assert len(turns) == 2, pair.weight
+    assert mixed.loss == pytest.approx((single[0] + single[1]) / 2, rel=1e-5)
+    plain = make_learner(host, [pairs[0], pair_of(host, config, 2, size=128)], config)
+    unweighted = next(train(host, plain)).loss
+    assert mixed.loss == pytest.approx((single[0] + 3 * (2 * unweighted - single[0])) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_a_restored_learner_goes_on_to_the_same_bits(optimizer: str) -> None:
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
+    pair = pair_of(host, config, 1)
+    whole = make_learner(host, [pair], config)
+    losses = [report.loss for report in train(host, whole)]
+    first = make_learner(host, [pair], config)
+    steps = train(host, first)
+    for _ in range(5):
+        next(steps)
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    file.seek(0)
+    second = make_learner(host, [pair], config)
+    second.restore(torch.load(file, weights_only=True))
+    assert [report.loss for report in train(host, second)] == losses[5:]
+    ours, theirs = whole.network.tensors(), second.network.tensors()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_run_without_finite_steps_fails_with_the_reason() -> None:

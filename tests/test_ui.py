@@ -21,7 +21,7 @@ from lib_addift.demo import world
 from lib_addift.doctor import Finding
 from lib_addift.errors import ConfigError, JobError
 from lib_addift.jobs import Jobs, JobState
-from lib_addift.pipeline import Request
+from lib_addift.messages import Request
 from lib_addift.presets import PRESETS
 from lib_addift.ui import form, render
 from lib_addift.ui.curve import curve
@@ -114,7 +114,7 @@ def test_every_setting_stands_in_one_part_of_the_form() -> None:
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_config_survives_the_form(preset: str) -> None:
     config = TrainConfig.create(preset, rank=7, layers=("convolutions",), prompt=NASTY, calibrate=False)
-    request = Request("a.png", "b.png", "name", config)
+    request = Request.of("a.png", "b.png", "name", config)
     values = form.form_of(request, form.preset_of(config))
     assert set(values) == set(FORM)
     assert values["preset"] == preset

@@ -23,8 +23,12 @@ def fake(request, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def webui(fake):
-    return import_module("lib_addift.webui")
+def webui(fake, monkeypatch, tmp_path):
+    webui = import_module("lib_addift.webui")
+    monkeypatch.setattr(webui, "DATA", tmp_path / "data")
+    yield webui
+    if webui.jobs.cache_info().currsize:
+        webui.jobs().close()
 
 
 class Calls(list):
@@ -61,6 +65,15 @@ def test_reloading_the_ui_keeps_the_jobs(webui, parts):
     webui.tabs()
     first, second = (args[0] for args, _ in parts.build_tab)
     assert first is second
+
+
+def test_jobs_from_before_go_on_when_the_webui_has_started(webui, parts, tmp_path, monkeypatch):
+    starts = Calls()
+    webui.tabs()
+    monkeypatch.setattr(webui.jobs(), "start", starts)
+    webui.start(None, "app")
+    assert starts == [((), {"after": 5.0})]
+    assert (tmp_path / "data" / "jobs.sqlite3").is_file()
 
 
 def test_without_the_option_there_is_no_api(webui, fake, parts):

@@ -11,8 +11,8 @@ from lib_addift.api.pictures import encode_png
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine, mask_overlay
 from lib_addift.jobs import Job
+from lib_addift.messages import Result
 from lib_addift.pairs import ImagePair
-from lib_addift.pipeline import Result
 
 _JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
 
@@ -53,7 +53,7 @@ def result_answer(result: Result, *, pictures: bool) -> ResultAnswer:
         train_seconds=result.train_seconds,
         recovery=result.round_trip.recovery,
         weight=result.weight,
-        verdict=result.round_trip.verdict,
+        verdict=result.verdict,
         strip=encode_png(result.strip) if pictures else None,
         pictures=encode_png(result.pictures) if pictures else None,
     )

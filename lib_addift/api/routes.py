@@ -27,8 +27,8 @@ from lib_addift.config import TrainConfig
 from lib_addift.errors import JobError, LoraFileError
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import check_name
+from lib_addift.messages import Request, Snapshot
 from lib_addift.pairs import load_pair
-from lib_addift.pipeline import Request, Snapshot
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 
 PREFIX = "/addift/v1"
@@ -90,7 +90,7 @@ class _Api:
         return await _answer(job, wait, pictures)
 
     def jobs(self) -> list[JobAnswer]:
-        """Since the WebUI was started."""
+        """Those that wait, run or have ended; also from before the WebUI was started."""
         return [job_answer(job) for job in self._jobs.all()]
 
     async def job(self, job_id: str = _JOB, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
@@ -137,7 +137,7 @@ class _Api:
         except LoraFileError as error:
             raise LoraNameError(str(error)) from error
         config = self._config(body)
-        return self._jobs.submit(Request(*self._pictures(body), body.name, config, body.overwrite))
+        return self._jobs.submit(Request.of(*self._pictures(body), body.name, config, overwrite=body.overwrite))
 
     def _pictures(self, body: PairBody) -> tuple[Image.Image, Image.Image]:
         """The original and the target."""

@@ -18,7 +18,8 @@ from lib_addift.demo.evaluate import Scores, evaluate, evaluation_faces
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
 from lib_addift.lora_file import read_lora
-from lib_addift.pipeline import Request, Result, TrainingRun
+from lib_addift.messages import Request, Result
+from lib_addift.pipeline import TrainingRun
 from lib_addift.preview import labelled_row
 
 CHECKPOINT = Path(__file__).parent / "tiny_faces.safetensors"
@@ -68,7 +69,7 @@ def run_demo(
     world.draw(target).save(out / "target.png")
     if not config.preview_prompt:
         config = dataclasses.replace(config, preview_prompt=world.caption(original, frozenset({task.attribute})))
-    request = Request(out / "original.png", out / "target.png", task.name, config, overwrite=True)
+    request = Request.of(out / "original.png", out / "target.png", task.name, config, overwrite=True)
     result = follow(TrainingRun(host, request))
     network = LoraNetwork.from_tensors(read_lora(result.path)[0], host.unet, host.lora_name)
     faces = evaluation_faces(FACES, _EVALUATION_SEED, excluded=(original, target))

@@ -13,8 +13,8 @@ from PIL import Image
 
 from lib_addift.config import TrainConfig
 from lib_addift.errors import PictureError
+from lib_addift.messages import Request
 from lib_addift.pairs import load_picture
-from lib_addift.pipeline import Request
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}

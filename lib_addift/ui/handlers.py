@@ -9,7 +9,7 @@ from typing import Any
 
 from lib_addift.errors import AddiftError, JobError, PictureError
 from lib_addift.jobs import Job, Jobs
-from lib_addift.pipeline import Request
+from lib_addift.messages import Request
 from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, preset_of, preset_values
 from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.trial import Trial, TrialRequest
@@ -104,7 +104,7 @@ class Handlers:
             missing = "both pictures are" if original is target else f"the {'target' if original else 'original'} is"
             raise PictureError(f"{missing} missing: put two pictures that differ in one thing into the slots above.")
         name, overwrite = str(values["name"] or "").strip(), bool(values["overwrite"])
-        job = self.jobs.submit(Request(original, target, name, config_of(values), overwrite))
+        job = self.jobs.submit(Request.of(original, target, name, config_of(values), overwrite=overwrite))
         self.draft.show(job.id)
         return self._test_fields()
 
@@ -152,7 +152,7 @@ class Handlers:
     def again(self, _values: Values) -> Changes:
         """Fill the form with what the job on show was asked."""
         request = self._job().request
-        self.draft.set_pictures(original=request.original, target=request.target)
+        self.draft.set_pictures(original=request.pairs[0].original, target=request.pairs[0].target)
         form = form_of(request, preset_of(request.config))
         self.draft.set_values(form)
         self.draft.alert = ""

@@ -14,8 +14,8 @@ from lib_addift.doctor import examine, mask_overlay
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import check_name
+from lib_addift.messages import Result, Snapshot
 from lib_addift.pairs import load_pair
-from lib_addift.pipeline import Result, Snapshot
 from lib_addift.ui import render
 from lib_addift.ui.form import PICTURES, Draft, Props, config_of
 from lib_addift.ui.trial import Trial

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib_addift.doctor import Finding
 from lib_addift.jobs import Job, JobState
-from lib_addift.pipeline import Result
+from lib_addift.messages import Result
 from lib_addift.preview import WEIGHTS
 from lib_addift.proof import LEARNT
 from lib_addift.ui.curve import curve
@@ -170,7 +170,7 @@ def result(found: Result, others: Sequence[Result]) -> str:
     level = "failed" if trip.recovery < LEARNT else "weak" if trip.recovery < 0.5 else "good"
     parts = [
         f'<div class="addift-card addift-result" data-addift-tag="{escape(found.tag)}">',
-        f'<p class="addift-verdict addift-{level}">{sentence(trip.verdict)}</p>',
+        f'<p class="addift-verdict addift-{level}">{sentence(found.verdict)}</p>',
         f'<p class="addift-tag"><code>{escape(found.tag)}</code> {_MEANING[level]}</p>',
         '<figure class="addift-wide" tabindex="0" role="group" aria-label="Strip of the finished LoRA">',
         picture(found.strip, f"One picture with the finished LoRA at weights {_STRIP_WEIGHTS}", "final-strip"),

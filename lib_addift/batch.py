@@ -1,0 +1,70 @@
+"""A folder of image sets, looked at before anything is trained: what each becomes, what is wrong, how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_addift.errors import AddiftError
+from lib_addift.estimate import passes, seconds_a_pass
+from lib_addift.hosts.base import Host
+from lib_addift.lora_file import lora_path
+from lib_addift.messages import Request
+from lib_addift.pairs import Size
+from lib_addift.sets import PairCheck, PairSet, find_sets
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A set, and what will become of it."""
+
+    set: PairSet
+    request: Request | None  # None when it cannot be trained
+    checks: tuple[PairCheck, ...] = ()  # one for each pair
+    problem: str = ""  # one sentence when it cannot be trained, or ''
+    seconds: float | None = None  # what it will take; None where it was not asked for or cannot be known
+
+
+def plan_batch(
+    folder: Path, base: Mapping[str, Any], host: Host, *, overwrite: bool = False, estimate: bool = True
+) -> list[Planned]:
+    """What a folder of sets would become with the settings `base`, as `config.from_mapping` takes them.
+
+    Trains nothing. With `estimate` the model is asked once for each size of pictures, so it must be free. Never raises
+    for a set; raises HostError when there is no model to ask.
+    """
+    planned = [_planned(each, base, host.lora_dir, overwrite) for each in find_sets(folder, base)]
+    return _with_seconds(planned, host) if estimate else planned
+
+
+def _planned(found: PairSet, base: Mapping[str, Any], lora_dir: Path, overwrite: bool) -> Planned:
+    if found.problem:
+        return Planned(found, None, problem=found.problem)
+    try:
+        request = found.request(base, overwrite)
+        checks = tuple(found.examine(request.config))
+        problem = next((check.problem for check in checks if check.problem), "")
+        lora_path(lora_dir, request.name, overwrite=request.overwrite)
+    except AddiftError as error:
+        return Planned(found, None, problem=str(error))
+    return Planned(found, None if problem else request, checks, problem)
+
+
+def _with_seconds(planned: Sequence[Planned], host: Host) -> list[Planned]:
+    """The same with how long each takes on this host."""
+    measured: dict[Size, float] = {}
+    result = []
+    for each in planned:
+        size = each.checks[0].size if each.checks else None
+        if each.request is None or size is None:
+            result.append(each)
+            continue
+        config = each.request.config
+        if size not in measured:
+            with host.exclusive(precision=config.precision):
+                measured[size] = seconds_a_pass(host, size)
+        seconds = measured[size] * passes(config, len(each.checks))
+        result.append(Planned(each.set, each.request, each.checks, each.problem, seconds))
+    return result

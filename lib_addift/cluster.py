@@ -1,0 +1,182 @@
+"""Jobs done by a Ray cluster: one worker process for each GPU, or for each CPU where the cluster has no GPU.
+
+Ray starts the processes, moves the data and notices what dies. Here is what is told to the processes, and what becomes
+of their answers: where a process dies, its job goes on in another one from the job's last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import lib_addift
+from lib_addift.cluster_shift import Said, Shift, Take
+from lib_addift.cluster_worker import Model, Order, Worker, Written, digest
+from lib_addift.errors import HostError
+from lib_addift.lora_file import put_lora
+from lib_addift.messages import Request
+from lib_addift.pairs import PairSource, PictureSource, load_picture
+
+if TYPE_CHECKING:
+    from lib_addift.jobs import Job
+
+_MEMORY = 2**30  # bytes that a process without a GPU needs beside its model
+
+
+class RayRunner:
+    """A `lib_addift.jobs.Runner` that has a Ray cluster do the jobs. Creating it connects and reads the checkpoint.
+
+    Args:
+        address: "local" for processes of this machine, "auto" for the cluster that this machine is part of, or its
+            host:port. Every machine of it needs the packages of standalone_requirements.txt and ray_requirements.txt;
+            this package itself is sent there.
+        checkpoint: an SD1.x file on this machine. Each machine of the cluster gets it once and keeps it in its
+            temporary folder, under its sha256.
+        workers: the most processes at once; None = as many as there are GPUs, or CPUs with memory for a model.
+
+    Raises HostError.
+    """
+
+    def __init__(
+        self, address: str, checkpoint: Path, *, lora_dir: Path, precision: str = "auto", workers: int | None = None
+    ) -> None:
+        from lib_addift.hosts.checkpoint import read_checkpoint
+
+        self._ray = _import_ray()
+        read_checkpoint(checkpoint)  # a file that is none is refused here, not by every job
+        self.lora_dir, self._precision, self._workers = lora_dir, precision, workers
+        self._is_owner = _connect(self._ray, address, workers)
+        contents = np.fromfile(checkpoint, np.uint8)
+        self._model = Model(checkpoint.name, digest(contents), (self._ray.put(contents),))
+        self._size = contents.nbytes
+
+    def close(self) -> None:
+        """Leave the cluster, or end the local one. Ray does so too when the program ends."""
+        if self._is_owner:
+            self._ray.shutdown()
+
+    def run(self, take: Take) -> Iterator[Said]:
+        """See `lib_addift.jobs.Runner`. The worker processes end with it, so that others can have their GPUs."""
+        shift = Shift(self._ray, self, take)
+        try:
+            yield from shift.work()
+        finally:
+            shift.dismiss()
+
+    def most_workers(self) -> int:
+        """How many processes the cluster, as it is now, has room for; at least one, which may have to wait."""
+        has = self._ray.cluster_resources()
+        count = int(has.get("GPU", 0)) or min(int(has.get("CPU", 0)), int(has.get("memory", 0)) // self._memory)
+        return max(1, min(count, self._workers or count))
+
+    def hire(self) -> tuple[Any, Any]:
+        """A new actor, and a reference to what it says when it has loaded the model: where it is."""
+        if self._ray.cluster_resources().get("GPU", 0) >= 1:
+            device, needs = "cuda", {"num_gpus": 1}
+        else:
+            device, needs = "cpu", {"num_cpus": 1, "memory": self._memory}
+        # Two calls at once: the job, and its `stop`.
+        actor = self._ray.remote(max_concurrency=2, max_restarts=0, **needs)(Worker).remote()
+        return actor, actor.load.remote(self._model, device, self._precision)
+
+    @property
+    def _memory(self) -> int:
+        return 2 * self._size + _MEMORY
+
+    def order(self, job: Job) -> Order:
+        """What a worker has to know of a job. Raises PictureError."""
+        ours = {result.path.stem for result in job.results}
+        names = {path.stem for path in self.lora_dir.glob("*.safetensors")} - ours
+        taken = tuple(sorted(name for name in names if name.startswith(f"{job.name}-step")))
+        return Order(job.id, _with_pictures(job.run.request), taken, job.run.checkpoint)
+
+    def put(self, written: Written, job: Job) -> None:
+        """Move a LoRA that came from a worker into the folder and give it to its job. Raises LoraFileError."""
+        request, path = job.run.request, self.lora_dir / written.result.path.name
+        contents = {path.with_suffix(suffix): contents for suffix, contents in written.files.items()}
+        # A name that the worker chose is free; and what the job has written already, it may write again.
+        is_ours = path.stem != request.name or any(result.path == path for result in job.results)
+        put_lora(path, contents, overwrite=request.overwrite or is_ours)
+        job.results.append(replace(written.result, path=path))
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them elsewhere
+    try:
+        import ray
+    except ImportError as error:
+        raise HostError(
+            "training on a cluster needs ray: run 'pip install -r lib_addift/ray_requirements.txt', here and on each "
+            "machine of the cluster."
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, address: str, workers: int | None) -> bool:
+    """Join the cluster or start a local one; False when this program had done so already. Raises HostError."""
+    if ray.is_initialized():
+        return False
+    if address.startswith("ray://"):
+        raise HostError(
+            f"the Ray address '{address}' is one for Ray's client, which cannot stream: run "
+            "'ray start --address=HOST:PORT --num-cpus=0 --num-gpus=0' on this machine and give 'auto'."
+        )
+    _check_reachable(address)
+    starting: dict[str, Any] = {"include_dashboard": False, "num_cpus": workers} if address == "local" else {}
+    package = Path(lib_addift.__file__).parent
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"py_modules": [str(package)], "excludes": ["*.safetensors"]},
+            **starting,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise HostError(
+            f"no Ray cluster could be joined at '{address}' ({str(error).splitlines()[0].rstrip('.')}): start one with "
+            "'ray start --head', or give 'local'."
+        ) from error
+    return True
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes and then end the program."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise HostError(
+            f"nothing answers at the Ray address '{address}' ({error}): give the host:port that 'ray start --head' "
+            "prints, 'auto' or 'local'."
+        ) from error
+
+
+def _with_pictures(request: Request) -> Request:
+    """The request with its pictures instead of their paths, which mean nothing on another machine."""
+    config = request.config
+    shared_mask = config.mask_file if config.mask == "file" else None
+
+    def loaded(pair: PairSource) -> PairSource:
+        mask = shared_mask if pair.mask is None else pair.mask
+        return replace(
+            pair,
+            original=_pixels(pair.original, "original"),
+            target=_pixels(pair.target, "target"),
+            mask=None if mask is None else _pixels(mask, "mask"),
+        )
+
+    return replace(request, pairs=tuple(loaded(pair) for pair in request.pairs))
+
+
+def _pixels(source: PictureSource, role: str) -> np.ndarray:
+    return np.asarray(load_picture(source, role))

@@ -1,0 +1,44 @@
+"""How long a run will take here: its work counted in passes of one sample through the UNet, times a measured pass."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from lib_addift.config import TrainConfig
+from lib_addift.hosts.base import Host
+from lib_addift.pipeline import PROVEN_PAIRS, held_out_pairs, snapshot_spacing
+from lib_addift.plan import Direction
+from lib_addift.preview import WEIGHTS
+from lib_addift.proof import NOISES, WEIGHTS_TRIED
+
+_LEARNING = 2.0  # passes that a step costs for each sample: forward, and about as much backward
+_ROUND_TRIP_PICTURES = 4
+
+
+def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> float:
+    """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file."""
+    samples = config.max_train_steps * config.batch_size * (2 if config.directions == "both" else 1)
+    held = len(held_out_pairs(config, pairs))
+    probes = len(Direction) * NOISES * config.sampling_steps  # for each pair and weight of the round trip
+    proof = probes * (min(pairs - held, PROVEN_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
+    is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
+    strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
+    spacing = snapshot_spacing(config) if watched else 0
+    strips = 1 + (-(-config.max_train_steps // spacing) if spacing else 0)
+    return samples * (1 + _LEARNING) + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+
+
+@torch.no_grad()
+def seconds_a_pass(host: Host, size: tuple[int, int], batch: int = 8) -> float:
+    """Measure one sample's pass for pictures of `size` (width, height in px); the model must be ours (`exclusive`)."""
+    width, height = size
+    latents = torch.zeros(batch, 4, height // 8, width // 8, device=host.device)
+    cond = host.encode_prompts([""]).expand(batch, -1, -1)
+    timesteps = torch.full((batch,), 500, device=host.device)
+    for _ in range(2):  # the first one warms up
+        begun = time.monotonic()
+        float(host.predict_noise(latents, timesteps, cond).sum())  # a number waits for the GPU
+        seconds = time.monotonic() - begun
+    return seconds / batch

@@ -1,0 +1,349 @@
+"""Jobs on the disk: one SQLite file for what is known of them, and a folder with the files of each.
+
+Several processes may use one store. The rows are the truth; files are written before the row that names them, so that a
+process that dies at any moment leaves a store that is whole. One process at a time, the worker, trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_addift.errors import JobError
+from lib_addift.job_files import JobFiles
+
+_log = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they came
+    id TEXT NOT NULL UNIQUE,
+    folded_name TEXT NOT NULL,                 -- to Windows, capitals are the same
+    state TEXT NOT NULL,
+    position INTEGER NOT NULL,                 -- in the queue
+    stop INTEGER NOT NULL DEFAULT 0,           -- somebody wants it to end
+    keep INTEGER NOT NULL DEFAULT 0,           -- and what it learnt to be saved
+    interruptions INTEGER NOT NULL DEFAULT 0,  -- how often its process died
+    request TEXT NOT NULL,                     -- JSON, as is record
+    record TEXT NOT NULL
+);
+CREATE UNIQUE INDEX one_active_job_of_a_name ON jobs (folded_name) WHERE state IN ('queued', 'running');
+CREATE TABLE saves (number INTEGER PRIMARY KEY, job TEXT NOT NULL, step INTEGER NOT NULL, attempts INTEGER NOT NULL);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_PATIENCE = 30.0  # seconds to wait for another process, which writes for some milliseconds
+_LEFTOVER_AGE = 3600.0  # seconds; a younger folder without a row may belong to a job that is being submitted
+_ENDED = "state NOT IN ('queued', 'running')"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job as the database has it."""
+
+    number: int
+    id: str
+    state: str
+    stop: bool
+    keep: bool
+    interruptions: int
+    saves: int  # kept steps that wait to be saved
+    request: str
+    record: str
+
+
+@dataclass(frozen=True)
+class Save:
+    """A kept step that waits to be saved."""
+
+    number: int
+    job_id: str
+    step: int
+    attempts: int  # so far
+
+
+class JobStore:
+    """The jobs in one folder. Safe for several threads and several processes. Methods raise JobError."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.is_shared = Path(folder), True
+        self._lock = threading.RLock()
+        self._seen = -1
+        with _told(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._database = _connect(self.folder / "jobs.sqlite3", _PATIENCE)
+            weakref.finalize(self, self._database.close)
+            self._create_tables()
+
+    @classmethod
+    def temporary(cls) -> JobStore:
+        """A store of this process alone, which goes with the object."""
+        folder = Path(tempfile.mkdtemp(prefix="addift-"))
+        store = cls(folder)
+        store.is_shared = False
+        store._database.execute("PRAGMA synchronous = OFF")  # nothing is left to be read after a crash
+        weakref.finalize(store, _remove_store, store._database, folder)
+        return store
+
+    def files(self, job_id: str) -> JobFiles:
+        return JobFiles(self.folder / job_id, durable=self.is_shared)
+
+    def worker_lock(self) -> WorkerLock:
+        """For the process that is to train; each call makes another contender."""
+        return WorkerLock(self.folder / "worker.lock")
+
+    def has_changed(self) -> bool:
+        """Whether another process has written since the last call; True at first."""
+        with self._lock, _told(self.folder):
+            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+            seen, self._seen = self._seen, version
+            return bool(seen != version)
+
+    def rows(self) -> list[Row]:
+        """Every job, the oldest first."""
+        count = "(SELECT count(*) FROM saves WHERE job = id)"
+        with self._lock, _told(self.folder):
+            found = self._database.execute(
+                f"SELECT number, id, state, stop, keep, interruptions, {count}, request, record "
+                "FROM jobs ORDER BY number"
+            ).fetchall()
+        return [Row(*row) for row in found]
+
+    def add(self, job_id: str, name: str, request: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """A new job at the end of the queue, whose files are there. Raises JobError when its name is at work."""
+        with self._change() as database, _one_of_a_name(name):
+            database.execute(
+                "INSERT INTO jobs (id, folded_name, state, position, request, record) VALUES "
+                "(?, ?, 'queued', (SELECT coalesce(max(position), 0) + 1 FROM jobs), ?, ?)",
+                (job_id, name.casefold(), json.dumps(request), json.dumps(record)),
+            )
+
+    def write(self, job_id: str, state: str, record: Mapping[str, Any]) -> None:
+        """How a job stands now; for the worker."""
+        with self._change() as database:
+            database.execute("UPDATE jobs SET state = ?, record = ? WHERE id = ?", (state, json.dumps(record), job_id))
+
+    def begin(self, job_id: str) -> bool:
+        """Make a queued job a running one; returns whether it still was in the queue."""
+        with self._change() as database:
+            done = database.execute("UPDATE jobs SET state = 'running' WHERE id = ? AND state = 'queued'", (job_id,))
+            return done.rowcount == 1
+
+    def cancel(self, job_id: str, record: Mapping[str, Any]) -> bool:
+        """Stop a job that waits; returns whether it still was in the queue."""
+        with self._change() as database:
+            done = database.execute(
+                "UPDATE jobs SET state = 'stopped', stop = 1, record = ? WHERE id = ? AND state = 'queued'",
+                (json.dumps(record), job_id),
+            )
+            return done.rowcount == 1
+
+    def ask_to_stop(self, job_id: str, keep: bool) -> None:
+        """Tell the worker that a job is to end."""
+        with self._change() as database:
+            database.execute("UPDATE jobs SET stop = 1, keep = max(keep, ?) WHERE id = ?", (keep, job_id))
+
+    def queue(self) -> list[str]:
+        """The jobs that wait, the next one first."""
+        with self._lock, _told(self.folder):
+            found = self._database.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY position").fetchall()
+        return [job_id for (job_id,) in found]
+
+    def requeue(self, job_id: str, name: str, record: Mapping[str, Any]) -> bool:
+        """Put an ended job at the end of the queue; returns whether it was ended. Raises JobError as `add` does."""
+        with self._change() as database, _one_of_a_name(name):
+            done = database.execute(
+                "UPDATE jobs SET state = 'queued', stop = 0, keep = 0, interruptions = 0, record = ?, "
+                f"position = (SELECT max(position) + 1 FROM jobs) WHERE id = ? AND {_ENDED}",
+                (json.dumps(record), job_id),
+            )
+            return done.rowcount == 1
+
+    def put_back(self, job_id: str, record: Mapping[str, Any], interruptions: int) -> None:
+        """Put a running job at the head of the queue."""
+        with self._change() as database:
+            database.execute(
+                "UPDATE jobs SET state = 'queued', interruptions = ?, record = ?, "
+                "position = (SELECT min(position) - 1 FROM jobs) WHERE id = ?",
+                (interruptions, json.dumps(record), job_id),
+            )
+
+    def move(self, job_id: str, before: str | None) -> bool:
+        """Move a queued job before another one, or to the end; returns whether both are in the queue."""
+        with self._change() as database:
+            query = "SELECT id, position FROM jobs WHERE state = 'queued' ORDER BY position"
+            found = database.execute(query).fetchall()
+            ids, positions = [row[0] for row in found], [row[1] for row in found]
+            if job_id not in ids or (before is not None and before not in ids):
+                return False
+            if before != job_id:
+                ids.remove(job_id)
+                ids.insert(ids.index(before) if before is not None else len(ids), job_id)
+                pairs = zip(positions, ids, strict=True)
+                database.executemany("UPDATE jobs SET position = ? WHERE id = ?", list(pairs))
+            return True
+
+    def remove(self, job_id: str) -> bool:
+        """Forget an ended job and its files; returns whether there was one. LoRAs that it saved stay."""
+        with self._change() as database:
+            waits = "EXISTS (SELECT 1 FROM saves WHERE job = id)"
+            done = database.execute(f"DELETE FROM jobs WHERE id = ? AND {_ENDED} AND NOT {waits}", (job_id,))
+        if done.rowcount:
+            shutil.rmtree(self.folder / job_id, ignore_errors=True)  # what is left, `sweep` removes
+        return done.rowcount == 1
+
+    def add_save(self, job_id: str, step: int) -> None:
+        """Have the worker save a kept step."""
+        with self._change() as database:
+            database.execute("INSERT INTO saves (job, step, attempts) VALUES (?, ?, 0)", (job_id, step))
+
+    def saves(self) -> list[Save]:
+        """The kept steps that wait to be saved, the oldest first."""
+        with self._lock, _told(self.folder):
+            found = self._database.execute("SELECT number, job, step, attempts FROM saves ORDER BY number").fetchall()
+        return [Save(*row) for row in found]
+
+    def begin_save(self, save: Save) -> None:
+        """Count an attempt, before it is made: it may take the process with it."""
+        with self._change() as database:
+            database.execute("UPDATE saves SET attempts = attempts + 1 WHERE number = ?", (save.number,))
+
+    def end_save(self, save: Save, state: str, record: Mapping[str, Any]) -> None:
+        """A kept step is saved, or cannot be."""
+        with self._change() as database:
+            database.execute("DELETE FROM saves WHERE number = ?", (save.number,))
+            database.execute(
+                "UPDATE jobs SET state = ?, record = ? WHERE id = ?", (state, json.dumps(record), save.job_id)
+            )
+
+    def drop_save(self, save: Save) -> None:
+        """Forget a kept step that waits, whose job is not there."""
+        with self._change() as database:
+            database.execute("DELETE FROM saves WHERE number = ?", (save.number,))
+
+    @property
+    def is_paused(self) -> bool:
+        with self._lock, _told(self.folder):
+            return self._database.execute("SELECT 1 FROM facts WHERE name = 'paused'").fetchone() is not None
+
+    def pause(self, paused: bool) -> None:
+        with self._change() as database:
+            database.execute("DELETE FROM facts WHERE name = 'paused'")
+            if paused:
+                database.execute("INSERT INTO facts VALUES ('paused', '1')")
+
+    def sweep(self) -> None:
+        """Remove what processes left that died; for the worker."""
+        known = {row.id for row in self.rows()}
+        for folder in self.folder.iterdir():
+            if not folder.is_dir():
+                continue
+            if folder.name in known:
+                for file in folder.glob("*.tmp"):
+                    with contextlib.suppress(OSError):
+                        file.unlink()
+            elif is_job_id(folder.name) and folder.stat().st_mtime < time.time() - _LEFTOVER_AGE:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it or nothing."""
+        with self._lock, _told(self.folder):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def _create_tables(self) -> None:
+        with self._change() as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _statements(_SCHEMA):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            elif version != _SCHEMA_VERSION:
+                raise JobError(
+                    f"the jobs in '{self.folder}' are of version {version} and this program reads {_SCHEMA_VERSION}: "
+                    "update the extension, or move the folder away."
+                )
+
+
+class WorkerLock:
+    """Held by the one process that trains. The system frees it when the process dies, however it dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+
+    def acquire(self) -> bool:
+        """Take it if it is free; returns whether this object holds it."""
+        if self._database is None:
+            database = _connect(self._path, 0)
+            try:
+                database.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError:
+                database.close()
+            except BaseException:
+                database.close()
+                raise
+            else:
+                self._database = database
+                weakref.finalize(self, database.close)
+        return self._database is not None
+
+    def release(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+def is_job_id(name: str) -> bool:
+    """Whether a folder may be a job's: what else lies in the store's folder is not ours."""
+    return len(name) == 8 and not set(name) - set("0123456789abcdef")
+
+
+def _connect(path: Path, patience: float) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+
+
+def _statements(script: str) -> Sequence[str]:
+    return [statement for statement in script.split(";\n") if statement.strip()]
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """What SQLite and the disk refuse, as one sentence."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise JobError(
+            f"the jobs in '{folder}' cannot be read or written ({error}): check the disk and the folder's permissions."
+        ) from error
+
+
+@contextmanager
+def _one_of_a_name(name: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise JobError(f"'{name}' is being trained already: wait for it, stop it, or choose another name.") from error
+
+
+def _remove_store(database: sqlite3.Connection, folder: Path) -> None:
+    database.close()
+    shutil.rmtree(folder, ignore_errors=True)

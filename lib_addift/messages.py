@@ -1,0 +1,90 @@
+"""What goes into a training run, and what comes out of it while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lib_addift.config import TrainConfig
+from lib_addift.pairs import PairSource, PictureSource
+from lib_addift.proof import RoundTrip
+from lib_addift.trainer import StepReport
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for: one LoRA of what all the pairs differ in."""
+
+    pairs: tuple[PairSource, ...]
+    name: str
+    config: TrainConfig
+    overwrite: bool = False
+
+    @classmethod
+    def of(
+        cls, original: PictureSource, target: PictureSource, name: str, config: TrainConfig, *, overwrite: bool = False
+    ) -> Request:
+        """The request for one pair."""
+        return cls((PairSource(original, target),), name, config, overwrite)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the work other than a training step has begun or gone on."""
+
+    text: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """The LoRA as it was after `step` steps, so that a person can look at it and save it later."""
+
+    step: int
+    tensors: Mapping[str, torch.Tensor]  # kohya keys, CPU
+    strip: Image.Image
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a run stands: from here another one of the same request goes on, with the same result to the bit."""
+
+    step: int
+    train_seconds: float
+    learner: Mapping[str, Any]  # tensors and plain values
+
+
+@dataclass(frozen=True)
+class Result:
+    """A LoRA file that was written, and what is known of it."""
+
+    path: Path
+    steps: int
+    train_seconds: float
+    round_trip: RoundTrip
+    weight: float  # the multiplier of training that became weight 1
+    strip: Image.Image
+    pictures: Image.Image  # the round trip: each picture, without the LoRA, and at weight 1 or -1
+    held_out: float | None = None  # recovery on pairs that were left out of training, where some were
+
+    @property
+    def verdict(self) -> str:
+        """A sentence or two for the person."""
+        if self.held_out is None:
+            return self.round_trip.verdict
+        return f"{self.round_trip.verdict} Of pairs that it never saw, it reproduces {self.held_out:.0%}."
+
+    @property
+    def tag(self) -> str:
+        """What to write into a prompt."""
+        return f"<lora:{self.path.stem}:1>"
+
+
+Event = Stage | StepReport | Snapshot | Checkpoint
+Events = Generator[Event, None, None]

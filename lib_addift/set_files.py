@@ -1,0 +1,228 @@
+"""Which files of a folder make pairs, with their masks and captions. Names decide; no picture is opened."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_addift.errors import ConfigError, PictureError
+from lib_addift.pairs import PairSource
+from lib_addift.set_names import HALVES, Rule, find_rule, match, name_key, shown
+
+MASK_FOLDER = "mask"
+# What this Pillow cannot read of them is refused by name when it is opened.
+_PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic")
+_MASK_ENDING = re.compile(r"[ ._-]mask\Z")
+_LISTED = 5  # names in one sentence
+
+
+@dataclass(frozen=True)
+class FoundPairs:
+    """A folder's pairs, what a person should know of how they were found, and why they cannot be used, or ''."""
+
+    pairs: tuple[PairSource, ...]
+    notes: tuple[str, ...]
+    problem: str = ""
+
+
+def find_pairs(folder: Path, suffix: str = "", ignore: Path | None = None) -> FoundPairs:
+    """The pairs of a folder: NAME.png and NAME_ENDING.png in it, or NAME.png in its folders original and target.
+
+    Args:
+        folder: where to look.
+        suffix: the targets' ending; '' = the one with which most pictures find a partner.
+        ignore: a file that is no picture of a pair.
+
+    Raises:
+        OSError: the folder or a caption cannot be read.
+    """
+    layout = _Layout.of(folder, name_key(suffix), ignore)
+    try:
+        matches = layout.matches(suffix)
+    except PictureError as error:
+        return FoundPairs((), tuple(layout.unused(set())), str(error))
+    pairs, used, problem = [], set[Path](), ""
+    for original, target in matches:
+        first, second = layout.originals.pictures[original], layout.targets.pictures[target]
+        mask, captions = layout.mask(original, target), layout.captions(original, target)
+        used |= {path for path in (first, second, mask, *captions) if path}
+        try:
+            prompts = [_read_caption(path) if path else "" for path in captions]
+        except ConfigError as error:
+            problem, prompts = problem or str(error), ["", ""]
+        pairs.append(PairSource(first, second, shown(first.stem), prompts[0], prompts[1], mask=mask))
+    return FoundPairs(tuple(pairs), (*layout.about(matches[0], pairs), *layout.unused(used)), problem)
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether there are pictures in a folder or in the folders in it. Raises OSError."""
+    top = _Listing.of(folder)
+    return top.has_pictures or any(_Listing.of(inner).has_pictures for inner in top.folders.values())
+
+
+def inner_folders(folder: Path) -> dict[Path, bool]:
+    """The folders in a folder, by name, and whether each is called as a part of a set. Raises OSError."""
+    parts = {MASK_FOLDER, *(name for names in HALVES for name in names)}
+    return {path: name in parts for name, path in _Listing.of(folder).folders.items()}
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A folder's files by the keys of their names, in order."""
+
+    pictures: Mapping[str, Path]
+    masks: Mapping[str, Path]  # by the picture to which they belong
+    captions: Mapping[str, Path]
+    folders: Mapping[str, Path]
+    twins: tuple[tuple[Path, ...], ...] = ()  # files that answer to one name
+
+    @classmethod
+    def of(cls, folder: Path, suffix: str = "", ignore: Path | None = None, *, only_masks: bool = False) -> _Listing:
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        paths = sorted(visible, key=lambda path: (name_key(path.name), path.name))
+        files = [(name_key(path.stem), path) for path in paths if path != ignore and path.is_file()]
+        pictures = [(name, path) for name, path in files if path.suffix.lower() in _PICTURES]
+        names = {name for name, _ in pictures}
+
+        def is_mask(name: str) -> bool:
+            if only_masks or (suffix and name.endswith(suffix)):
+                return only_masks
+            return bool(_MASK_ENDING.search(name)) and _MASK_ENDING.sub("", name) in names
+
+        learnt = _groups((name, path) for name, path in pictures if not is_mask(name))
+        masks = _groups((_MASK_ENDING.sub("", name), path) for name, path in pictures if is_mask(name))
+        captions = _groups((name, path) for name, path in files if path.suffix.lower() == ".txt")
+        folders = {name_key(path.name): path for path in paths if path.is_dir()}
+        twins = [group for groups in (learnt, masks, captions) for group in groups.values() if len(group) > 1]
+        return cls(_alone(learnt), _alone(masks), _alone(captions), folders, tuple(twins))
+
+    @property
+    def has_pictures(self) -> bool:
+        return bool(self.pictures or self.masks or self.twins)
+
+
+def _groups(files: Iterable[tuple[str, Path]]) -> dict[str, tuple[Path, ...]]:
+    groups: dict[str, tuple[Path, ...]] = {}
+    for name, path in files:
+        groups[name] = (*groups.get(name, ()), path)
+    return groups
+
+
+def _alone(groups: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
+    return {name: paths[0] for name, paths in groups.items() if len(paths) == 1}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a folder keeps its originals and targets (in one folder: the same listing twice) and its masks."""
+
+    folder: Path
+    suffix: str
+    top: _Listing
+    originals: _Listing
+    targets: _Listing
+    masks: _Listing | None
+    own_folders: tuple[str, ...] = ()  # of originals and targets
+
+    @classmethod
+    def of(cls, folder: Path, suffix: str, ignore: Path | None) -> _Layout:
+        top = _Listing.of(folder, suffix, ignore)
+        place = top.folders.get(MASK_FOLDER)
+        masks = _Listing.of(place, ignore=ignore, only_masks=True) if place else None
+        for names in HALVES:
+            if all(name in top.folders for name in names):
+                first, second = (_Listing.of(top.folders[name], suffix, ignore) for name in names)
+                return cls(folder, suffix, top, first, second, masks, names)
+        return cls(folder, suffix, top, top, top, masks)
+
+    def matches(self, suffix: str) -> list[tuple[str, str]]:
+        """The names that make pairs. Raises PictureError when there are none, or when they cannot be told."""
+        listings = self._listings()
+        lone = [names for names in HALVES if any(name in self.top.folders for name in names)]
+        if not self.own_folders and lone and not self.top.pictures:
+            there, missing = sorted(lone[0], key=lambda name: name not in self.top.folders)
+            raise PictureError(f"it has a folder '{there}' and none called '{missing}': put the other pictures there.")
+        if not any(listing.has_pictures for listing in listings):
+            raise PictureError("it holds no pictures: put pairs into it, such as face.png and face_target.png.")
+        found = match(self.originals.pictures, self.targets.pictures, self.rule)
+        if found:
+            return found
+        ending = f"with '{shown(suffix)}' behind it" if suffix else "with the same name"
+        if self.own_folders:
+            raise PictureError("no picture in '{}' has one in '{}' {}: rename them.".format(*self.own_folders, ending))
+        raise PictureError(f"no picture's name is there a second time {ending}: correct suffix in addift.toml.")
+
+    @property
+    def rule(self) -> Rule:
+        """How the names of a pair differ. Raises PictureError when that cannot be told."""
+        return ("", self.suffix) if self.suffix or self.own_folders else find_rule(self.top.pictures)
+
+    def captions(self, original: str, target: str) -> tuple[Path | None, Path | None]:
+        """The files for the original and for the target: NAME.txt is for both, NAME_ENDING.txt for the target alone.
+
+        Where each has a name or a folder of its own, the only one that is there is for both.
+        """
+        first, second = self.originals.captions.get(original), self.targets.captions.get(target)
+        is_common = not self.own_folders and target.startswith(original)
+        return first or (None if is_common else second), second or first
+
+    def mask(self, original: str, target: str) -> Path | None:
+        """The pair's own mask: beside the original, beside the target, or in the folder of masks."""
+        places = [(self.originals, original), (self.targets, target)]
+        places += [(self.masks, name) for name in (original, target) if self.masks]
+        return next((listing.masks[name] for listing, name in places if name in listing.masks), None)
+
+    def about(self, example: tuple[str, str], pairs: list[PairSource]) -> list[str]:
+        """How many pairs there are, one of them by name, and what belongs to them."""
+        count = len(pairs)
+        original, target = self.originals.pictures[example[0]], self.targets.pictures[example[1]]
+        names = f"{self._shown(original)} with {self._shown(target)}"
+        notes = [f"1 pair: {names}" if count == 1 else f"{count} pairs, such as {names}"]
+        captions = sum(bool(pair.original_prompt or pair.target_prompt) for pair in pairs)
+        masks = sum(pair.mask is not None for pair in pairs)
+        return notes + [f"{what} for {n} of {count}" for what, n in (("captions", captions), ("masks", masks)) if n]
+
+    def unused(self, used: set[Path]) -> list[str]:
+        """What was found and is no part of a pair."""
+        listings = self._listings()
+        folders = [path for name, path in self.top.folders.items() if name not in (MASK_FOLDER, *self.own_folders)]
+        kinds = (
+            ([path for listing in listings for path in listing.pictures.values()], "picture", "without a partner"),
+            ([path for listing in listings for path in listing.masks.values()], "mask", "of no pair"),
+            ([path for listing in listings for path in listing.captions.values()], "text", "of no pair"),
+            (folders, "folder", "not used"),
+        )
+        notes = [
+            f"{self._listed(group)}: one name, so none of them is used; rename or delete all but one"
+            for listing in listings
+            for group in listing.twins
+        ]
+        for paths, what, why in kinds:
+            left = [path for path in paths if path not in used]
+            if left:
+                notes.append(f"{len(left)} {what}{'s' * (len(left) > 1)} {why}: {self._listed(left)}")
+        return notes
+
+    def _listings(self) -> list[_Listing]:
+        """All of them, each once."""
+        halves = [self.originals, self.targets] if self.own_folders else []
+        return [self.top, *halves, *([self.masks] if self.masks else [])]
+
+    def _listed(self, paths: Iterable[Path]) -> str:
+        names = [self._shown(path) for path in paths]
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        return ", ".join(names[:_LISTED]) + more
+
+    def _shown(self, path: Path) -> str:
+        return shown(path.relative_to(self.folder).as_posix())
+
+
+def _read_caption(path: Path) -> str:
+    """A text file as one line. Raises ConfigError and OSError."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the caption '{shown(path.name)}' is not text in UTF-8 ({error}): save it so.") from error
+    return " ".join(line.strip() for line in lines if line.strip())

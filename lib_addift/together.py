@@ -1,0 +1,169 @@
+"""Several runs on one model in lockstep: the samples of all of them go through the UNet in one pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import torch
+
+from lib_addift.config import TrainConfig
+from lib_addift.errors import AddiftError, TrainingError
+from lib_addift.messages import Event, Events
+from lib_addift.pipeline import TrainingRun, timed
+from lib_addift.trainer import train_together
+
+if TYPE_CHECKING:
+    from lib_addift.jobs import Job
+
+_log = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 16
+_CPU_LATENT_PIXELS = 2 * 64 * 64  # in one pass: without a GPU more at once is no faster, and memory is short
+# What a sample of 512 px needs of a GPU's memory while it learns, in 16 bit: an estimate, on the safe side. Where it is
+# wrong, the pass runs out of memory and half as many are tried.
+_BYTES_PER_LATENT_PIXEL = 1.5e9 / (64 * 64)
+
+Said = tuple[TrainingRun, Event | Exception]
+JobSaid = tuple["Job", Event | Exception | None]
+
+
+def can_share(one: TrainingRun, other: TrainingRun) -> bool:
+    """Whether two runs fit in one pass: the same layers and rank, one way of computing, pictures of one size."""
+
+    sizes = ({pair.original.shape for pair in run.pairs} for run in (one, other))
+    return _traits(one.config) == _traits(other.config) and next(sizes) == next(sizes)
+
+
+def _traits(config: TrainConfig) -> tuple[object, ...]:
+    """The settings that must agree."""
+    return config.rank, config.layers, config.blocks, config.precision, config.gradient_checkpointing
+
+
+def train_runs(runs: Sequence[TrainingRun]) -> Generator[Said, None, None]:
+    """Do runs that `can_share` and have one host. Yields what each of them says; an exception is the end of that run.
+
+    Raises what is nobody's own fault: that the model is not there, or that memory is full.
+    """
+    first = runs[0]
+    try:
+        with first.exclusive():
+            going = [run for run in runs if not run.is_stopped]
+            yield from _each(going, lambda run: run.prepare())
+            yield from _steps(going)
+            yield from _each(going, lambda run: run.finish())
+    finally:
+        for run in runs:
+            run.close()
+
+
+def _each(going: list[TrainingRun], part: Callable[[TrainingRun], Events]) -> Generator[Said, None, None]:
+    """One part of the work of each run, one after the other; who fails or is stopped goes no further."""
+    for run in list(going):
+        yield from _guarded(run, part(run), going)
+
+
+def _guarded(run: TrainingRun, events: Events, going: list[TrainingRun]) -> Generator[Said, None, None]:
+    try:
+        if run in going:
+            run.check_model()
+            for event in events:
+                yield run, event
+    except (torch.cuda.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        going.remove(run)
+        yield run, error
+    if run.is_stopped and run in going:
+        going.remove(run)
+
+
+def _steps(going: list[TrainingRun]) -> Generator[Said, None, None]:
+    """The training steps of all runs, until each has no more, has failed or is stopped."""
+    learners = {run.learner: run for run in going}
+    active = list(learners)
+    for seconds, reports in timed(train_together(going[0].host, active) if going else ()):
+        for learner, report in reports.items():
+            run = learners[learner]
+            if isinstance(report, TrainingError):
+                going.remove(run)
+                yield run, report
+            else:
+                yield from _guarded(run, run.after_step(report, seconds), going)
+        active[:] = [learner for learner in active if learners[learner] in going]
+
+
+class LocalRunner:
+    """Does jobs on the host's own model: `together` at once where they can share a pass; 0 = as memory allows."""
+
+    def __init__(self, together: int = 0) -> None:
+        self._together = together
+
+    def run(self, take: Callable[[Callable[[Job], bool]], Job | None]) -> Iterator[JobSaid]:
+        """See `lib_addift.jobs.Runner`."""
+        while job := take(lambda _job: True):
+            try:
+                run = job.run
+                count = self._together or room_for(run)
+            except Exception as error:  # the request cannot be met any more: its file name is taken, say
+                yield job, error
+                continue
+            jobs = [job]
+            while len(jobs) < count and (other := take(lambda each: _can_share(job, each))):
+                jobs.append(other)
+            yield from _do(jobs)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def _can_share(one: Job, other: Job) -> bool:
+    if _traits(one.request.config) != _traits(other.request.config):  # so no run of it is made, with all its pictures
+        return False
+    try:
+        fits = can_share(one.run, other.run)
+    except AddiftError:  # its own turn will say what is wrong with it
+        return False
+    if not fits:
+        other.drop_run()
+    return fits
+
+
+def _do(jobs: Sequence[Job]) -> Iterator[JobSaid]:
+    """Jobs that share a pass; when memory is full, in two halves. What is left to say of each: that it has ended."""
+    by_run = {job.run: job for job in jobs}
+    ended: set[TrainingRun] = set()
+    try:
+        with closing(train_runs(list(by_run))) as said:
+            for run, event in said:
+                if isinstance(event, Exception):
+                    ended.add(run)
+                yield by_run[run], event
+    except Exception as error:
+        left = [run for run in by_run if run not in ended]
+        is_memory = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+        if not is_memory or len(left) == 1:
+            yield from ((by_run[run], error) for run in left)
+            return
+        _log.warning("%d LoRAs at once are too many for the memory: trying half as many", len(left))
+        for run in left:
+            run.restart()
+        torch.cuda.empty_cache()
+        middle = (len(left) + 1) // 2
+        for half in (left[:middle], left[middle:]):
+            yield from _do([by_run[run] for run in half])
+        return
+    yield from ((by_run[run], None) for run in by_run if run not in ended)
+
+
+def room_for(run: TrainingRun) -> int:
+    """How many runs like this one fit into one pass."""
+    height, width = run.pair.original.shape[:2]
+    samples = run.config.batch_size * (2 if run.config.directions == "both" else 1)
+    pixels: int = samples * height * width // 64
+    if not torch.cuda.is_available():
+        return max(1, min(_MOST_AT_ONCE, _CPU_LATENT_PIXELS // pixels))
+    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return max(1, min(_MOST_AT_ONCE, int(free / (_BYTES_PER_LATENT_PIXEL * pixels))))

@@ -1,0 +1,327 @@
+"""The thread that does the jobs of a store, if no other process does, and takes over when that one dies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Protocol
+
+import torch
+
+from lib_addift.errors import OUT_OF_MEMORY, AddiftError
+from lib_addift.job import WAITING, Job, JobState
+from lib_addift.job_board import LOOK_EVERY, Board
+from lib_addift.job_store import Save
+from lib_addift.messages import Checkpoint, Event, Snapshot, Stage
+
+_log = logging.getLogger(__name__)
+
+_MOST_KEPT = 4 * 2**30  # bytes of kept steps and checkpoints of ended jobs; the oldest give theirs up
+_JOBS_WITH_A_RUN = 5  # ended jobs whose pictures and latents stay in memory, to save their kept steps at once
+_MOST_INTERRUPTIONS = 3  # a job during which the program died so often may be the reason
+_AFTER_TROUBLE = 5.0  # seconds
+
+Ending = BaseException | None
+Take = Callable[[Callable[[Job], bool]], "Job | None"]
+
+
+class Runner(Protocol):
+    """Does jobs: alone, several at once, or elsewhere."""
+
+    def run(self, take: Take) -> Iterator[tuple[Job, Event | Ending]]:
+        """Take queued jobs and do them, until there are no more.
+
+        `take(fits)` gives the next one in the queue's order for which fits(job) is true, and marks it as running; or
+        None. Yields each job's events, and at last an exception (the job failed: nothing is raised for one job's sake)
+        or None (it ended: it is done or was stopped). Returns when `take` gives None and all that it took have ended.
+        """
+        ...
+
+
+class Worker:
+    """Does what is in the queue, in a daemon thread of its own."""
+
+    def __init__(self, board: Board, runner: Runner) -> None:
+        self._board, self._runner = board, runner
+        self._lock = board.store.worker_lock()
+        self._is_worker = self._is_closing = False
+        self._thread: threading.Thread | None = None
+        self._begins = 0.0  # when, by the monotonic clock
+        self._has_news = False
+        self._to_keep: list[Job] = []  # stopped, and what they learnt is to be saved
+        self._failures: dict[str, BaseException] = {}  # what could not be taken down of jobs that go on
+        self._written: dict[str, float] = {}  # when each job was last written to the database
+
+    def start(self, after: float = 0.0) -> None:
+        """Begin, or look at once if there is something new; `after` so many seconds, if it has not begun yet."""
+        with self._board.changed:
+            begins = time.monotonic() + after
+            if self._thread is None:
+                self._begins = begins
+                self._thread = threading.Thread(target=self._work, name="addift", daemon=True)
+                self._thread.start()
+            self._begins, self._has_news = min(self._begins, begins), True
+            self._board.changed.notify_all()
+
+    def close(self) -> None:
+        """End after the current step; jobs that run go back to the queue."""
+        with self._board.changed:
+            self._is_closing = self._has_news = True
+            for job in self._board.going.values():
+                job.halt()
+            self._board.changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._is_closing:
+            self._has_news = False
+            try:
+                if time.monotonic() >= self._begins and self._has_the_lock():
+                    self._save_what_waits()
+                    self._train()
+                self._board.look()
+            except Exception:  # the disk is full, say: later it may not be
+                _log.exception("the queue of trainings stands still for %g seconds", _AFTER_TROUBLE)
+                self._begins = time.monotonic() + _AFTER_TROUBLE
+            self._rest()
+        self._lock.release()
+
+    def _rest(self) -> None:
+        """Sleep until there is something new here, or until it is time to look what others have done."""
+        soon = self._begins - time.monotonic()
+        alone = None if self._is_worker and not self._board.store.is_shared else LOOK_EVERY
+        with self._board.changed:
+            if soon > 0:
+                self._board.changed.wait_for(lambda: self._is_closing or self._begins <= time.monotonic(), soon)
+            else:
+                self._board.changed.wait_for(lambda: self._has_news, alone)
+
+    def _has_the_lock(self) -> bool:
+        if not self._is_worker and self._lock.acquire():
+            self._take_over()
+            self._is_worker = True
+        return self._is_worker
+
+    # What a process that died has left
+
+    def _take_over(self) -> None:
+        """Jobs that run are those of a process that died: only the holder of the lock does any."""
+        board = self._board
+        with board.changed:
+            board.look(at_once=True)
+            board.store.sweep()
+            for row in reversed(board.store.rows()):
+                if row.id in board.jobs and row.state == JobState.RUNNING.value:
+                    self._recover(board.jobs[row.id], row.interruptions + 1, was_stopped=bool(row.stop))
+            board.changed.notify_all()
+
+    def _recover(self, job: Job, interruptions: int, *, was_stopped: bool) -> None:
+        if job.is_finished:
+            self._board.end(job, JobState.DONE, job.results[-1].verdict)
+        elif was_stopped:
+            self._stopped(job)
+        elif interruptions >= _MOST_INTERRUPTIONS:
+            self._board.end(
+                job, JobState.FAILED, "failed",
+                f"the program ended {interruptions} times while '{job.name}' was trained, so it is not tried again by "
+                "itself: close what else needs memory, or lower its resolution, and retry it.",
+            )  # fmt: skip
+        else:
+            self._put_back(job, interruptions, "the program ended; it will go on")
+
+    def _put_back(self, job: Job, interruptions: int, why: str) -> None:
+        with self._board.changed:
+            job.reset(fresh=False)
+            job.version += 1
+            job.note(why)
+            self._board.going.pop(job.id, None)
+            self._board.store.put_back(job.id, job.record(), interruptions)
+
+    # Training
+
+    def _train(self) -> None:
+        """Let the runner do what is in the queue."""
+        try:
+            for job, said in self._runner.run(self._take):
+                self._hear(job, said)
+                self._board.look()
+        except (Exception, SystemExit) as error:  # the runner is broken, and with it all that it was doing
+            for job in [job for job in self._board.going.values() if job not in self._to_keep]:
+                self._ended(job, error)
+        self._save_what_waits()
+
+    def _take(self, fits: Callable[[Job], bool]) -> Job | None:
+        self._board.look()
+        store = self._board.store
+        # What waits to be saved goes first: the runner is done with its jobs soon and lets go of the model.
+        if self._is_closing or self._to_keep or store.is_paused or store.saves():
+            return None
+        for job in self._board.queue():
+            if self._has_its_model(job) and fits(job) and self._begin(job):
+                return job
+        return None
+
+    def _has_its_model(self, job: Job) -> bool:
+        """A job from before a restart waits until its model is loaded; one of this process fails and says so."""
+        title = job.model_title
+        is_there = job.id in self._board.ours or title == self._board.host.model_title
+        text = WAITING if is_there else f"waiting for the model '{title}': load it, and this goes on"
+        if job.text != text:
+            job.text, job.version = text, job.version + 1
+        return is_there
+
+    def _begin(self, job: Job) -> bool:
+        board = self._board
+        with board.changed:
+            if not board.store.begin(job.id):  # stopped by another process
+                return False
+            board.going[job.id] = job
+            job.state, job.text = JobState.RUNNING, "waiting for the WebUI to finish"
+            job.started, job.version = job.started or time.time(), job.version + 1
+            job.note("began" if not job.files.has_checkpoint or job.is_fresh else "goes on")
+            board.write(job)
+            self._written[job.id] = time.monotonic()
+        try:
+            if job.is_fresh:
+                job.files.forget()
+                job.is_fresh = False
+            self._forget_old_work()
+            _ = job.run  # made now: a request that cannot be met any more fails here
+        except Exception as error:
+            self._ended(job, error)
+            return False
+        if self._is_closing:
+            job.halt()
+        return True
+
+    def _hear(self, job: Job, said: Event | Ending) -> None:
+        """Take down what the runner says of a job; where that is not possible, the job fails after its step."""
+        if said is None or isinstance(said, BaseException):
+            self._ended(job, said)
+        elif job.id not in self._failures:
+            try:
+                self._take_down(job, said)
+            except Exception as error:
+                self._failures[job.id] = error
+                job.halt()
+
+    def _take_down(self, job: Job, event: Event) -> None:
+        now, board = time.monotonic(), self._board
+        if isinstance(event, Checkpoint):
+            job.keep_results()
+            board.write(job)  # with the losses up to the checkpoint, before it
+        job.take_down(event, board.host.report)
+        is_saved = job.keep_results()
+        is_writing = isinstance(event, Stage) and job.is_writing
+        if is_saved or is_writing or isinstance(event, Snapshot) or now - self._written.get(job.id, 0.0) >= LOOK_EVERY:
+            board.write(job)
+            self._written[job.id] = now
+
+    def _ended(self, job: Job, ending: Ending) -> None:
+        error = self._failures.pop(job.id, None) or ending
+        sentence = self._sentence(job, error) if error else self._kept_results(job)
+        job.is_writing = False
+        self._written.pop(job.id, None)
+        if sentence:
+            self._board.end(job, JobState.FAILED, "failed", sentence)
+        elif job.is_finished:
+            job.files.forget(steps=False)
+            self._board.end(job, JobState.DONE, job.results[-1].verdict)
+        elif self._is_closing and not job.is_stopping:
+            self._put_back(job, 0, "the program was closed; it will go on")
+        elif job.keeps and job.step:
+            self._to_keep.append(job)
+        else:
+            self._stopped(job)
+
+    def _stopped(self, job: Job) -> None:
+        saved = f"saved: '{job.results[-1].path.stem}'" if job.results else "nothing was saved"
+        self._board.end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps; {saved}")
+
+    def _kept_results(self, job: Job) -> str:
+        """Put what is new to the disk; returns the sentence about what went wrong, or nothing."""
+        try:
+            job.keep_results()
+        except Exception as error:
+            return self._sentence(job, error)
+        return ""
+
+    # Saving
+
+    def _save_what_waits(self) -> None:
+        """What stopped jobs have learnt, and kept steps. Nothing is trained meanwhile."""
+        while self._to_keep:
+            job = self._to_keep.pop(0)
+            error = self._attempt(job, None)
+            job.is_writing = False
+            if error:
+                self._board.end(job, JobState.FAILED, "failed", error)
+            else:
+                self._stopped(job)
+        for save in self._board.store.saves():
+            self._save(save)
+
+    def _save(self, save: Save) -> None:
+        board = self._board
+        board.look(at_once=True)
+        job = board.jobs.get(save.job_id)
+        if self._is_closing:
+            return
+        if job is None:  # left out, for it cannot be read
+            board.store.drop_save(save)
+            return
+        board.going[job.id] = job
+        text, failure = job.text, job.error if job.state is JobState.FAILED else ""
+        if save.attempts < _MOST_INTERRUPTIONS:
+            board.store.begin_save(save)
+            error = self._attempt(job, save.step)
+        else:
+            error = f"the program ended {save.attempts} times while step {save.step} was saved: train again to get it."
+        with board.changed:
+            job.text, job.error, job.seconds_left, job.is_writing = text, error or failure, None, False
+            job.note(f"step {save.step} was not saved: {error}" if error else f"step {save.step} is saved")
+            job.saving -= 1
+            job.version += 1
+            board.store.end_save(save, job.state.value, job.record())
+            del board.going[job.id]
+            board.changed.notify_all()
+
+    def _attempt(self, job: Job, step: int | None) -> str:
+        """Save a kept step of a job, or what it learnt; returns the sentence about what went wrong, or nothing."""
+        try:
+            with closing(job.run.keep(step)) as events:  # gives the model back now, not when the garbage is collected
+                for event in events:
+                    self._take_down(job, event)
+        except (Exception, SystemExit) as error:  # a job ends here, the worker goes on with the next one
+            return self._sentence(job, error)
+        return self._kept_results(job)
+
+    def _sentence(self, job: Job, error: BaseException) -> str:
+        if isinstance(error, AddiftError):
+            return str(error)
+        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+            return OUT_OF_MEMORY
+        _log.error("training '%s' failed", job.name, exc_info=error)
+        reason = (str(error).splitlines() or [""])[0].rstrip(". ")
+        return f"unexpected {type(error).__name__}: {reason}. The console has the details."
+
+    def _forget_old_work(self) -> None:
+        """Of ended jobs, the newest keep their runs in memory and what can be gone on from on the disk."""
+        kept = 0
+        with self._board.changed:
+            ended = [job for job in self._board.jobs.values() if not job.is_active]
+        for number, job in enumerate(reversed(ended)):
+            if number >= _JOBS_WITH_A_RUN:
+                job.drop_run()
+            if job.snapshots or job.files.has_checkpoint:
+                kept += job.files.kept_bytes()
+            if job.snapshots and kept > _MOST_KEPT:
+                job.files.forget()
+                job.snapshots.clear()
+                job.drop_run()
+                job.version += 1
+                self._board.write(job)
