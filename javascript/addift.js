@@ -8,6 +8,8 @@
     const GIVE_UP = 10_000; // ms after which a question without an answer is given up
     const QUIET = 300; // ms without input after which the server hears of it
     const GALLERIES = ["txt2img", "img2img", "extras"];
+    const QUEUE = // attributes that tell of a change in the queue
+        ["open", "data-addift-row", "data-addift-act", "data-percent", "data-left", "data-text"];
     const ROLES = ["original", "target"];
 
     const byId = (id) => document.getElementById(id);
@@ -19,6 +21,9 @@
     let wasVisible = false;
     let shownStrip = ""; // of the LoRA on show
     const timers = {};
+    const acts = []; // pressed in the queue and not yet told to the server: "retry 1234abcd"
+    const openLogs = new Set(); // the jobs whose log is unfolded
+    let touched = null; // what had the focus in the queue: its row and what it is there
 
     const isVisible = () => byId("addift_root")?.offsetParent != null && document.visibilityState === "visible";
     const isRestored = () => document.querySelector("#addift_page [data-addift-restored]") !== null;
@@ -40,6 +45,7 @@
 
     function answered() {
         asked = 0;
+        if (acts.length) questions.add("do");
         askNext();
     }
 
@@ -58,6 +64,7 @@
         if (root.dataset.addiftListens) return;
         root.dataset.addiftListens = "1";
         for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, heard);
+        new MutationObserver(tidyQueue).observe(root, { childList: true, subtree: true, attributeFilter: QUEUE });
         const live = byId("addift_live");
         live?.setAttribute("role", "status");
         live?.setAttribute("aria-live", "polite");
@@ -94,6 +101,60 @@
             for (const tab of ["txt2img", "img2img"]) press(`${tab}_lora_extra_refresh_internal`);
         }
         shownStrip = strip;
+    }
+
+    // The queue. When something in its list changes, gradio 3 and 4 replace all of it, and 6 makes the old elements
+    // those of other jobs: folds and focus are put back where they were before anybody sees it.
+
+    function pressed(event) {
+        const log = event.target.closest("[data-addift-log] > summary")?.parentElement;
+        if (log) openLogs[log.open ? "delete" : "add"](log.dataset.addiftLog); // it is about to change
+        const { addiftAct: act, addiftJob: job } = event.target.closest("[data-addift-act]")?.dataset ?? {};
+        if (!act) return;
+        acts.push(`${act} ${job}`);
+        ask("do");
+        if (act === "show" || act === "repeat") openTab("addift_tab_pair");
+    }
+
+    function placeOf(element) {
+        const row = element?.closest?.("#addift_queue [data-addift-row]")?.dataset.addiftRow;
+        return row ? { row, act: element.dataset.addiftAct ?? "" } : null;
+    }
+
+    const isNothing = (element) => !element || element === document.body;
+
+    function touch(event) {
+        touched = event.target.matches?.("button, summary") ? placeOf(event.target) : null;
+    }
+
+    function tidyQueue() {
+        const queue = byId("addift_queue");
+        for (const log of queue?.querySelectorAll("[data-addift-log]") ?? []) {
+            const isOpen = openLogs.has(log.dataset.addiftLog);
+            if (log.open !== isOpen) log.open = isOpen;
+        }
+        for (const news of document.querySelectorAll("#addift_queue_news [data-addift-news]")) {
+            const row = queue?.querySelector(`[data-addift-row="${news.dataset.addiftNews}"]`);
+            if (row) tell(row, news.dataset);
+        }
+        const now = placeOf(document.activeElement);
+        const isLost = now ? now.row !== touched?.row || now.act !== touched.act : isNothing(document.activeElement);
+        if (touched && queue && isLost) {
+            const row = queue.querySelector(`[data-addift-row="${touched.row}"]`);
+            const same = row?.querySelector(touched.act ? `[data-addift-act="${touched.act}"]:enabled` : "summary");
+            (same ?? row?.querySelector("button:enabled"))?.focus({ preventScroll: true });
+        }
+    }
+
+    function tell(row, { percent, steps, left, text }) {
+        const bar = row.querySelector(".addift-bar");
+        bar?.setAttribute("aria-valuenow", percent);
+        bar?.setAttribute("aria-valuetext", steps);
+        bar?.firstElementChild.style.setProperty("width", `${percent}%`);
+        for (const [css, words] of [[".addift-step", steps], [".addift-left", left], [".addift-text", text]]) {
+            const place = row.querySelector(css);
+            if (place && place.textContent !== words) place.textContent = words; // else this would call itself for ever
+        }
     }
 
     // Prompts.
@@ -134,6 +195,7 @@
         const blob = await (await fetch(picture.src)).blob();
         const name = `${role}.${(blob.type.split("/")[1] ?? "png").replace("jpeg", "jpg")}`;
         openTab("tab_addift");
+        openTab("addift_tab_pair");
         await fill(role, new File([blob], name, { type: blob.type }));
     }
 
@@ -176,7 +238,9 @@
         }
     }
 
-    window.addift = { insert, answered };
+    window.addift = { insert, answered, act: () => acts.shift() ?? "" };
+    document.addEventListener("click", pressed);
+    for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, touch);
     setInterval(() => {
         tick();
         addSendButtons();

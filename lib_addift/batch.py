@@ -36,7 +36,7 @@ def plan_batch(
     for a set; raises HostError when there is no model to ask.
     """
     planned = [_planned(each, base, host.lora_dir, overwrite) for each in find_sets(folder, base)]
-    return _with_seconds(planned, host) if estimate else planned
+    return with_seconds(planned, host) if estimate else planned
 
 
 def _planned(found: PairSet, base: Mapping[str, Any], lora_dir: Path, overwrite: bool) -> Planned:
@@ -52,8 +52,8 @@ def _planned(found: PairSet, base: Mapping[str, Any], lora_dir: Path, overwrite:
     return Planned(found, None if problem else request, checks, problem)
 
 
-def _with_seconds(planned: Sequence[Planned], host: Host) -> list[Planned]:
-    """The same with how long each takes on this host."""
+def with_seconds(planned: Sequence[Planned], host: Host) -> list[Planned]:
+    """The same with how long each takes on this host, whose model must be free. Raises HostError when there is none."""
     measured: dict[Size, float] = {}
     result = []
     for each in planned:

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.errors import PictureError
 from lib_addift.messages import Request
 from lib_addift.pairs import load_picture
@@ -20,6 +20,7 @@ from lib_addift.presets import DEFAULT_PRESET, PRESETS
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
 FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures
 PICTURES = ("original", "target")
+ALERTS = ("alert", "batch_alert", "queue_alert")  # where sentences about what went wrong stand: one in each tab
 
 OFTEN_USED = "Often used"
 _HEADINGS = {  # the setting with which each part of the form begins; a new setting joins the part in which it stands
@@ -90,10 +91,15 @@ def empty_form() -> dict[str, Any]:
     return {"name": "", "overwrite": False, "preset": DEFAULT_PRESET, **TrainConfig.create(DEFAULT_PRESET).to_dict()}
 
 
+def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a filled form, as `config.from_mapping` takes them."""
+    settings = {name: value for name, value in values.items() if name in SETTINGS}
+    return {"preset": str(values.get("preset") or DEFAULT_PRESET), **settings}
+
+
 def config_of(values: Mapping[str, Any]) -> TrainConfig:
     """The settings of a filled form. Raises ConfigError."""
-    settings = {name: value for name, value in values.items() if name in SETTINGS}
-    return TrainConfig.create(str(values.get("preset") or DEFAULT_PRESET), **settings)
+    return from_mapping(settings_of(values))
 
 
 def form_of(request: Request, preset: str) -> dict[str, Any]:
@@ -115,7 +121,7 @@ class Draft:
     values: dict[str, Any] = field(default_factory=empty_form)
     pictures: dict[str, Image.Image | None] = field(default_factory=lambda: dict.fromkeys(PICTURES))
     digests: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PICTURES, ""))  # of the pictures
-    alert: str = ""  # the sentence beside the Train button
+    alerts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ALERTS, ""))  # the sentence in each place
     job_id: str = ""  # the job on show
     step: int = 0  # the kept step on show; 0 = the last
     choice: str = ""  # the file on show; '' = the newest

@@ -10,7 +10,9 @@ from typing import Any
 from lib_addift.errors import AddiftError, JobError, PictureError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.messages import Request
-from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, preset_of, preset_values
+from lib_addift.ui import queue
+from lib_addift.ui.batch import Batch
+from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, preset_of, preset_values, settings_of
 from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.trial import Trial, TrialRequest
 
@@ -22,30 +24,36 @@ Changes = dict[str, Any]
 Handler = Callable[["Handlers", Values], Changes]
 
 
-def _told(handler: Handler) -> Handler:
-    """The handler; what it refuses or fails to do becomes the sentence beside the Train button, then panels follow."""
+def _told_in(place: str) -> Callable[[Handler], Handler]:
+    """The handler; what it refuses or fails to do becomes the sentence in `place`, then panels follow."""
 
-    @functools.wraps(handler)
-    def call(self: Handlers, values: Values) -> Changes:
-        changes: Changes = {}
-        try:
-            changes = handler(self, values)
-        except AddiftError as error:
-            self.draft.alert = str(error)
-        except Exception as error:
-            _log.exception("the tab's '%s' failed", handler.__name__)
-            self.draft.alert = f"unexpected {type(error).__name__}: {error}. The console has the details."
-        return {**self.panels.changes(values["seen"]), **changes}
+    def wrap(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        def call(self: Handlers, values: Values) -> Changes:
+            changes: Changes = {}
+            try:
+                changes = handler(self, values)
+            except AddiftError as error:
+                self.draft.alerts[place] = str(error)
+            except Exception as error:
+                _log.exception("the tab's '%s' failed", handler.__name__)
+                self.draft.alerts[place] = f"unexpected {type(error).__name__}: {error}. The console has the details."
+            return {**self.panels.changes(values["seen"]), **changes}
 
-    return call
+        return call
+
+    return wrap
+
+
+_told = _told_in("alert")
 
 
 class Handlers:
     """The tab's server side: one draft, the jobs and one test, whatever page asks."""
 
     def __init__(self, jobs: Jobs) -> None:
-        self.jobs, self.draft, self.trial = jobs, Draft(), Trial(jobs.host)
-        self.panels = Panels(jobs, self.draft, self.trial)
+        self.jobs, self.draft, self.trial, self.batch = jobs, Draft(), Trial(jobs.host), Batch(jobs)
+        self.panels = Panels(jobs, self.draft, self.trial, self.batch)
 
     def restore(self, _values: Values) -> Changes:
         """A page was opened: everything is as it was."""
@@ -54,7 +62,8 @@ class Handlers:
             form = {**draft.values, **self._pictures()}
         panels = self.panels.changes("")
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
-        return {**panels, **form, "overwrite": overwrite, "page": _RESTORED, **self._test_fields()}
+        batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
+        return {**panels, **form, "overwrite": overwrite, "page": _RESTORED, **self._test_fields(), **batch}
 
     @_told
     def refresh(self, _values: Values) -> Changes:
@@ -77,7 +86,7 @@ class Handlers:
         """
         if values["seen"]:
             self.draft.set_pictures(**{role: values[role] for role in PICTURES if role in values})
-            self.draft.alert = ""
+            self.draft.alerts["alert"] = ""
         return {}
 
     @_told
@@ -96,7 +105,7 @@ class Handlers:
     @_told
     def train(self, values: Values) -> Changes:
         """Queue a job for the form as it stands."""
-        self.draft.alert = ""
+        self.draft.alerts["alert"] = ""
         self.draft.set_values(values)
         self.draft.set_pictures(original=values["original"], target=values["target"])
         original, target = (self.draft.pictures[role] for role in PICTURES)
@@ -133,7 +142,7 @@ class Handlers:
     @_told
     def save_step(self, _values: Values) -> Changes:
         """Save the kept step on show as a LoRA of its own; when it is saved, the newest file is shown."""
-        self.draft.alert = ""
+        self.draft.alerts["alert"] = ""
         job = self._job()
         snapshot = self.panels.shown_snapshot(job)
         if snapshot is None:
@@ -151,11 +160,61 @@ class Handlers:
     @_told
     def again(self, _values: Values) -> Changes:
         """Fill the form with what the job on show was asked."""
-        request = self._job().request
+        return self._filled(self._job().request)
+
+    @_told_in("batch_alert")
+    def look_at_folder(self, values: Values) -> Changes:
+        """Look at a folder of sets, with the settings of the form for all of them."""
+        self.draft.alerts["batch_alert"] = ""
+        self.batch.look(str(values["batch_folder"] or ""), self._settings(), overwrite=bool(values["batch_overwrite"]))
+        return {}
+
+    @_told_in("batch_alert")
+    def allow_overwriting(self, values: Values) -> Changes:
+        """The permission was given or taken back: other sets of the folder on show can be trained now."""
+        return self.look_at_folder(values) if self.batch.rows else {}
+
+    @_told_in("batch_alert")
+    def train_all(self, values: Values) -> Changes:
+        """Queue the sets on show that can be trained."""
+        self.draft.alerts["batch_alert"] = ""
+        self.batch.train(self._settings(), overwrite=bool(values["batch_overwrite"]))
+        return {}
+
+    @_told_in("queue_alert")
+    def act(self, values: Values) -> Changes:
+        """A button in a row of the queue was pressed: 'retry 1234abcd'."""
+        action, _, job = str(values["act"] or "").partition(" ")
+        self.draft.alerts["queue_alert"] = ""
+        if not action:  # the script has told of it already
+            return {}
+        if action not in ("show", "repeat"):
+            queue.act(self.jobs, action, job)
+            return {}
+        self.draft.show(self.jobs.get(job).id)
+        filled = self._filled(self._job().request) if action == "repeat" else {}
+        return {**filled, **self._test_fields()}
+
+    @_told_in("queue_alert")
+    def pause(self, _values: Values) -> Changes:
+        """Begin no further job."""
+        self.jobs.pause()
+        return {}
+
+    @_told_in("queue_alert")
+    def resume(self, _values: Values) -> Changes:
+        self.jobs.resume()
+        return {}
+
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self.draft.values)
+
+    def _filled(self, request: Request) -> Changes:
+        """The form as for this request, taken over into the draft."""
         self.draft.set_pictures(original=request.pairs[0].original, target=request.pairs[0].target)
         form = form_of(request, preset_of(request.config))
         self.draft.set_values(form)
-        self.draft.alert = ""
+        self.draft.alerts["alert"] = ""
         del form["overwrite"]
         return {**form, **self._pictures()}
 

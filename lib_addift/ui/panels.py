@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
-from functools import reduce
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import examine, mask_overlay
@@ -16,13 +18,16 @@ from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import check_name
 from lib_addift.messages import Result, Snapshot
 from lib_addift.pairs import load_pair
-from lib_addift.ui import render
-from lib_addift.ui.form import PICTURES, Draft, Props, config_of
+from lib_addift.ui import batch_view, queue, render
+from lib_addift.ui.batch import Batch
+from lib_addift.ui.form import PICTURES, Draft, Props, config_of, settings_of
 from lib_addift.ui.trial import Trial
 
 PANELS = (
     "doctor", "name_note", "overwrite", "settings_note", "alert", "jobs", "progress", "live", "stop", "stop_keep",
     "kept", "scrub", "strip", "again", "finish", "choice", "result", "test_grid",
+    "batch_hint", "batch_alert", "batch_faces", "batch", "batch_train",
+    "queue_alert", "queue_faces", "queue", "queue_news", "pause", "resume",
 )  # fmt: skip
 
 _TAKEN_SUFFIXES = (".safetensors", ".pt", ".ckpt")
@@ -32,8 +37,9 @@ Panel = tuple[object, Callable[[], Any]]  # the key, and what makes the content
 class Panels:
     """Looks at the jobs, the draft and the test, and says which panels a page lacks."""
 
-    def __init__(self, jobs: Jobs, draft: Draft, trial: Trial) -> None:
-        self._jobs, self._draft, self._trial = jobs, draft, trial
+    def __init__(self, jobs: Jobs, draft: Draft, trial: Trial, batch: Batch) -> None:
+        self._jobs, self._draft, self._trial, self._batch = jobs, draft, trial, batch
+        self._thumbnails: dict[str, Image.Image | None] = {}  # by job
         self._pair: tuple[object, str] = (None, "")  # the doctor's panel and its key: it takes a while to make
 
     def changes(self, seen: str) -> dict[str, Any]:
@@ -46,8 +52,9 @@ class Panels:
         return changes
 
     def shown_job(self) -> Job | None:
-        """The job that the person looks at: the one chosen, or else the latest."""
-        return next((job for job in self._jobs.all() if job.id == self._draft.job_id), None) or self._jobs.latest()
+        """The job that the person looks at: the one chosen, or else the one that runs, or the latest."""
+        chosen = next((job for job in self._jobs.all() if job.id == self._draft.job_id), None)
+        return chosen or self._jobs.active() or self._jobs.latest()
 
     def shown_result(self, job: Job) -> Result | None:
         """The file that the person looks at: the one chosen, or else the newest."""
@@ -63,7 +70,10 @@ class Panels:
         return min(kept, key=lambda snapshot: abs(snapshot.step - step))
 
     def _all(self) -> dict[str, Panel]:
-        return {**self._of_form(), **self._of_job(self.shown_job()), "test_grid": self._of_test()}
+        return {
+            **self._of_form(), **self._of_job(self.shown_job()), "test_grid": self._of_test(), **self._of_batch(),
+            **self._of_queue(),
+        }  # fmt: skip
 
     def _of_form(self) -> dict[str, Panel]:
         draft, values = self._draft, dict(self._draft.values)
@@ -75,7 +85,7 @@ class Panels:
             # Another name has no permission yet.
             "overwrite": ((name, is_taken), lambda: Props(visible=is_taken, value=False)),
             "settings_note": (settings_problem, lambda: render.error(settings_problem)),
-            "alert": (draft.alert, lambda: render.error(draft.alert)),
+            **{place: (text, functools.partial(render.error, text)) for place, text in draft.alerts.items()},
         }
 
     def _of_pair(self, values: Mapping[str, Any]) -> Panel:
@@ -99,6 +109,7 @@ class Panels:
         active = self._jobs.active()
         other = active if active is not job else None
         is_busy = job is not None and is_training(job)
+        can_repeat = job is not None and not is_busy and len(job.request.pairs) == 1  # the form has room for one pair
         labels = [_label(each) for each in reversed(jobs)]
         key = (job and (job.id, job.version, job.state.value), other and other.id)
         return {
@@ -110,7 +121,7 @@ class Panels:
             "live": (render.spoken(job), lambda: render.spoken(job)),
             "stop": (is_busy, lambda: Props(visible=is_busy)),
             "stop_keep": (is_busy, lambda: Props(visible=is_busy)),
-            "again": (job is None or is_busy, lambda: Props(visible=job is not None and not is_busy)),
+            "again": (can_repeat, lambda: Props(visible=can_repeat)),
             **self._of_kept(job),
             **self._of_result(job),
         }
@@ -147,6 +158,38 @@ class Panels:
         trial = self._trial
         return trial.version, lambda: render.grid(trial.row(), trial.text, trial.error, is_running=trial.is_running)
 
+    def _of_batch(self) -> dict[str, Panel]:
+        batch, ready = self._batch, self._batch.ready
+        is_stale = bool(batch.rows) and batch.settings != settings_of(self._draft.values)
+        text = f"Train all {ready}" if ready > 1 else "Train it"
+        return {
+            "batch_hint": (is_stale, lambda: batch_view.hint(is_stale=is_stale)),
+            "batch_faces": (batch.looked, lambda: batch_view.faces(batch)),
+            "batch": (batch.version, lambda: batch_view.table(batch)),
+            "batch_train": (ready, lambda: Props(value=text, visible=ready > 0)),
+        }
+
+    def _of_queue(self) -> dict[str, Panel]:
+        jobs, is_paused = self._jobs.all(), self._jobs.is_paused
+        rows = queue.in_order(jobs, self._jobs.queue())
+        moving = [job for job in rows if job.is_active and not job.is_queued]
+        return {
+            "queue_faces": (sorted(job.id for job in rows), lambda: self._faces(rows)),
+            "queue": (
+                (is_paused, len(jobs), [queue.key(job) for job in rows]),
+                lambda: queue.table(rows, len(jobs) - len(rows), is_paused=is_paused),
+            ),
+            "queue_news": ([(job.id, job.version) for job in moving], lambda: queue.news(moving)),
+            "pause": (is_paused, lambda: Props(visible=not is_paused)),
+            "resume": (is_paused, lambda: Props(visible=is_paused)),
+        }
+
+    def _faces(self, jobs: Sequence[Job]) -> str:
+        """The jobs' thumbnails; each file is read once."""
+        known = self._thumbnails
+        self._thumbnails = {job.id: known.get(job.id) or job.thumbnail for job in jobs}
+        return render.faces({job_id: face for job_id, face in self._thumbnails.items() if face})
+
 
 def is_training(job: Job) -> bool:
     """Whether a job waits or runs; saving a kept step afterwards is neither."""
@@ -170,7 +213,7 @@ def _slider(steps: list[int], snapshot: Snapshot | None) -> Props:
     """From the first to the last kept step, in strides that reach each of them."""
     if len(steps) < 2 or snapshot is None:
         return Props(visible=False)
-    stride = reduce(math.gcd, (step - steps[0] for step in steps))
+    stride = functools.reduce(math.gcd, (step - steps[0] for step in steps))
     return Props(minimum=steps[0], maximum=steps[-1], step=stride, value=snapshot.step, visible=True)
 
 

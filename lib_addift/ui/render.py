@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image
 
@@ -20,7 +20,7 @@ _STRIP_WEIGHTS = ", ".join(f"{weight:g}" for weight in WEIGHTS)
 _LOSSLESS_PIXELS = 512 * 512  # up to here a picture is sent as it is; larger ones would be some MB
 _SIGNS = {"ok": "✓", "note": "i", "warning": "!"}
 _SPOKEN = {"ok": "Good", "note": "Note", "warning": "Warning"}
-_WORDS = {
+WORDS = {
     JobState.QUEUED: "waiting",
     JobState.RUNNING: "training",
     JobState.DONE: "done",
@@ -66,6 +66,11 @@ def error(text: str) -> str:
     return f'<div class="addift-error" role="alert">{sentence(text)}</div>' if text else ""
 
 
+def problem(text: str) -> str:
+    """The same as a part of a list, which is not read aloud at once."""
+    return f'<p class="addift-error">{sentence(text)}</p>' if text else ""
+
+
 def note(text: str) -> str:
     return f'<div class="addift-hint">{sentence(text)}</div>' if text else ""
 
@@ -83,16 +88,16 @@ def _address(image: Image.Image) -> str:
     else:
         image.convert("RGB").save(file, "JPEG", quality=90)
         kind = "jpeg"
+    return _as_address(file, kind)
+
+
+def _as_address(file: io.BytesIO, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def doctor(findings: Iterable[Finding], overlay: Image.Image) -> str:
     """What the pair doctor found, and where the LoRA will learn."""
-    lines = "".join(
-        f'<li class="addift-finding addift-{finding.level}"><span class="addift-sign" role="img" '
-        f'aria-label="{_SPOKEN[finding.level]}">{_SIGNS[finding.level]}</span><span>{sentence(finding.text)}</span></li>'
-        for finding in findings
-    )
+    lines = "".join(finding(each) for each in findings)
     area = picture(overlay, "The original with a red tint where the LoRA will learn", "overlay")
     return (
         f'<div class="addift-doctor"><figure>{area}<figcaption>Red: where it learns</figcaption></figure>'
@@ -100,33 +105,72 @@ def doctor(findings: Iterable[Finding], overlay: Image.Image) -> str:
     )
 
 
+def finding(found: Finding, of: str = "") -> str:
+    """One line of the pair doctor's; `of` stands before it."""
+    sign = f'<span class="addift-sign" role="img" aria-label="{_SPOKEN[found.level]}">{_SIGNS[found.level]}</span>'
+    text = f"<span>{escape(of)}{sentence(found.text)}</span>"
+    return f'<li class="addift-finding addift-{found.level}">{sign}{text}</li>'
+
+
 def time_left(seconds: float | None) -> str:
     """'about 12 s left'; nothing when it is not known."""
-    if seconds is None:
-        return ""
-    return f"about {max(1, round(seconds))} s left" if seconds < 90 else f"about {round(seconds / 60)} min left"
+    return "" if seconds is None else f"{about(seconds)} left"
+
+
+def about(seconds: float) -> str:
+    """'about 12 s', 'about 4 min', 'about 2.5 h'."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+def bar(job: Job) -> str:
+    """The share of a job's steps that is done."""
+    percent = round(100 * job.progress)
+    return (
+        f'<div class="addift-bar" role="progressbar" aria-label="Progress of {escape(job.name)}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{percent}" aria-valuetext="{steps(job)}">'
+        f'<div style="width:{percent}%"></div></div>'
+    )
+
+
+def steps(job: Job) -> str:
+    return f"step {job.step} of {job.total}"
+
+
+def faces(pictures: Mapping[str, Image.Image]) -> str:
+    """Thumbnails by key, sent once: `face` shows one in HTML that is sent often."""
+    addresses = {key: _thumbnail(picture) for key, picture in pictures.items()}
+    rules = (
+        f'#addift_root [data-addift-face="{key}"]{{background-image:url({url})}}' for key, url in addresses.items()
+    )
+    return f"<style>{''.join(rules)}</style>"
+
+
+def face(key: str, alt: str) -> str:
+    """The place of a thumbnail that `faces` has."""
+    return f'<div class="addift-face" role="img" aria-label="{escape(alt)}" data-addift-face="{key}"></div>'
+
+
+def _thumbnail(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=80)
+    return _as_address(file, "jpeg")
 
 
 def progress(job: Job | None, other: Job | None) -> str:
     """How a job stands; `other` is a job that runs meanwhile."""
     if job is None:
         return WELCOME
-    percent = round(100 * job.progress)
-    step = f"step {job.step} of {job.total}"
-    bar = (
-        f'<div class="addift-bar" role="progressbar" aria-label="Progress of {escape(job.name)}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{percent}" aria-valuetext="{step}">'
-        f'<div style="width:{percent}%"></div></div>'
-    )
     is_active = job.is_active or other is not None
     lines = [
         f'<div class="addift-card" data-addift-state="{job.state.value}" data-addift-active="{int(is_active)}">',
         f'<div class="addift-head"><h3>{escape(job.name)}</h3>'
-        f'<span class="addift-badge addift-{job.state.value}">{_WORDS[job.state]}</span></div>',
-        bar,
-        f'<div class="addift-line"><span class="addift-step">{sentence(step)[:-1]}</span>'
+        f'<span class="addift-badge addift-{job.state.value}">{WORDS[job.state]}</span></div>',
+        bar(job),
+        f'<div class="addift-line"><span class="addift-step">{sentence(steps(job))[:-1]}</span>'
         f'<span class="addift-left">{time_left(job.seconds_left)}</span></div>',
-        f'<p class="addift-text">{sentence(_doing(job))}</p>',
+        f'<p class="addift-text">{sentence(doing(job))}</p>',
         error(job.error),
         curve(job.losses, job.total),
         f'<p class="addift-hint">{escape(other.name)} is being trained meanwhile.</p>' if other else "",
@@ -135,7 +179,8 @@ def progress(job: Job | None, other: Job | None) -> str:
     return "".join(lines)
 
 
-def _doing(job: Job) -> str:
+def doing(job: Job) -> str:
+    """What a job does, or how it ended."""
     if job.state is JobState.FAILED:
         return "This training failed"
     if job.state is JobState.DONE:

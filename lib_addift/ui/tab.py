@@ -22,6 +22,7 @@ _INTRO = (
 _WAIT = '<p class="addift-hint">Pictures that you generate meanwhile wait until training has finished.</p>'
 _TEST_HELP = "Six pictures of one prompt and one seed, at weights -1 to 1.5."
 _TEXT_LINES = {"prompt": 2, "preview_prompt": 2}
+_ACT = "(_act, seen) => [window.addift?.act() ?? '', seen]"  # the button that was pressed in the queue, if any
 Components = dict[str, Any]
 
 
@@ -30,14 +31,15 @@ def build(jobs: Jobs, *, in_webui: bool) -> Any:
     handlers = _handlers(jobs)
     with compat.blocks(TITLE) as page:
         with gr.Column(elem_id="addift_root"):
-            parts: Components = {"seen": _seen(), "page": _html("page"), **_hidden_buttons()}
+            parts: Components = {**_hidden_texts(), "page": _html("page"), **_hidden_buttons()}
             parts["live"] = _html("live")
-            _html("intro", _INTRO)
-            with gr.Row(elem_id="addift_columns"):
-                with gr.Column(scale=1, min_width=320, elem_id="addift_form"):
-                    parts |= _build_form(in_webui)
-                with gr.Column(scale=1, min_width=320, elem_id="addift_job"):
-                    parts |= _build_job(in_webui)
+            with gr.Tabs(elem_id="addift_tabs"):
+                with gr.TabItem("Pair", id="addift_tab_pair", elem_id="addift_tab_pair"):
+                    parts |= _build_pair(in_webui)
+                with gr.TabItem("Batch", id="addift_tab_batch", elem_id="addift_tab_batch"):
+                    parts |= _build_batch()
+                with gr.TabItem("Queue", id="addift_tab_queue", elem_id="addift_tab_queue"):
+                    parts |= _build_queue()
         _bind(parts, handlers)
         _bind_scripts(parts)
     for block in page.blocks.values():
@@ -55,9 +57,12 @@ def _html(name: str, value: str = "") -> Any:
     return gr.HTML(value, elem_id=f"addift_{name}")
 
 
-def _seen() -> Any:
-    """What the page has, as Panels.changes wrote it. Not a gr.State: that cannot be had without preprocessing."""
-    return gr.Textbox("", label="Seen", visible=False, elem_id="addift_seen")
+def _hidden_texts() -> Components:
+    """seen: what the page has, as Panels.changes wrote it. act: in the place of what `_ACT` gives.
+
+    No gr.State: that cannot be had without preprocessing.
+    """
+    return {name: gr.Textbox("", label=name, visible=False, elem_id=f"addift_{name}") for name in ("seen", "act")}
 
 
 def _button(name: str, text: str, variant: str = "secondary", *, visible: bool = True) -> Any:
@@ -67,7 +72,18 @@ def _button(name: str, text: str, variant: str = "secondary", *, visible: bool =
 
 def _hidden_buttons() -> Components:
     """Pressed by JavaScript, one after the other: when the page opens, while a job runs, after input."""
-    return {name: _button(name, name) for name in ("restore", "refresh", "keep_draft", "look")}
+    return {name: _button(name, name) for name in ("restore", "refresh", "keep_draft", "look", "do")}
+
+
+def _build_pair(in_webui: bool) -> Components:
+    parts: Components = {}
+    _html("intro", _INTRO)
+    with gr.Row(elem_id="addift_columns"):
+        with gr.Column(scale=1, min_width=320, elem_id="addift_form"):
+            parts |= _build_form(in_webui)
+        with gr.Column(scale=1, min_width=320, elem_id="addift_job"):
+            parts |= _build_job(in_webui)
+    return parts
 
 
 def _build_form(in_webui: bool) -> Components:
@@ -125,7 +141,7 @@ def _setting(name: str, value: Any) -> Any:
 
 def _build_job(in_webui: bool) -> Components:
     parts = {
-        "jobs": gr.Dropdown([], label="Trainings since the start", visible=False, elem_id="addift_jobs"),
+        "jobs": gr.Dropdown([], label="Trainings", visible=False, elem_id="addift_jobs"),
         "progress": _html("progress", render.WELCOME),
     }
     with gr.Row(elem_id="addift_job_buttons"):
@@ -166,16 +182,42 @@ def _build_test(title: str) -> Components:
     return parts
 
 
+def _build_batch() -> Components:
+    parts: Components = {}
+    with gr.Row(elem_id="addift_batch_asked"):
+        parts["batch_folder"] = gr.Textbox(
+            label="Folder", info="Of one set of pairs, or of folders each of which is a set.", max_lines=1, scale=4,
+            placeholder="/pictures/sets", elem_id="addift_batch_folder",
+        )  # fmt: skip
+        parts["look_at_folder"] = _button("look_at_folder", "Look")
+    parts["batch_overwrite"] = gr.Checkbox(
+        False, label="Overwrite LoRAs of the same names", elem_id="addift_batch_overwrite"
+    )
+    parts |= {name: _html(name) for name in ("batch_hint", "batch_alert", "batch_faces", "batch")}
+    parts["batch_train"] = _button("batch_train", "Train all", "primary", visible=False)
+    return parts
+
+
+def _build_queue() -> Components:
+    parts: Components = {}
+    with gr.Row(elem_id="addift_queue_buttons"):
+        parts["pause"] = _button("pause", "Pause")
+        parts["resume"] = _button("resume", "Go on", "primary", visible=False)
+    return parts | {name: _html(name) for name in ("queue_alert", "queue_faces", "queue", "queue_news")}
+
+
 def _bind(parts: Components, handlers: Handlers) -> None:
     """Every event that Python answers: its trigger, what it is told, and what it may change besides the panels."""
     pictures, test = list(form.PICTURES), ["test_prompt", "test_negative", "test_seed"]
+    batch = ["batch_folder", "batch_overwrite"]
     filled = [name for name in form.FORM if name not in PANELS]
     bind = _binder(parts)
-    bind("restore", handlers.restore, [], [*filled, *pictures, *test, "page"])
+    bind("restore", handlers.restore, [], [*filled, *pictures, *test, *batch, "page"])
     for asked in (
         bind("refresh", handlers.refresh, [], []),
         bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False),
         bind("look", handlers.look, ["scrub"], [], preprocess=False),
+        bind("do", handlers.act, ["act"], [*filled, *pictures, *test], js=_ACT),
     ):
         compat.on(asked.then, None, js="() => window.addift?.answered()")
     for name in pictures:
@@ -190,6 +232,12 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     bind("choice", handlers.choose, ["choice"], [], event="input")
     bind("again", handlers.again, [], [*filled, *pictures])
     bind("test", handlers.test, test, [])
+    bind("look_at_folder", handlers.look_at_folder, batch, [])
+    bind("batch_folder", handlers.look_at_folder, batch, [], event="submit")
+    bind("batch_overwrite", handlers.allow_overwriting, batch, [], event="input")
+    bind("batch_train", handlers.train_all, batch, [])
+    bind("pause", handlers.pause, [], [])
+    bind("resume", handlers.resume, [], [])
 
 
 def _binder(parts: Components) -> Callable[..., Any]:
@@ -203,6 +251,7 @@ def _binder(parts: Components) -> Callable[..., Any]:
         *,
         event: str = "click",
         preprocess: bool = True,
+        js: str | None = None,
     ) -> Any:
         told, outputs = [*inputs, "seen"], [*changes, *PANELS, "seen"]
 
@@ -210,7 +259,7 @@ def _binder(parts: Components) -> Callable[..., Any]:
             return compat.by_position(handler(dict(zip(told, values, strict=True))), outputs)
 
         components = ([parts[each] for each in names] for names in (told, outputs))
-        return compat.on(getattr(parts[name], event), call, *components, preprocess=preprocess)
+        return compat.on(getattr(parts[name], event), call, *components, preprocess=preprocess, js=js)
 
     return bind
 

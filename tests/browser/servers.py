@@ -47,7 +47,12 @@ class Setup:
         """What serves the page."""
         if self.in_webui:
             return [sys.executable, str(Path(__file__).with_name("webui_page.py")), str(port), str(lora_dir)]
-        options = {"--checkpoint": CHECKPOINT, "--lora-dir": lora_dir, "--port": port}
+        options = {
+            "--checkpoint": CHECKPOINT,
+            "--lora-dir": lora_dir,
+            "--port": port,
+            "--jobs-db": lora_dir.parent / "jobs",
+        }
         arguments = [str(part) for pair in options.items() for part in pair]
         return [sys.executable, "-m", "lib_addift", "ui", "--no-browser", *arguments]
 

@@ -114,6 +114,7 @@ class Tab:
     def situation(self) -> str:
         """What a failed test should tell."""
         parts = ("#addift_alert", "#addift_progress", "#addift_doctor", "#addift_settings_note", "#addift_name_note")
+        parts += ("#addift_batch_alert", "#addift_batch", "#addift_queue_alert", "#addift_queue")
         lines = [f"{css}: {self.text(css)}" for css in parts]
         return "\n".join([*lines, *self.errors(), self.server.output()[-2000:]])
 
@@ -161,10 +162,20 @@ class Tab:
         self.to_front()
 
     def to_front(self) -> None:
-        """Choose the tab in the WebUI's row of tabs."""
+        """Choose the tab in the WebUI's row of tabs, and 'Pair' in it."""
         if self.server.setup.in_webui:
             self.choose_webui_tab("Train Difference LoRA")
+        self.choose_inner_tab("Pair")
         self.shown("#addift_train")
+
+    def choose_inner_tab(self, label: str) -> None:
+        """Choose Pair, Batch or Queue."""
+        buttons = "#addift_tabs > .tab-nav > button, #addift_tabs > .tab-wrapper button[role=tab]"
+        found = self.wait(
+            lambda: [each for each in self.all(buttons) if each.is_displayed() and each.text.strip() == label],
+            f"the inner tab '{label}'",
+        )
+        found[0].click()
 
     def choose_webui_tab(self, label: str) -> None:
         """Choose a tab of the WebUI by its label."""

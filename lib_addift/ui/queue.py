@@ -1,0 +1,150 @@
+"""The tab 'Queue' as HTML: all jobs, one below the other.
+
+What changes with every step of a job is kept apart (`news`), and so are the thumbnails: the list itself is sent again
+only when its `key` changes, so that nothing in it moves under a person's hand.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.ui.render import WORDS, bar, doing, escape, face, problem, sentence, steps, time_left
+
+_MOST_ENDED = 100  # jobs on show that have ended
+_EMPTY = """\
+<div class="addift-card"><h3>Nothing was trained yet</h3>
+<p class="addift-text">What you start in 'Pair' or 'Batch' waits here for its turn, and stays when the program ends.</p>
+</div>"""
+
+
+def in_order(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
+    """Those that run, those that wait with the next one first, and those that have ended with the latest first."""
+    running = [job for job in jobs if job.is_running]
+    ended = sorted((job for job in jobs if job.has_ended), key=lambda job: job.finished or 0.0, reverse=True)
+    return [*running, *(job for job in waiting if job.is_queued), *ended[:_MOST_ENDED]]
+
+
+def key(job: Job) -> object:
+    """Changes when the job's row does, its `news` aside."""
+    text = "" if job.is_running else job.text
+    return job.id, job.state, text, job.error, job.is_stopping, job.saving, len(job.log), job.log[-1:]
+
+
+def summary(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
+    """'1 training, 3 waiting, 2 done.'"""
+    counts = {word: sum(job.state is state for job in rows) for state, word in WORDS.items()}
+    order = ("training", "waiting", "done", "stopped", "failed")
+    text = ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
+    older = f" {hidden} older ones are not shown." if hidden else ""
+    paused = " The queue is paused: what waits begins after 'Go on'." if is_paused else ""
+    return f'<p class="addift-sum" role="status">{sentence(text)}{older}{paused}</p>' if rows or is_paused else ""
+
+
+def table(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
+    """All jobs; while one of them may change by itself, the page asks again."""
+    waiting = [job for job in rows if job.is_queued]
+    lines = "".join(_row(job, waiting) for job in rows)
+    shown = f'<ul class="addift-rows" aria-label="Trainings">{lines}</ul>' if rows else _EMPTY
+    is_active = any(job.is_active for job in rows)
+    return f'<div data-addift-active="{int(is_active)}">{summary(rows, hidden, is_paused=is_paused)}{shown}</div>'
+
+
+def news(jobs: Sequence[Job]) -> str:
+    """How those that run get on; the script puts it into their rows."""
+    return "".join(
+        f'<span data-addift-news="{job.id}" data-percent="{round(100 * job.progress)}" '
+        f'data-steps="{sentence(steps(job))[:-1]}" data-left="{time_left(job.seconds_left)}" '
+        f'data-text="{sentence(_text(job))}"></span>'
+        for job in jobs
+    )
+
+
+def _text(job: Job) -> str:
+    return job.text if job.state is JobState.DONE and not job.saving else doing(job)
+
+
+def _row(job: Job, waiting: Sequence[Job]) -> str:
+    name = escape(job.name)
+    word = "stopping" if job.is_running and job.is_stopping else WORDS[job.state]
+    return (
+        f'<li class="addift-row" data-addift-row="{job.id}" data-addift-state="{job.state.value}">'
+        f"{face(job.id, f'The first pair of {job.name}')}"
+        f'<div class="addift-row-main"><div class="addift-head"><h4>{name}</h4>'
+        f'<span class="addift-badge addift-{job.state.value}">{word}</span></div>{_progress(job)}'
+        f'<p class="addift-text">{"" if job.error else sentence(_text(job))}</p>{problem(job.error)}</div>'
+        f'<div class="addift-row-acts" role="group" aria-label="What to do with {name}">{_buttons(job, waiting)}</div>'
+        f"{_log(job)}</li>"
+    )
+
+
+def _progress(job: Job) -> str:
+    """The bar where there is something to go, and the figures."""
+    is_begun = job.is_running or job.step > 0
+    shown = bar(job) if is_begun and job.state is not JobState.DONE else ""
+    pairs = f"<span>{len(job.request.pairs)} pairs</span>" if len(job.request.pairs) > 1 else ""
+    step = f'<span class="addift-step">{sentence(steps(job))[:-1]}</span>' if is_begun else ""
+    left = f'<span class="addift-left">{time_left(job.seconds_left)}</span>'
+    return f'{shown}<p class="addift-line">{step}{pairs}{left}</p>'
+
+
+def _buttons(job: Job, waiting: Sequence[Job]) -> str:
+    """What can be done with a job now."""
+    is_single = len(job.request.pairs) == 1  # the form has room for one pair
+    buttons = []
+    if job.is_queued:
+        buttons += [
+            _button(job, "up", "↑", "Begin sooner", is_off=job is waiting[0]),
+            _button(job, "down", "↓", "Begin later", is_off=job is waiting[-1]),
+            _button(job, "cancel", "Cancel", "Take it out of the queue"),
+        ]
+    elif job.is_running:
+        buttons.append(_button(job, "stop", "Stop", "End it after the current step", is_off=job.is_stopping))
+    elif job.state is not JobState.DONE:
+        goes_on = job.step > 0 and job.files.has_checkpoint
+        buttons.append(_button(job, "retry", "Retry", "Go on where it stood" if goes_on else "Train it once more"))
+        if goes_on:
+            buttons.append(_button(job, "fresh", "From the start", "Train it once more from the first step"))
+    buttons.append(_button(job, "show", "Show", "Open it in the tab Pair"))
+    if is_single and job.has_ended:
+        buttons.append(_button(job, "repeat", "Repeat", "Fill the form of the tab Pair with its pictures and settings"))
+    if not job.is_active:
+        buttons.append(_button(job, "remove", "Remove", "Forget it; LoRAs that it has saved stay"))
+    return "".join(buttons)
+
+
+def _button(job: Job, act: str, text: str, title: str, *, is_off: bool = False) -> str:
+    spoken = text if text.isascii() else title
+    return (
+        f'<button type="button" data-addift-act="{act}" data-addift-job="{job.id}" title="{title}." '
+        f'aria-label="{spoken}: {escape(job.name)}"{" disabled" if is_off else ""}>{text}</button>'
+    )
+
+
+def _log(job: Job) -> str:
+    lines = "".join(
+        f"<li><time>{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(when))}</time> {sentence(text)}</li>"
+        for when, text in list(job.log)
+    )
+    return (
+        f'<details class="addift-log" data-addift-log="{job.id}"><summary aria-label="Log of {escape(job.name)}">Log'
+        f'</summary><ol tabindex="0" aria-label="Log of {escape(job.name)}">{lines}</ol></details>'
+    )
+
+
+def act(jobs: Jobs, action: str, job_id: str) -> None:
+    """Do what a button in a row stands for. Raises an AddiftError."""
+    job = jobs.get(job_id)
+    waiting = [each.id for each in jobs.queue()]
+    place = waiting.index(job.id) if job.id in waiting else 0
+    actions: dict[str, Callable[[], object]] = {
+        "stop": lambda: jobs.stop(job.id),
+        "cancel": lambda: jobs.stop(job.id),
+        "up": lambda: jobs.move(job.id, waiting[place - 1] if place else job.id),
+        "down": lambda: jobs.move(job.id, next(iter(waiting[place + 2 :]), None)),
+        "retry": lambda: jobs.retry(job.id),
+        "fresh": lambda: jobs.retry(job.id, fresh=True),
+        "remove": lambda: jobs.remove(job.id),
+    }
+    actions[action]()
