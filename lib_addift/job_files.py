@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from lib_addift.atomic import replace_files
+from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config import TrainConfig
 from lib_addift.errors import JobError
 from lib_addift.messages import Checkpoint, Request, Result, Snapshot
@@ -135,17 +135,15 @@ class JobFiles:
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Keep where training stands, in place of where it stood."""
-        buffer = io.BytesIO()
-        torch.save({field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}, buffer)
-        self._put({self._checkpoint: buffer.getvalue()})
+        self._put({self._checkpoint: checkpoint_bytes(checkpoint)})
 
     def checkpoint(self) -> Checkpoint | None:
         """Where training stood last; None when it has to begin at the start."""
         try:
-            return Checkpoint(**torch.load(self._checkpoint, map_location="cpu", weights_only=True))
+            return read_checkpoint(self._checkpoint.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        except (OSError, ValueError) as error:
             raise JobError(f"'{self._checkpoint}' cannot be read ({error}): retry the job from the start.") from error
 
     @property
@@ -154,7 +152,7 @@ class JobFiles:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / "checkpoint.safetensors"
 
     def kept_bytes(self) -> int:
         """What the kept steps and the checkpoint take of the disk."""
@@ -168,7 +166,11 @@ class JobFiles:
                     file.unlink()
 
     def _kept(self) -> list[Path]:
-        return [*self.folder.glob("step*.safetensors"), *self.folder.glob("step*.png"), *self.folder.glob("*.pt")]
+        return [
+            *self.folder.glob("step*.safetensors"),
+            *self.folder.glob("step*.png"),
+            *self.folder.glob(self._checkpoint.name),
+        ]
 
     def _put(self, contents: Mapping[Path, bytes]) -> None:
         try:

@@ -251,9 +251,9 @@ def test_a_checkpoint_is_what_it_was(files: JobFiles) -> None:
     assert kept is not None
     assert (kept.step, kept.train_seconds, kept.learner["optimizer"]) == (3, 0.5, learner["optimizer"])
     assert torch.equal(kept.learner["parameters"][0], learner["parameters"][0])  # type: ignore[index]
-    data = (files.folder / "checkpoint.pt").read_bytes()
+    data = (files.folder / "checkpoint.safetensors").read_bytes()
     for broken in (b"", data[: len(data) // 2], b"x" * 100):
-        (files.folder / "checkpoint.pt").write_bytes(broken)
+        (files.folder / "checkpoint.safetensors").write_bytes(broken)
         with pytest.raises(JobError, match="retry the job from the start"):
             files.checkpoint()
 

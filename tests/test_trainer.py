@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
 
+from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config import TrainConfig
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.lora import LoraNetwork, select_layers
+from lib_addift.messages import Checkpoint
 from lib_addift.optim import LossScale, rate_at
 from lib_addift.pairs import ImagePair
 from lib_addift.plan import Turn, make_plan
@@ -192,11 +192,11 @@ def test_a_restored_learner_goes_on_to_the_same_bits(optimizer: str) -> None:
     steps = train(host, first)
     for _ in range(5):
         next(steps)
-    file = io.BytesIO()
-    torch.save(first.state(), file)
-    file.seek(0)
+    data = checkpoint_bytes(Checkpoint(5, 1.5, first.state()))
+    kept = read_checkpoint(data)
+    assert (kept.step, kept.train_seconds) == (5, 1.5)
     second = make_learner(host, [pair], config)
-    second.restore(torch.load(file, weights_only=True))
+    second.restore(kept.learner)
     assert [report.loss for report in train(host, second)] == losses[5:]
     ours, theirs = whole.network.tensors(), second.network.tensors()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
