@@ -51,8 +51,8 @@ def run_batch(options: argparse.Namespace, base: dict[str, Any], host: Host) -> 
     jobs = Jobs(host, store, runner)
     done_before = {job.name.casefold() for job in jobs.all() if job.state is JobState.DONE and job.is_finished}
     try:
-        jobs.pause()  # until all are there, so that those which fit together are trained together
-        queued, refused = _submit(jobs, planned, done_before)
+        with jobs.held():
+            queued, refused = _submit(jobs, planned, done_before)
         jobs.resume()
         _follow(queued)
     except KeyboardInterrupt:

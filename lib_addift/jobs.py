@@ -6,6 +6,8 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +66,16 @@ class Jobs:
                 raise
         self.start()
         return job
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Begin no job inside the block, so that jobs which fit together are there together when the first begins."""
+        self._worker.is_held = True
+        try:
+            yield
+        finally:
+            self._worker.is_held = False
+            self.start()
 
     def retry(self, job_id: str, *, fresh: bool = False) -> Job:
         """Queue an ended job again: from where its last checkpoint is, or from the start when it is `fresh` or done."""

@@ -48,6 +48,7 @@ class Worker:
         self._board, self._runner = board, runner
         self._lock = board.store.worker_lock()
         self._is_worker = self._is_closing = False
+        self.is_held = False  # no further job is begun
         self._thread: threading.Thread | None = None
         self._begins = 0.0  # when, by the monotonic clock
         self._has_news = False
@@ -158,7 +159,7 @@ class Worker:
         self._board.look()
         store = self._board.store
         # What waits to be saved goes first: the runner is done with its jobs soon and lets go of the model.
-        if self._is_closing or self._to_keep or store.is_paused or store.saves():
+        if self._is_closing or self.is_held or self._to_keep or store.is_paused or store.saves():
             return None
         for job in self._board.queue():
             if self._has_its_model(job) and fits(job) and self._begin(job):

@@ -36,6 +36,7 @@ from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Stage
 from lib_addift.proof import RoundTrip
+from lib_addift.together import LocalRunner
 from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
@@ -730,3 +731,16 @@ def test_jobs_that_wait_do_not_cost_a_job_its_snapshots(jobs: Jobs, host: Watche
         jobs.stop(job.id)
     second.open()
     ended(jobs, many[1])
+
+
+def test_jobs_that_are_queued_while_it_is_held_begin_together(host: WatchedHost) -> None:
+    jobs = Jobs(host, runner=LocalRunner(together=3))
+    with jobs.held():
+        queued = [jobs.submit(request(f"blink{number}")) for number in range(3)]
+        time.sleep(0.3)
+        assert all(job.is_queued for job in queued)
+    for job in queued:
+        assert ended(jobs, job).state is JobState.DONE
+    began = [job.started for job in queued]
+    first_end = min(job.finished or 0 for job in queued)
+    assert all(when is not None and when < first_end for when in began), "all were begun before one had ended"

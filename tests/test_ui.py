@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from lib_addift import ui
-from lib_addift.config import TrainConfig
+from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.demo import world
 from lib_addift.doctor import Finding
 from lib_addift.errors import ConfigError, JobError
@@ -95,6 +95,14 @@ def wait(page: Page) -> None:
 
 
 # The form.
+
+
+def test_a_sets_own_preset_acts_on_top_of_the_form() -> None:
+    values = {**form.empty_form(), **form.preset_values("action"), "rank": 8}
+    base = form.base_settings_of(values)
+    assert base == {"preset": "action", "rank": 8}, "only what a person changed"
+    assert from_mapping({**base, "preset": "style"}).mask == "off"
+    assert from_mapping(form.base_settings_of({**values, "mask": "off"})).mask == "off"
 
 
 def test_importing_the_package_loads_no_gradio() -> None:

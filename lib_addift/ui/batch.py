@@ -86,13 +86,14 @@ class Batch:
         from_mapping(settings)
 
         def work() -> None:
-            for number, row in enumerate(rows, 1):
-                self._say(f"queueing {number} of {len(rows)}: {row.planned.set.name}")
-                try:
-                    self._jobs.submit(row.planned.set.request(settings, overwrite))
-                    row.is_queued = True
-                except AddiftError as error:
-                    row.refusal = str(error)
+            with self._jobs.held():
+                for number, row in enumerate(rows, 1):
+                    self._say(f"queueing {number} of {len(rows)}: {row.planned.set.name}")
+                    try:
+                        self._jobs.submit(row.planned.set.request(settings, overwrite))
+                        row.is_queued = True
+                    except AddiftError as error:
+                        row.refusal = str(error)
             queued = sum(row.is_queued for row in rows)
             self._say(f"{queued} of {len(rows)} queued: the tab 'Queue' shows how they get on")
 

@@ -97,6 +97,14 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"preset": str(values.get("preset") or DEFAULT_PRESET), **settings}
 
 
+def base_settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what the form's preset sets, so that the preset of a set's own acts on top of them."""
+    settings = settings_of(values)
+    preset = settings["preset"]
+    usual = TrainConfig.create(preset).to_dict() if preset in PRESETS else {}
+    return {name: value for name, value in settings.items() if name == "preset" or value != usual.get(name)}
+
+
 def config_of(values: Mapping[str, Any]) -> TrainConfig:
     """The settings of a filled form. Raises ConfigError."""
     return from_mapping(settings_of(values))

@@ -12,7 +12,7 @@ from lib_addift.jobs import Job, Jobs
 from lib_addift.messages import Request
 from lib_addift.ui import queue
 from lib_addift.ui.batch import Batch
-from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, preset_of, preset_values, settings_of
+from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of, form_of, preset_of, preset_values
 from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.trial import Trial, TrialRequest
 
@@ -207,7 +207,7 @@ class Handlers:
         return {}
 
     def _settings(self) -> dict[str, Any]:
-        return settings_of(self.draft.values)
+        return base_settings_of(self.draft.values)
 
     def _filled(self, request: Request) -> Changes:
         """The form as for this request, taken over into the draft."""

@@ -20,7 +20,7 @@ from lib_addift.messages import Result, Snapshot
 from lib_addift.pairs import load_pair
 from lib_addift.ui import batch_view, queue, render
 from lib_addift.ui.batch import Batch
-from lib_addift.ui.form import PICTURES, Draft, Props, config_of, settings_of
+from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of
 from lib_addift.ui.trial import Trial
 
 PANELS = (
@@ -160,7 +160,7 @@ class Panels:
 
     def _of_batch(self) -> dict[str, Panel]:
         batch, ready = self._batch, self._batch.ready
-        is_stale = bool(batch.rows) and batch.settings != settings_of(self._draft.values)
+        is_stale = bool(batch.rows) and batch.settings != base_settings_of(self._draft.values)
         text = f"Train all {ready}" if ready > 1 else "Train it"
         return {
             "batch_hint": (is_stale, lambda: batch_view.hint(is_stale=is_stale)),
