@@ -341,7 +341,12 @@ def _one_of_a_name(name: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as error:
-        raise JobError(f"'{name}' is being trained already: wait for it, stop it, or choose another name.") from error
+        raise name_at_work(name) from error
+
+
+def name_at_work(name: str) -> JobError:
+    """Two jobs of one name would write one file."""
+    return JobError(f"'{name}' is being trained already: wait for it, stop it, or choose another name.")
 
 
 def _remove_store(database: sqlite3.Connection, folder: Path) -> None:

@@ -17,7 +17,7 @@ from lib_addift.hosts.base import Host
 from lib_addift.job import Job, JobState
 from lib_addift.job_board import LOOK_EVERY, Board
 from lib_addift.job_files import without_shared_mask
-from lib_addift.job_store import JobStore
+from lib_addift.job_store import JobStore, name_at_work
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 from lib_addift.presets import DEFAULT_PRESET
@@ -219,4 +219,4 @@ class Jobs:
     def _check_free(self, name: str) -> None:
         """Raises JobError for a name that is at work."""
         if any(job.name.casefold() == name.casefold() and job.is_active for job in self.all()):
-            raise JobError(f"'{name}' is being trained already: wait for it, stop it, or choose another name.")
+            raise name_at_work(name)

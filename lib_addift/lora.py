@@ -172,6 +172,10 @@ class LoraStack:
 
     def __init__(self, networks: Sequence[LoraNetwork]) -> None:
         self._networks = list(networks)
+        self._scales = {
+            name: torch.tensor([network.layers[name].scale for network in networks], device=layer.lora_up.device)
+            for name, layer in networks[0].layers.items()
+        }
         self.multiplier = torch.empty(0)
         self.owners = torch.empty(0, dtype=torch.long)
 
@@ -186,9 +190,8 @@ class LoraStack:
         owners = self.owners.to(x.device)
         down = torch.stack([layer.lora_down for layer in layers])[owners]  # (B, rank, in, ...)
         up = torch.stack([layer.lora_up for layer in layers])[owners]  # (B, out, rank, ...)
-        scales = torch.tensor([layer.scale for layer in layers], device=x.device)[owners]
         delta = _each_through_its_own(x, down.to(x.dtype), up, layers[0].conv)
-        return delta * (scales * self.multiplier.to(x.device)).view(-1, *[1] * (delta.ndim - 1))
+        return delta * (self._scales[name][owners] * self.multiplier.to(x.device)).view(-1, *[1] * (delta.ndim - 1))
 
 
 def _each_through_its_own(

@@ -195,7 +195,7 @@ def _differentiate(
             groups.setdefault(pair.shape, []).append(_Sample(owner, turn, pair))
     losses = [torch.zeros((), device=host.device) for _ in learners]
     for samples in groups.values():
-        _set_multipliers(network, samples, learners)
+        _set_multipliers(network, samples, learners, host.device)
         noisy_latents, timesteps, cond = noisy_batch(
             [sample.pair.student(sample.turn.direction) for sample in samples],
             [sample.turn for sample in samples],
@@ -214,11 +214,14 @@ def _differentiate(
     return losses
 
 
-def _set_multipliers(network: LoraNetwork | LoraStack, samples: Sequence[_Sample], learners: Sequence[Learner]) -> None:
+def _set_multipliers(
+    network: LoraNetwork | LoraStack, samples: Sequence[_Sample], learners: Sequence[Learner], device: torch.device
+) -> None:
+    """Put them on the device once: otherwise every layer brings them there anew."""
     multipliers = [turn_multiplier(sample.turn.direction, learners[sample.owner].config) for sample in samples]
-    network.multiplier = torch.tensor(multipliers)
+    network.multiplier = torch.tensor(multipliers, device=device)
     if isinstance(network, LoraStack):
-        network.owners = torch.tensor([sample.owner for sample in samples])
+        network.owners = torch.tensor([sample.owner for sample in samples], device=device)
 
 
 def _sample_losses(
