@@ -238,7 +238,7 @@
         }
     }
 
-    window.addift = { insert, answered, act: () => acts.shift() ?? "" };
+    window.addift = { insert, answered, refresh: () => ask("refresh"), act: () => acts.shift() ?? "" };
     document.addEventListener("click", pressed);
     for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, touch);
     setInterval(() => {

@@ -23,6 +23,7 @@ _WAIT = '<p class="addift-hint">Pictures that you generate meanwhile wait until 
 _TEST_HELP = "Six pictures of one prompt and one seed, at weights -1 to 1.5."
 _TEXT_LINES = {"prompt": 2, "preview_prompt": 2}
 _ACT = "(_act, seen) => [window.addift?.act() ?? '', seen]"  # the button that was pressed in the queue, if any
+_QUESTIONS = ("refresh", "keep_draft", "look", "do")  # asked by JavaScript, one after the other
 Components = dict[str, Any]
 
 
@@ -213,13 +214,10 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     filled = [name for name in form.FORM if name not in PANELS]
     bind = _binder(parts)
     bind("restore", handlers.restore, [], [*filled, *pictures, *test, *batch, "page"])
-    for asked in (
-        bind("refresh", handlers.refresh, [], []),
-        bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False),
-        bind("look", handlers.look, ["scrub"], [], preprocess=False),
-        bind("do", handlers.act, ["act"], [*filled, *pictures, *test], js=_ACT),
-    ):
-        compat.on(asked.then, None, js="() => window.addift?.answered()")
+    bind("refresh", handlers.refresh, [], [])
+    bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False)
+    bind("look", handlers.look, ["scrub"], [], preprocess=False)
+    bind("do", handlers.act, ["act"], [*filled, *pictures, *test], js=_ACT)
     for name in pictures:
         bind(name, handlers.take_pictures, [name], [], event="change")
     bind("swap", handlers.swap, pictures, pictures)
@@ -240,7 +238,7 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     bind("resume", handlers.resume, [], [])
 
 
-def _binder(parts: Components) -> Callable[..., Any]:
+def _binder(parts: Components) -> Callable[..., None]:
     """A function that binds an event of a component to a handler."""
 
     def bind(
@@ -252,14 +250,17 @@ def _binder(parts: Components) -> Callable[..., Any]:
         event: str = "click",
         preprocess: bool = True,
         js: str | None = None,
-    ) -> Any:
+    ) -> None:
         told, outputs = [*inputs, "seen"], [*changes, *PANELS, "seen"]
 
         def call(*values: Any) -> Any:
             return compat.by_position(handler(dict(zip(told, values, strict=True))), outputs)
 
         components = ([parts[each] for each in names] for names in (told, outputs))
-        return compat.on(getattr(parts[name], event), call, *components, preprocess=preprocess, js=js)
+        done = compat.on(getattr(parts[name], event), call, *components, preprocess=preprocess, js=js)
+        # Gradio lets answers overtake each other: whatever came last, a look at how things stand follows it.
+        after = "answered" if name in _QUESTIONS else "refresh"
+        compat.on(done.then, None, js=f"() => window.addift?.{after}()")
 
     return bind
 
