@@ -207,9 +207,8 @@ class Tab:
         """Replace what stands in a field, by typing, and leave the field."""
         field = self.shown(css)
         self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
-        field.click()
-        ActionChains(self.driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
-        field.send_keys(text or Keys.BACKSPACE, Keys.TAB)
+        # In one go to the field itself: a click beforehand misses it when an answer moves the page in between.
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, text or Keys.BACKSPACE, Keys.TAB)
         self.wait(lambda: self.value(css) == text, f"'{text}' in '{css}'")
 
     def put(self, role: str, picture: Path, *, drop: bool = False) -> None:
