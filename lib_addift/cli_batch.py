@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lib_addift.batch import Planned, plan_batch
 from lib_addift.config import from_mapping
 from lib_addift.errors import AddiftError
+from lib_addift.estimate import about
 from lib_addift.hosts.base import Host
 from lib_addift.job_store import JobStore
 from lib_addift.jobs import Job, Jobs, JobState
@@ -128,7 +129,7 @@ def table(planned: Iterable[Planned]) -> str:
     lines, total = [], 0.0
     for each in planned:
         count = f"{len(each.set.pairs)} pair{'s' if len(each.set.pairs) != 1 else ''}"
-        when = f", about {_duration(each.seconds)}" if each.seconds is not None else ""
+        when = f", {about(each.seconds)}" if each.seconds is not None else ""
         lines.append(f"{each.set.name}: {count}{when}")
         lines += [f"  {note}" for note in each.set.notes]
         for check in each.checks:
@@ -137,8 +138,4 @@ def table(planned: Iterable[Planned]) -> str:
         if each.problem:
             lines.append(f"  problem: {each.problem}")
         total += each.seconds or 0.0
-    return "\n".join([*lines, f"In all about {_duration(total)}." if total else "Nothing to train."])
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+    return "\n".join([*lines, f"In all {about(total)}." if total else "Nothing to train."])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lib_addift
-from lib_addift.cluster_shift import Said, Shift, Take
+from lib_addift.cluster_shift import Shift
 from lib_addift.cluster_worker import Model, Order, Worker, Written, digest
 from lib_addift.errors import HostError
 from lib_addift.lora_file import put_lora
@@ -26,6 +26,7 @@ from lib_addift.pairs import PairSource, PictureSource, load_picture
 
 if TYPE_CHECKING:
     from lib_addift.jobs import Job
+    from lib_addift.worker import Said, Take
 
 _MEMORY = 2**30  # bytes that a process without a GPU needs beside its model
 

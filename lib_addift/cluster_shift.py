@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lib_addift.messages import Checkpoint, Event
 if TYPE_CHECKING:
     from lib_addift.cluster import RayRunner
     from lib_addift.jobs import Job
+    from lib_addift.worker import Said, Take
 
 _log = logging.getLogger(__name__)
 
@@ -23,9 +24,6 @@ _MOST_RETRIES = 3  # of a job whose process died
 _MOST_FAILED_STARTS = 3  # of processes, one after the other
 _POLL = 0.5  # seconds between looks at what was stopped and at what joined the cluster
 _PATIENCE = 60.0  # seconds without a process until that is said
-
-Take = Callable[[Callable[["Job"], bool]], "Job | None"]
-Said = tuple["Job", Event | Exception | None]
 
 
 @dataclass(eq=False)

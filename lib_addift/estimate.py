@@ -30,6 +30,13 @@ def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> floa
     return samples * (1 + _LEARNING) + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
 
 
+def about(seconds: float) -> str:
+    """'about 12 s', 'about 4 min', 'about 2.5 h'."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
 @torch.no_grad()
 def seconds_a_pass(host: Host, size: tuple[int, int], batch: int = 8) -> float:
     """Measure one sample's pass for pictures of `size` (width, height in px); the model must be ours (`exclusive`)."""

@@ -40,8 +40,9 @@ _NAME_RULES = {  # what a name must not match: why, and what to do
     r"(?i)\A(con|prn|aux|nul|(com|lpt)[\d¹²³]|con(in|out)\$)\s*(\.|\Z)": "is reserved by Windows: choose another",
     r"(?i)\.safetensors\Z": "ends in .safetensors, which is added to it: leave that out",
 }
+LORA_SUFFIXES = (".safetensors", ".pt", ".ckpt")
 # A file with NAME and one of these would be overwritten or would answer to the same tag.
-_TAKING_SUFFIXES = (".safetensors", ".pt", ".ckpt", ".png", ".json")
+_TAKING_SUFFIXES = (*LORA_SUFFIXES, ".png", ".json")
 
 
 def check_name(name: str) -> str:

@@ -17,6 +17,7 @@ from lib_addift.trainer import train_together
 
 if TYPE_CHECKING:
     from lib_addift.jobs import Job
+    from lib_addift.worker import Said, Take
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +27,7 @@ _CPU_LATENT_PIXELS = 2 * 64 * 64  # in one pass: without a GPU more at once is n
 # wrong, the pass runs out of memory and half as many are tried.
 _BYTES_PER_LATENT_PIXEL = 1.5e9 / (64 * 64)
 
-Said = tuple[TrainingRun, Event | Exception]
-JobSaid = tuple["Job", Event | Exception | None]
+RunSaid = tuple[TrainingRun, Event | Exception]
 
 
 def can_share(one: TrainingRun, other: TrainingRun) -> bool:
@@ -42,7 +42,7 @@ def _traits(config: TrainConfig) -> tuple[object, ...]:
     return config.rank, config.layers, config.blocks, config.precision, config.gradient_checkpointing
 
 
-def train_runs(runs: Sequence[TrainingRun]) -> Generator[Said, None, None]:
+def train_runs(runs: Sequence[TrainingRun]) -> Generator[RunSaid, None, None]:
     """Do runs that `can_share` and have one host. Yields what each of them says; an exception is the end of that run.
 
     Raises what is nobody's own fault: that the model is not there, or that memory is full.
@@ -59,13 +59,13 @@ def train_runs(runs: Sequence[TrainingRun]) -> Generator[Said, None, None]:
             run.close()
 
 
-def _each(going: list[TrainingRun], part: Callable[[TrainingRun], Events]) -> Generator[Said, None, None]:
+def _each(going: list[TrainingRun], part: Callable[[TrainingRun], Events]) -> Generator[RunSaid, None, None]:
     """One part of the work of each run, one after the other; who fails or is stopped goes no further."""
     for run in list(going):
         yield from _guarded(run, part(run), going)
 
 
-def _guarded(run: TrainingRun, events: Events, going: list[TrainingRun]) -> Generator[Said, None, None]:
+def _guarded(run: TrainingRun, events: Events, going: list[TrainingRun]) -> Generator[RunSaid, None, None]:
     try:
         if run in going:
             run.check_model()
@@ -80,7 +80,7 @@ def _guarded(run: TrainingRun, events: Events, going: list[TrainingRun]) -> Gene
         going.remove(run)
 
 
-def _steps(going: list[TrainingRun]) -> Generator[Said, None, None]:
+def _steps(going: list[TrainingRun]) -> Generator[RunSaid, None, None]:
     """The training steps of all runs, until each has no more, has failed or is stopped."""
     learners = {run.learner: run for run in going}
     active = list(learners)
@@ -101,7 +101,7 @@ class LocalRunner:
     def __init__(self, together: int = 0) -> None:
         self._together = together
 
-    def run(self, take: Callable[[Callable[[Job], bool]], Job | None]) -> Iterator[JobSaid]:
+    def run(self, take: Take) -> Iterator[Said]:
         """See `lib_addift.jobs.Runner`."""
         while job := take(lambda _job: True):
             try:
@@ -131,7 +131,7 @@ def _can_share(one: Job, other: Job) -> bool:
     return fits
 
 
-def _do(jobs: Sequence[Job]) -> Iterator[JobSaid]:
+def _do(jobs: Sequence[Job]) -> Iterator[Said]:
     """Jobs that share a pass; when memory is full, in two halves. What is left to say of each: that it has ended."""
     by_run = {job.run: job for job in jobs}
     ended: set[TrainingRun] = set()

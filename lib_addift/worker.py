@@ -26,12 +26,13 @@ _AFTER_TROUBLE = 5.0  # seconds
 
 Ending = BaseException | None
 Take = Callable[[Callable[[Job], bool]], "Job | None"]
+Said = tuple["Job", Event | Ending]  # what a runner says of a job
 
 
 class Runner(Protocol):
     """Does jobs: alone, several at once, or elsewhere."""
 
-    def run(self, take: Take) -> Iterator[tuple[Job, Event | Ending]]:
+    def run(self, take: Take) -> Iterator[Said]:
         """Take queued jobs and do them, until there are no more.
 
         `take(fits)` gives the next one in the queue's order for which fits(job) is true, and marks it as running; or

@@ -25,7 +25,7 @@ from lib_addift.api.models import (
 from lib_addift.api.pictures import allowed_file, encode_png, read_picture
 from lib_addift.config import TrainConfig
 from lib_addift.errors import JobError, LoraFileError
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs import Job, Jobs
 from lib_addift.lora_file import check_name
 from lib_addift.messages import Request, Snapshot
 from lib_addift.pairs import load_pair
@@ -102,7 +102,7 @@ class _Api:
     ) -> JobAnswer:
         """A job that waits in the queue never starts. Nothing is saved, unless `keep` is true."""
         job = self._job(job_id)
-        if job.state not in (JobState.QUEUED, JobState.RUNNING):
+        if job.has_ended:
             raise JobError(f"job '{job_id}' has ended already ({job.state.value}), so there is nothing to stop.")
         self._jobs.stop(job_id, keep)
         return await _answer(job, wait, pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lib_addift.estimate import about
 from lib_addift.sets import PairCheck, PairSet
 from lib_addift.ui import render
 from lib_addift.ui.batch import Batch, Row
@@ -53,7 +54,7 @@ def _row(row: Row, key: str) -> str:
     badge = f'<span class="addift-badge addift-{kind}">{word}</span>' if word else ""
     seconds = row.planned.seconds
     count = len(found.pairs)
-    facts = [f"{count} pair{'' if count == 1 else 's'}" if count else "", render.about(seconds) if seconds else ""]
+    facts = [f"{count} pair{'' if count == 1 else 's'}" if count else "", about(seconds) if seconds else ""]
     return (
         f'<li class="addift-row" data-addift-set="{escape(found.name)}" data-addift-state="{state}">'
         f"{render.face(key, f'The first pair of {found.name}')}"
@@ -92,6 +93,6 @@ def _sum(batch: Batch) -> str:
     can = [row for row in batch.rows if not row.problem]
     times = [row.planned.seconds for row in can]
     seconds = sum(time for time in times if time)
-    together = f", together in {render.about(seconds)}" if can and all(times) else ""
+    together = f", together in {about(seconds)}" if can and all(times) else ""
     count = f"{len(can)} of {len(batch.rows)} sets" if len(batch.rows) > 1 else f"{len(can)} of 1 set"
     return f'<p class="addift-sum">{sentence(f"{count} can be trained{together}")}</p>'

@@ -14,8 +14,8 @@ from PIL import Image
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import examine, mask_overlay
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
-from lib_addift.jobs import Job, Jobs, JobState
-from lib_addift.lora_file import check_name
+from lib_addift.jobs import Job, Jobs
+from lib_addift.lora_file import LORA_SUFFIXES, check_name
 from lib_addift.messages import Result, Snapshot
 from lib_addift.pairs import load_pair
 from lib_addift.ui import batch_view, queue, render
@@ -30,7 +30,6 @@ PANELS = (
     "queue_alert", "queue_faces", "queue", "queue_news", "pause", "resume",
 )  # fmt: skip
 
-_TAKEN_SUFFIXES = (".safetensors", ".pt", ".ckpt")
 Panel = tuple[object, Callable[[], Any]]  # the key, and what makes the content
 
 
@@ -65,7 +64,7 @@ class Panels:
     def shown_snapshot(self, job: Job) -> Snapshot | None:
         """The kept step nearest to the one chosen; the last one while the job runs or when none was chosen."""
         kept, step = list(job.snapshots), self._draft.step
-        if not kept or not step or is_training(job):
+        if not kept or not step or not job.has_ended:
             return kept[-1] if kept else None
         return min(kept, key=lambda snapshot: abs(snapshot.step - step))
 
@@ -100,7 +99,7 @@ class Panels:
     def _is_taken(self, name: str) -> bool:
         try:
             folder = self._jobs.host.lora_dir
-            return bool(name) and any((folder / f"{check_name(name)}{suffix}").exists() for suffix in _TAKEN_SUFFIXES)
+            return bool(name) and any((folder / f"{check_name(name)}{suffix}").exists() for suffix in LORA_SUFFIXES)
         except (LoraFileError, OSError):
             return False
 
@@ -108,7 +107,7 @@ class Panels:
         jobs = self._jobs.all()
         active = self._jobs.active()
         other = active if active is not job else None
-        is_busy = job is not None and is_training(job)
+        is_busy = job is not None and not job.has_ended
         can_repeat = job is not None and not is_busy and len(job.request.pairs) == 1  # the form has room for one pair
         labels = [_label(each) for each in reversed(jobs)]
         key = (job and (job.id, job.version, job.state.value), other and other.id)
@@ -129,7 +128,7 @@ class Panels:
     def _of_kept(self, job: Job | None) -> dict[str, Panel]:
         snapshot = self.shown_snapshot(job) if job else None
         steps = [kept.step for kept in job.snapshots] if job else []
-        can_scrub = job is not None and not is_training(job) and bool(steps)
+        can_scrub = job is not None and job.has_ended and bool(steps)
         return {
             "kept": (can_scrub, lambda: Props(visible=can_scrub)),
             "scrub": ((job and job.id, steps, can_scrub), lambda: _slider(steps, snapshot)),
@@ -189,11 +188,6 @@ class Panels:
         known = self._thumbnails
         self._thumbnails = {job.id: known.get(job.id) or job.thumbnail for job in jobs}
         return render.faces({job_id: face for job_id, face in self._thumbnails.items() if face})
-
-
-def is_training(job: Job) -> bool:
-    """Whether a job waits or runs; saving a kept step afterwards is neither."""
-    return job.state in (JobState.QUEUED, JobState.RUNNING)
 
 
 def _digest(key: object) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from PIL import Image
 
 from lib_addift.doctor import Finding
+from lib_addift.estimate import about
 from lib_addift.jobs import Job, JobState
 from lib_addift.messages import Result
 from lib_addift.preview import WEIGHTS
@@ -115,13 +116,6 @@ def finding(found: Finding, of: str = "") -> str:
 def time_left(seconds: float | None) -> str:
     """'about 12 s left'; nothing when it is not known."""
     return "" if seconds is None else f"{about(seconds)} left"
-
-
-def about(seconds: float) -> str:
-    """'about 12 s', 'about 4 min', 'about 2.5 h'."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {round(seconds / 60)} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
 def bar(job: Job) -> str:
