@@ -1,4 +1,4 @@
-"""The command line: train, batch, demo, ui, inspect, settings."""
+"""The command line: train, batch, demo, lab, ui, inspect, lora, settings."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from lib_addift import cli_batch
+from lib_addift import cli_batch, cli_lab, cli_lora
 from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
+from lib_addift.learner import StepReport
 from lib_addift.lora_file import describe
 from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot
 from lib_addift.pipeline import TrainingRun
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.set_settings import read_toml
-from lib_addift.trainer import StepReport
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(demo)
     demo.set_defaults(run=_demo)
 
+    lab = cli_lab.add_parser(commands)
+    lab.set_defaults(run=cli_lab.run_lab)
+
     ui = commands.add_parser("ui", help="open the training tab in a browser, without a WebUI")
     ui.add_argument("--checkpoint", type=Path, help="an SD1.5 .safetensors file (default: the bundled tiny model)")
     ui.add_argument("--lora-dir", type=Path, default=Path("models/Lora"), help="where LoRAs go (default: models/Lora)")
     ui.add_argument("--port", type=int, help="of the page's address (default: the first free one from 7860 on)")
-    ui.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    _add_model(ui)
     ui.add_argument("--jobs-db", type=Path, metavar="FOLDER", help="keep the queue there (default: in the extension)")
     ui.add_argument("--no-browser", action="store_true", help="print the address only")
     ui.set_defaults(run=_ui)
@@ -80,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="print what a LoRA file says of itself")
     inspect.add_argument("file", type=Path)
     inspect.set_defaults(run=_inspect)
+
+    cli_lora.add_parser(commands, _add_settings, _settings)
 
     settings = commands.add_parser("settings", help="print every setting as a Markdown table")
     settings.set_defaults(run=_print_settings)
@@ -90,7 +95,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), help=f"kind of difference (default: {DEFAULT_PRESET})")
     parser.add_argument("--config", type=Path, help="a TOML file of settings")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; may be repeated")
+    _add_model(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument(
+        "--clip-skip",
+        type=int,
+        default=1,
+        metavar="N",
+        help="read prompts by the N-th last layer (default: 1, the last)",
+    )
 
 
 def _settings(options: argparse.Namespace, preset: str = DEFAULT_PRESET) -> TrainConfig:
@@ -115,8 +131,9 @@ def _train(options: argparse.Namespace) -> int:
     from lib_addift.hosts.standalone import StandaloneHost
 
     host = StandaloneHost(
-        options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=config.precision
-    )
+        options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=config.precision,
+        clip_skip=options.clip_skip,
+    )  # fmt: skip
     run = TrainingRun(
         host, Request.of(options.original, options.target, options.name, config, overwrite=options.overwrite)
     )
@@ -132,7 +149,10 @@ def _batch(options: argparse.Namespace) -> int:
     precision = from_mapping(base).precision  # also says what is wrong with the settings
     from lib_addift.hosts.standalone import StandaloneHost
 
-    host = StandaloneHost(options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=precision)
+    host = StandaloneHost(
+        options.checkpoint, lora_dir=options.lora_dir, device=options.device, precision=precision,
+        clip_skip=options.clip_skip,
+    )  # fmt: skip
     return cli_batch.run_batch(options, base, host)
 
 
@@ -142,7 +162,9 @@ def _demo(options: argparse.Namespace) -> int:
 
     task = TASKS[options.attribute]
     config = _settings(options, task.preset)
-    host = StandaloneHost(CHECKPOINT, lora_dir=options.out, device=options.device, precision=config.precision)
+    host = StandaloneHost(
+        CHECKPOINT, lora_dir=options.out, device=options.device, precision=config.precision, clip_skip=options.clip_skip
+    )
     report = run_demo(host, task, config, options.out, follow)
     print(f"'{task.value}' {task.attribute} on 64 new faces, from prompts that do not mention {task.attribute}:")
     for weight, key in (("without LoRA", "base_rate"), ("weight 1", "target_rate"), ("weight -1", "reverse_rate")):
@@ -166,7 +188,9 @@ def _ui(options: argparse.Namespace) -> int:
     from lib_addift.together import LocalRunner
     from lib_addift.webui import DATA
 
-    host = StandaloneHost(options.checkpoint or CHECKPOINT, lora_dir=options.lora_dir, device=options.device)
+    host = StandaloneHost(
+        options.checkpoint or CHECKPOINT, lora_dir=options.lora_dir, device=options.device, clip_skip=options.clip_skip
+    )
     # Not the WebUI's: that has another model and another LoRA folder.
     jobs = Jobs(host, JobStore(options.jobs_db or DATA / "ui"), LocalRunner())
     address = ui.launch(jobs, port=options.port, open_browser=not options.no_browser, block=False)

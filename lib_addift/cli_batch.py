@@ -73,7 +73,9 @@ def _runner(options: argparse.Namespace, host: Host, precision: str) -> LocalRun
         return LocalRunner(options.together)
     from lib_addift.cluster import RayRunner  # ray is optional
 
-    return RayRunner(options.ray, options.checkpoint, lora_dir=host.lora_dir, precision=precision)
+    return RayRunner(
+        options.ray, options.checkpoint, lora_dir=host.lora_dir, precision=precision, clip_skip=host.clip_skip
+    )
 
 
 def _submit(jobs: Jobs, planned: Sequence[Planned], done_before: set[str]) -> tuple[list[Job], int]:

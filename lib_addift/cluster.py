@@ -46,13 +46,20 @@ class RayRunner:
     """
 
     def __init__(
-        self, address: str, checkpoint: Path, *, lora_dir: Path, precision: str = "auto", workers: int | None = None
+        self,
+        address: str,
+        checkpoint: Path,
+        *,
+        lora_dir: Path,
+        precision: str = "auto",
+        clip_skip: int = 1,
+        workers: int | None = None,
     ) -> None:
         from lib_addift.hosts.checkpoint import read_checkpoint
 
         self._ray = _import_ray()
         read_checkpoint(checkpoint)  # a file that is none is refused here, not by every job
-        self.lora_dir, self._precision, self._workers = lora_dir, precision, workers
+        self.lora_dir, self._precision, self._clip_skip, self._workers = lora_dir, precision, clip_skip, workers
         self._is_owner = _connect(self._ray, address, workers)
         contents = np.fromfile(checkpoint, np.uint8)
         self._model = Model(checkpoint.name, digest(contents), (self._ray.put(contents),))
@@ -85,7 +92,7 @@ class RayRunner:
             device, needs = "cpu", {"num_cpus": 1, "memory": self._memory}
         # Two calls at once: the job, and its `stop`.
         actor = self._ray.remote(max_concurrency=2, max_restarts=0, **needs)(Worker).remote()
-        return actor, actor.load.remote(self._model, device, self._precision)
+        return actor, actor.load.remote(self._model, device, self._precision, self._clip_skip)
 
     @property
     def _memory(self) -> int:

@@ -67,11 +67,11 @@ class Worker:
         self._host: StandaloneHost | None = None
         self._stopped = ""
 
-    def load(self, model: Model, device: str, precision: str) -> str:
+    def load(self, model: Model, device: str, precision: str, clip_skip: int) -> str:
         """Get ready; returns where this process is. Raises HostError."""
         from lib_addift.hosts.standalone import StandaloneHost
 
-        self._host = StandaloneHost(_local_file(model), device=device, precision=precision)
+        self._host = StandaloneHost(_local_file(model), device=device, precision=precision, clip_skip=clip_skip)
         return f"process {os.getpid()} on {socket.gethostname()}"
 
     def stop(self, job: str) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_addift.errors import ConfigError
-from lib_addift.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
 
 LAYER_KINDS = ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions")
 BLOCKS = ("IN", "MID", "OUT")
+METHODS = ("addift", "copier", "differential", "residual", "slider", "lora")
 
 
 def _setting(default: Any, label: str, help: str, **rules: Any) -> Any:
@@ -32,10 +33,31 @@ class TrainConfig:
     alpha: float = _setting(
         4.0, "Alpha", "The LoRA acts with alpha / rank; calibration rescales it at the end.", low=1e-3, high=1e3
     )
+    algorithm: str = _setting(
+        "lora", "Algorithm",
+        "lora: low-rank pairs, also for convolutions (LoCon); loha: a higher rank, in a file twice as large; "
+        "lokr: Kronecker products, for small files.",
+        choices=("lora", "loha", "lokr"),
+    )  # fmt: skip
+    dora: bool = _setting(
+        False, "DoRA", "Learn where a weight's columns point apart from how long they are; slower. For algorithm lora."
+    )
+    dropout: float = _setting(
+        0.0, "Dropout", "Share of the ranks (loha, lokr: of the outputs) left out at random in a step; 0 is off.",
+        low=0.0, high=0.9,
+    )  # fmt: skip
+    lokr_factor: int = _setting(
+        -1, "LoKr factor", "Size of the smaller matrix of lokr; -1: as near to the larger one's as can be.",
+        low=-1, high=1024,
+    )  # fmt: skip
     layers: tuple[str, ...] = _setting(
         ("feed_forward", "projections", "convolutions"), "Layers", "Which kinds of layers learn.", choices=LAYER_KINDS
     )
     blocks: tuple[str, ...] = _setting(("OUT",), "Blocks", "Which parts of the UNet learn.", choices=BLOCKS)
+    train_text_encoder: bool = _setting(
+        False, "Text encoder",
+        "The text encoder learns too, what the words of the prompts or captions mean. Slower.",
+    )  # fmt: skip
 
     # The optimizer
     max_train_steps: int = _setting(
@@ -61,8 +83,42 @@ class TrainConfig:
         "A name from torch.optim, pytorch_optimizer, bitsandbytes or prodigyopt (the last three when installed).",
     )
     optimizer_args: str = _setting("", "Optimizer arguments", "For example: weight_decay=0.01, betas=(0.9, 0.99)")
+    lora_plus_ratio: float = _setting(
+        1.0, "LoRA+ ratio", "How much faster what starts at zero learns than the rest (LoRA+); 1 is off.",
+        low=1.0, high=64.0,
+    )  # fmt: skip
+    text_encoder_rate: float = _setting(
+        0.5, "Text encoder's rate", "Share of the learning rate with which the text encoder learns.",
+        low=1e-4, high=10.0,
+    )  # fmt: skip
 
     # The method
+    method: str = _setting(
+        "addift", "Method",
+        "How the difference is learnt. addift is the quickest and the default; copier, differential and residual train "
+        "two LoRAs, slider and lora learn to draw the pictures, and all these need hundreds of steps.",
+        choices=METHODS,
+    )  # fmt: skip
+    first_train_steps: int = _setting(
+        0, "Steps of the first LoRA", "Of copier, differential and residual; 0: as many as Steps.", low=0, high=100_000
+    )
+    first_lora: str = _setting(
+        "", "First LoRA", "A file to use as the first LoRA of copier and residual instead of training it."
+    )
+    result_rank: int = _setting(
+        0, "Rank of the result",
+        "The ranks of residual and differential add up; more than so much is cut away (SVD). 0: nothing is.",
+        low=0, high=256,
+    )  # fmt: skip
+    self_regularisation: float = _setting(
+        0.0, "Self-regularisation",
+        "Weight with which, on unrelated noise and prompts, the LoRA must change nothing; 0 is off. Slower.",
+        low=0.0, high=1000.0,
+    )  # fmt: skip
+    prior_loss_weight: float = _setting(
+        1.0, "Weight of regularisation pictures", "Beside 1 for the pictures that are learnt; used by method lora.",
+        low=0.0, high=100.0,
+    )  # fmt: skip
     train_multiplier: float = _setting(
         0.25, "Training multiplier", "Weight at which the LoRA acts while it learns.", low=1e-3, high=10.0
     )
@@ -183,19 +239,40 @@ class TrainConfig:
                 f"min_timestep = {self.min_timestep} and max_timestep = {self.max_timestep} leave no room for "
                 f"{self.timestep_bands} bands: raise max_timestep or lower min_timestep."
             )
+        self._check_algorithm()
         if self.mask == "file" and not self.mask_file:
             raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
+        if self.first_lora and self.method not in ("copier", "residual"):
+            raise ConfigError(
+                f"method = {self.method} has no use for first_lora = '{self.first_lora}': choose copier or residual."
+            )
+
+    def _check_algorithm(self) -> None:
+        if self.dora and self.algorithm != "lora":
+            raise ConfigError(f"dora = true needs algorithm = lora, and it is {self.algorithm}: change one of them.")
+        if self.lokr_factor == 0:
+            raise ConfigError("lokr_factor = 0 splits nothing: give -1 (automatic) or a number from 1 on.")
+        if self.method in ("differential", "residual") and (self.dora or self.algorithm != "lora"):
+            kind = "dora = true" if self.dora else f"algorithm = {self.algorithm}"
+            raise ConfigError(
+                f"method = {self.method} adds LoRAs up, which {kind} cannot: use algorithm = lora and dora = false."
+            )
+
+    @property
+    def is_stackable(self) -> bool:
+        """Whether LoRAs of these settings can learn side by side in one pass; see `LoraNetwork.is_stackable`."""
+        return self.algorithm == "lora" and not self.dora and not self.dropout
 
     @classmethod
     def create(cls, preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:
-        """The preset's settings with the given ones on top. Raises ConfigError for an unknown preset or setting."""
+        """The preset's settings, those of the method, and the given ones on top of both. Raises ConfigError."""
         if preset not in PRESETS:
             raise ConfigError(f"preset '{preset}' does not exist: use one of {', '.join(PRESETS)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
             if name not in known:
                 raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(known))}.")
-        return cls(**{**PRESETS[preset], **settings})
+        return cls(**{**PRESETS[preset], **METHOD_SETTINGS.get(settings.get("method", ""), {}), **settings})
 
     def prompts(self, original: str = "", target: str = "") -> tuple[str, str]:
         """The prompts of the original and of the target; a pair's own, where given, go before the settings'."""
@@ -308,7 +385,8 @@ def settings_table() -> str:
             else default
         )
         lines.append(f"| `{field.name}` | {shown} | {values} | {rules['help']} |")
-    lines += ["", "| preset | sets |", "|---|---|"]
-    for name, preset in PRESETS.items():
-        lines.append(f"| `{name}` | {', '.join(f'{key} = {value}' for key, value in preset.items())} |")
+    for kind, tables in (("preset", PRESETS), ("method", METHOD_SETTINGS)):
+        lines += ["", f"| {kind} | sets |", "|---|---|"]
+        for name, values in tables.items():
+            lines.append(f"| `{name}` | {', '.join(f'{key} = {value}' for key, value in values.items())} |")
     return "\n".join(lines) + "\n"

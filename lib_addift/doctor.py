@@ -51,6 +51,9 @@ class PairReport:
 def examine(pair: ImagePair) -> PairReport:
     """Measure how well the two pictures of a pair fit each other."""
     height, width = pair.original.shape[:2]
+    if pair.original is pair.target:
+        only = Finding("note", pair.crop) if pair.crop else Finding("ok", f"One picture of {width} x {height} px.")
+        return PairReport(width, height, (0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (only,))
     changed = change_level(pair.original, pair.target) > 0
     share = float(changed.mean())
     # When nearly everything changed, the little that did not says nothing about the colours of the rest.

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from lib_addift.config import TrainConfig
-from lib_addift.hosts.base import Host
+from lib_addift.hosts.base import Host, encode_to_length
+from lib_addift.lora import LoraNetwork
 from lib_addift.pairs import ImagePair
 from lib_addift.plan import Direction
+
+UNRELATED_PROMPTS = (
+    "", "a photo of a street", "a landscape with mountains", "a dog on the grass", "a portrait of an old man",
+    "a bowl of fruit", "a drawing of a castle", "an empty room",
+)  # fmt: skip
+
+
+class Role(Enum):
+    """What a pair is for."""
+
+    LEARN = "its difference, or its target, is learnt"
+    KEEP = "the model's prediction for it must stay: the same on both sides"
+    PRIOR = "a regularisation picture: drawn as ever, the same on both sides"
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,7 @@ class Side:
 
     latents: torch.Tensor  # (1, 4, h, w) float32, scaled as the UNet expects
     cond: torch.Tensor  # (1, tokens, width) float32
+    prompt: str = ""  # of which `cond` is the condition
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,8 @@ class LatentPair:
     target: Side
     mask: torch.Tensor | None  # (1, 1, h, w) float32 weights
     weight: float = 1.0  # of its loss
+    repeats: int = 1  # how often it is seen beside 1 for the others
+    role: Role = Role.LEARN
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,6 +64,20 @@ class LatentPair:
 
 
 @torch.no_grad()
+def cond_at(
+    host: Host, prompt: str, cond: torch.Tensor, network: LoraNetwork, multipliers: torch.Tensor
+) -> torch.Tensor:
+    """The condition of a prompt under each multiplier, (len(multipliers), tokens, width); `network` must be attached.
+
+    `cond` (1, tokens, width) is the one without LoRA: also that under a LoRA that leaves the text model alone.
+    """
+    if not network.has_text:
+        return cond.expand(len(multipliers), -1, -1)
+    network.multiplier = multipliers
+    return encode_to_length(host.encode_prompts, [prompt] * len(multipliers), cond.shape[1])
+
+
+@torch.no_grad()
 def encode_pair(
     host: Host, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
 ) -> LatentPair:
@@ -54,10 +86,24 @@ def encode_pair(
     `prompts` are those of the original and of the target; None = the settings'.
     """
     latents = host.encode_images(np.stack([pair.original, pair.target])).float()
-    conds = host.encode_prompts(prompts or config.prompts()).float()
+    prompts = prompts or config.prompts()
+    conds = host.encode_prompts(prompts).float()
     mask = None
     if pair.mask is not None:
         area = torch.from_numpy(pair.mask)[None, None]
         area = F.interpolate(area, size=latents.shape[-2:], mode="area").to(latents.device)
         mask = config.mask_floor + (1 - config.mask_floor) * area
-    return LatentPair(Side(latents[:1], conds[:1]), Side(latents[1:], conds[1:]), mask, weight)
+    return LatentPair(Side(latents[:1], conds[:1], prompts[0]), Side(latents[1:], conds[1:], prompts[1]), mask, weight)
+
+
+@torch.no_grad()
+def unrelated_pairs(host: Host, like: LatentPair, config: TrainConfig) -> list[LatentPair]:
+    """What a LoRA must leave alone: noise of the size of `like`, under prompts that have nothing to do with it."""
+    generator = torch.Generator("cpu").manual_seed(config.seed)
+    pairs = []
+    conds = host.encode_prompts(UNRELATED_PROMPTS).float().split(1)
+    for prompt, cond in zip(UNRELATED_PROMPTS, conds, strict=True):
+        latents = torch.randn(like.original.latents.shape, generator=generator).to(like.original.latents.device)
+        side = Side(latents, cond, prompt)
+        pairs.append(LatentPair(side, side, None, weight=config.self_regularisation, role=Role.KEEP))
+    return pairs

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import torch
 
 from lib_addift.config import TrainConfig
 from lib_addift.hosts.base import Host
-from lib_addift.pipeline import PROVEN_PAIRS, held_out_pairs, snapshot_spacing
+from lib_addift.material import held_out_pairs
+from lib_addift.methods import Goal, Phase, method_of
+from lib_addift.pipeline import PROVEN_PAIRS, snapshot_spacing
 from lib_addift.plan import Direction
 from lib_addift.preview import WEIGHTS
 from lib_addift.proof import NOISES, WEIGHTS_TRIED
@@ -19,15 +22,23 @@ _ROUND_TRIP_PICTURES = 4
 
 def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> float:
     """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file."""
-    samples = config.max_train_steps * config.batch_size * (2 if config.directions == "both" else 1)
     held = len(held_out_pairs(config, pairs))
+    learning = sum(map(functools.partial(_phase_passes, config), method_of(config).phases(config, pairs - held)))
     probes = len(Direction) * NOISES * config.sampling_steps  # for each pair and weight of the round trip
     proof = probes * (min(pairs - held, PROVEN_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
     spacing = snapshot_spacing(config) if watched else 0
     strips = 1 + (-(-config.max_train_steps // spacing) if spacing else 0)
-    return samples * (1 + _LEARNING) + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+    return learning + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+
+
+def _phase_passes(config: TrainConfig, phase: Phase) -> float:
+    visits = phase.steps * config.batch_size
+    samples = visits * (2 if phase.directions == "both" else 1)
+    kept = visits if config.self_regularisation else 0
+    asked = kept + (samples if phase.goal is Goal.MODEL else 0)
+    return asked + (samples + kept) * _LEARNING
 
 
 def about(seconds: float) -> str:

@@ -14,10 +14,11 @@ from PIL import Image
 from lib_addift.doctor import Finding, PairReport
 from lib_addift.hosts.base import Host
 from lib_addift.job_files import JobFiles, KeptResult, KeptStep
+from lib_addift.learner import StepReport
+from lib_addift.material import steps_of
 from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot, Stage
-from lib_addift.pairs import ImagePair, load_pair
+from lib_addift.pairs import ImagePair, load_source
 from lib_addift.pipeline import TrainingRun
-from lib_addift.trainer import StepReport
 
 WAITING = "waiting for its turn"
 _MOST_LOG_LINES = 200
@@ -64,7 +65,7 @@ class Job:
     is_fresh: bool = False  # it is to begin anew: what an earlier attempt kept is not its own
 
     def __post_init__(self) -> None:
-        self.name, self.total = self.request.name, self.request.config.max_train_steps
+        self.name, self.total = self.request.name, steps_of(self.request.config, self.request.pairs)
         self._run: TrainingRun | None = None
         self._making = threading.Lock()
         self._is_halted = False
@@ -108,7 +109,7 @@ class Job:
         if self._run is not None:
             return self._run.pair
         first = self.request.pairs[0]
-        return load_pair(first.original, first.target, self.request.config, first.mask)
+        return load_source(first, self.request.config)
 
     @property
     def run(self) -> TrainingRun:

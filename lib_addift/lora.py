@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib_addift.errors import LoraFileError
+from lib_addift.errors import ConfigError
+from lib_addift.lora_dora import DoraLayer
+from lib_addift.lora_layers import DeltaLayer, LoraLayer
+from lib_addift.lora_lycoris import LohaLayer, LokrLayer
+from lib_addift.lora_parts import by_layer, read_layer
+
+__all__ = ["LoraLayer", "LoraNetwork", "LoraStack", "combine", "layer_kind", "select_layers"]
 
 _KINDS = {
     "self_attention": re.compile(r"_attn1_to_"),
@@ -46,96 +53,78 @@ def select_layers(
     return chosen
 
 
-class LoraLayer(nn.Module):
-    """One low-rank pair: x -> lora_up(lora_down(x)) * alpha / rank. Source: Hu et al. 2021, section 4.1.
-
-    `lora_down` is (rank, in) or (rank, in, k, k), `lora_up` (out, rank) or (out, rank, 1, 1); both float32.
-    """
-
-    def __init__(
-        self, lora_down: torch.Tensor, lora_up: torch.Tensor, alpha: float, conv: dict[str, Any] | None
-    ) -> None:
-        super().__init__()
-        self.lora_down = nn.Parameter(lora_down.float())
-        self.lora_up = nn.Parameter(lora_up.float())
-        self.alpha = alpha
-        self.conv = conv  # stride, padding and dilation of a convolution; None for a linear layer
-
-    @property
-    def rank(self) -> int:
-        return self.lora_down.shape[0]
-
-    @property
-    def scale(self) -> float:
-        return self.alpha / self.rank
-
-    @classmethod
-    def create(cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> LoraLayer:
-        """Kaiming-uniform down and zero up, so that the LoRA starts as nothing."""
-        weight = next(layer.parameters())  # (out, in) or (out, in, k, k)
-        outputs, inputs, *kernel = weight.shape
-        lora_down = torch.empty(rank, inputs, *kernel)
-        bound = 1 / math.sqrt(lora_down[0].numel())
-        lora_down.uniform_(-bound, bound, generator=generator)
-        lora_up = torch.zeros(outputs, rank, *[1 for _ in kernel])
-        return cls(lora_down.to(weight.device), lora_up.to(weight.device), alpha, _conv_arguments(layer))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The wide product runs in the model's dtype (it is what autograd keeps); the narrow one in float32, where
-        # small updates of lora_up are not rounded away.
-        lora_down = self.lora_down.to(x.dtype)
-        if self.conv is None:
-            delta = F.linear(F.linear(x, lora_down).float(), self.lora_up)
-        else:
-            delta = F.conv2d(F.conv2d(x, lora_down, **self.conv).float(), self.lora_up)
-        return delta * self.scale
-
-
-def _conv_arguments(layer: nn.Module) -> dict[str, Any] | None:
-    if not hasattr(layer, "kernel_size"):
-        return None
-    return {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
-
-
 class LoraNetwork(nn.Module):
     """The LoRA layers of one LoRA, by name, and the multiplier at which they act.
 
-    `multiplier` is a number, or a tensor (B,) with one number per sample of the batch.
+    `multiplier` is a number, or a tensor (B,) with one number per sample of the batch. While `dropout_seed` is a
+    number, each unit of each layer is left out in the share `dropout` of the samples: which ones follows from that
+    number alone, so that a pass that runs again (checkpointing, a resumed training) leaves out the same.
     """
 
-    def __init__(self, layers: Mapping[str, LoraLayer], modules: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, layers: Mapping[str, DeltaLayer], modules: Mapping[str, nn.Module], *, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.layers = dict(layers)
         self._registered = nn.ModuleDict(layers)  # makes the layers' parameters the network's
         self.targets = dict(modules)
         self.multiplier: float | torch.Tensor = 1.0
+        self.dropout = dropout
+        self.dropout_seed: int | None = None
 
     @classmethod
-    def create(cls, modules: Mapping[str, nn.Module], *, rank: int, alpha: float, seed: int) -> LoraNetwork:
-        """A fresh LoRA over `modules` (see `select_layers`); the same seed gives the same weights on every device."""
+    def create(
+        cls,
+        modules: Mapping[str, nn.Module],
+        *,
+        rank: int,
+        alpha: float,
+        seed: int,
+        algorithm: str = "lora",
+        dora: bool = False,
+        dropout: float = 0.0,
+        lokr_factor: int = -1,
+    ) -> LoraNetwork:
+        """A fresh LoRA over `modules` (see `select_layers`); the same seed gives the same weights on every device.
+
+        The settings are those of `TrainConfig`.
+        """
+        makers: dict[tuple[str, bool], Callable[..., DeltaLayer]] = {
+            ("lora", False): LoraLayer.create,
+            ("lora", True): DoraLayer.create,
+            ("loha", False): LohaLayer.create,
+            ("lokr", False): partial(LokrLayer.create, factor=lokr_factor),
+        }
+        create = makers[algorithm, dora]
         generator = torch.Generator("cpu").manual_seed(seed)
-        return cls({name: LoraLayer.create(m, rank, alpha, generator) for name, m in modules.items()}, modules)
+        layers = {name: create(module, rank, alpha, generator) for name, module in modules.items()}
+        return cls(layers, modules, dropout=dropout)
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, torch.Tensor], unet: nn.Module, lora_name: Callable[[str], str]
     ) -> LoraNetwork:
         """A LoRA from a file's tensors (kohya keys). Raises LoraFileError when the model has no such layer."""
-        modules = {lora_name(name): module for name, module in unet.named_modules()}
+        return cls.over({lora_name(name): module for name, module in unet.named_modules()}, tensors)
+
+    @classmethod
+    def over(cls, modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> LoraNetwork:
+        """As `from_tensors`, for a model whose layers are given by their LoRA names."""
         layers = {}
-        for name in dict.fromkeys(key.split(".")[0] for key in tensors):
-            if name not in modules:
-                raise LoraFileError(
-                    f"the LoRA has a layer '{name}' that this model does not have: it is for another model."
-                )
-            layer = modules[name]
-            down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
-            weight = next(layer.parameters(), torch.empty(0))  # (out, in) or (out, in, k, k)
-            if (up.shape[0], *down.shape[1:]) != weight.shape:
-                raise LoraFileError(f"layer '{name}' of the LoRA does not fit this model's: it is for another model.")
-            alpha = float(tensors.get(f"{name}.alpha", torch.tensor(down.shape[0])))
-            layers[name] = LoraLayer(down.to(weight.device), up.to(weight.device), alpha, _conv_arguments(layer))
+        for name, keys in by_layer(tensors).items():
+            parts = {part: tensors[key] for part, key in keys.items()}
+            layers[name] = read_layer(name, parts, modules.get(name))
         return cls(layers, {name: modules[name] for name in layers})
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it acts on the text model too, so that conditions depend on it."""
+        return any(name.startswith("lora_te") for name in self.layers)
+
+    @property
+    def is_stackable(self) -> bool:
+        """Whether it can be in a LoraStack: plain low-rank pairs, and no dropout."""
+        return not self.dropout and all(type(layer) is LoraLayer for layer in self.layers.values())
 
     @contextmanager
     def attach(self) -> Iterator[LoraNetwork]:
@@ -144,28 +133,75 @@ class LoraNetwork(nn.Module):
             yield self
 
     def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        delta: torch.Tensor = self.layers[name](x)
+        delta: torch.Tensor = self.layers[name](x, self._kept(name, x))
         multiplier = self.multiplier
         if isinstance(multiplier, torch.Tensor):
             multiplier = multiplier.to(delta.device).view(-1, *[1] * (delta.ndim - 1))
         return delta * multiplier
 
+    def _kept(self, name: str, x: torch.Tensor) -> torch.Tensor | None:
+        """Zero for what dropout leaves out; the rest is larger in turn, so that the mean over all choices stays."""
+        if not self.dropout or self.dropout_seed is None:
+            return None
+        digest = hashlib.sha256(f"{self.dropout_seed} {name}".encode()).digest()
+        generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "little"))
+        drawn = torch.rand(self.layers[name].kept_shape(len(x)), generator=generator)
+        return ((drawn >= self.dropout) / (1 - self.dropout)).to(x.device)
+
+    def parameter_groups(self, lora_plus_ratio: float = 1.0, text_encoder_rate: float = 1.0) -> list[dict[str, Any]]:
+        """All parameters as an optimizer takes them; "ratio" is the share of the learning rate that a group gets.
+
+        What starts at zero gets `lora_plus_ratio` times the rate of the rest (Hayou et al. 2024, LoRA+, section 4), and
+        layers of the text encoder `text_encoder_rate` times the UNet's. A norm (`dora_scale`) must not decay: zero is
+        not where it started.
+        """
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, layer in self.layers.items():
+            rate = text_encoder_rate if name.startswith("lora_te") else 1.0
+            grown = {id(parameter) for parameter in layer.grown_parameters()}
+            for key, parameter in layer.named_parameters():
+                ratio = rate * lora_plus_ratio if id(parameter) in grown else rate
+                groups.setdefault((ratio, key == "dora_scale"), []).append(parameter)
+        return [
+            {"params": params, "ratio": ratio, **({"weight_decay": 0.0} if is_norm else {})}
+            for (ratio, is_norm), params in groups.items()
+        ]
+
     @torch.no_grad()
     def tensors(self, weight: float = 1.0) -> dict[str, torch.Tensor]:
-        """Copies of all tensors with kohya keys, on the CPU, rescaled so that weight 1 acts as `weight` did.
-
-        The size of `weight` goes into alpha and its sign into lora_up, so that alpha stays positive.
-        """
+        """Copies of all tensors with kohya keys, on the CPU, rescaled so that weight 1 acts as `weight` did."""
         result = {}
         for name, layer in self.layers.items():
-            result[f"{name}.lora_down.weight"] = layer.lora_down.detach().cpu().clone()
-            result[f"{name}.lora_up.weight"] = layer.lora_up.detach().cpu() * math.copysign(1.0, weight)
-            result[f"{name}.alpha"] = torch.tensor(layer.alpha * abs(weight))
+            result.update(layer.tensors(name, weight))
         return result
 
 
+@torch.no_grad()
+def combine(networks: Sequence[tuple[LoraNetwork, float]]) -> LoraNetwork:
+    """The sum of plain LoRAs, each times its weight: exact, for the factors stand side by side and the ranks add up.
+
+    A layer that only some have is theirs alone. Raises ConfigError for other kinds of LoRA.
+    """
+    summands: dict[str, list[tuple[LoraLayer, float]]] = {}
+    for network, weight in networks:
+        for name, layer in network.layers.items():
+            if type(layer) is not LoraLayer:
+                raise ConfigError(
+                    f"layer '{name}' is no plain LoRA, and only those can be added up: "
+                    "use algorithm = lora and dora = false."
+                )
+            summands.setdefault(name, []).append((layer, weight * layer.scale))
+    layers = {}
+    for name, parts in summands.items():
+        down = torch.cat([layer.lora_down for layer, _ in parts])  # (sum of ranks, in, ...)
+        up = torch.cat([layer.lora_up * scale for layer, scale in parts], dim=1)
+        layers[name] = LoraLayer(down, up, float(len(down)), parts[0][0].conv)
+    targets = {name: module for network, _ in networks for name, module in network.targets.items()}
+    return LoraNetwork(layers, {name: targets[name] for name in layers})
+
+
 class LoraStack:
-    """Several LoRAs over the same layers, of one rank, in one pass: each sample of the batch goes through its own.
+    """Several plain LoRAs over the same layers, of one rank, in one pass: each sample goes through its own.
 
     `multiplier` is a tensor (B,), and `owners` (B,) has for each sample the index of its LoRA.
     """
@@ -173,7 +209,7 @@ class LoraStack:
     def __init__(self, networks: Sequence[LoraNetwork]) -> None:
         self._networks = list(networks)
         self._scales = {
-            name: torch.tensor([network.layers[name].scale for network in networks], device=layer.lora_up.device)
+            name: torch.tensor([each.scale for each in self._layers(name)], device=next(layer.parameters()).device)
             for name, layer in networks[0].layers.items()
         }
         self.multiplier = torch.empty(0)
@@ -185,8 +221,12 @@ class LoraStack:
         with _hooks(self._networks[0].targets, self._delta):
             yield self
 
+    def _layers(self, name: str) -> list[LoraLayer]:
+        """One layer of all the LoRAs, which are stackable."""
+        return [cast(LoraLayer, network.layers[name]) for network in self._networks]
+
     def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        layers = [network.layers[name] for network in self._networks]
+        layers = self._layers(name)
         owners = self.owners.to(x.device)
         down = torch.stack([layer.lora_down for layer in layers])[owners]  # (B, rank, in, ...)
         up = torch.stack([layer.lora_up for layer in layers])[owners]  # (B, out, rank, ...)

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 from lib_addift.atomic import replace_files, temporary_name
 from lib_addift.errors import LoraFileError
-from lib_addift.lora_metadata import ALPHA, DOWN, UP, build_metadata, describe_run, describe_tensors, layer_name
+from lib_addift.lora_metadata import build_metadata, describe_run, describe_tensors
+from lib_addift.lora_parts import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 
 __all__ = ["build_metadata", "check_name", "describe", "lora_path", "put_lora", "read_lora", "save_lora"]
 
@@ -152,8 +153,9 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[str, torch.Tensor]:
-    """Copies on the CPU in the file's number format, but alpha in float32: readers take its value, whatever its format.
+    """Copies on the CPU in the file's number format, but alpha and DoRA's norms in float32.
 
+    Readers take alpha's value, whatever its format; and what is little of a norm is much beside what the LoRA changes.
     Raises LoraFileError for numbers that are not finite, here or in the file, and for a LoRA that does nothing.
     """
     if precision not in _DTYPES:
@@ -162,13 +164,14 @@ def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise LoraFileError(f"'{key}' is not finite, so training has diverged: use a lower learning rate.")
-        dtype = torch.float32 if key.endswith(ALPHA) else _DTYPES[precision]
+        dtype = torch.float32 if key.endswith((ALPHA, DORA)) else _DTYPES[precision]
         ready[key] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
         if not ready[key].isfinite().all():
             largest = tensor.abs().max()
             raise LoraFileError(f"'{key}' reaches {largest:.3g}, which {precision} cannot hold: save it as fp32.")
-    idle = {layer_name(key) for key, tensor in ready.items() if not tensor.any()}  # one zero factor is enough
-    if idle.issuperset(map(layer_name, ready)):
+    # One zero factor is enough, but not where the norms (DoRA) act beside it.
+    idle = {layer_name(key) for key, tensor in ready.items() if not tensor.any()}
+    if not any(key.endswith(DORA) for key in ready) and idle.issuperset(map(layer_name, ready)):
         raise LoraFileError("the LoRA does nothing, all its layers are zero: train it longer or at a higher rate.")
     return ready
 
@@ -220,15 +223,17 @@ def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _check_is_lora(path: Path, keys: Collection[str]) -> None:
-    downs, ups = ({layer_name(key) for key in keys if key.endswith(suffix)} for suffix in (DOWN, UP))
-    if not downs and not ups:
+    layers = {name: parts for name, parts in by_layer(keys).items() if has_weights(parts)}
+    if not layers:
         example = min(keys, default="none at all")
         raise LoraFileError(
             f"'{path}' is a checkpoint or another kind of network, with tensors such as '{example}': "
             "choose a LoRA with kohya's names."
         )
-    if downs != ups:
-        raise LoraFileError(f"'{path}' has only half of layer '{min(downs ^ ups)}': get or train it again.")
+    half = min((name for name, parts in layers.items() if not is_whole(parts)), default=None)
+    if half is not None:
+        there = ", ".join(sorted(layers[half]))
+        raise LoraFileError(f"'{path}' has only half of layer '{half}' ({there}): get or train it again.")
 
 
 def describe(path: Path) -> str:

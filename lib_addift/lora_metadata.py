@@ -12,8 +12,24 @@ import torch
 
 from lib_addift.config import TrainConfig
 from lib_addift.lora import layer_kind
+from lib_addift.lora_parts import (
+    ALPHA,
+    DORA,
+    DOWN,
+    UP,
+    Parts,
+    by_layer,
+    has_weights,
+    input_width,
+    kind_of,
+    layer_name,
+    rank_and_alpha,
+)
 
-DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+__all__ = [
+    "ALPHA", "DOWN", "UP",
+    "build_metadata", "describe_run", "describe_tensors", "layer_name", "ranks_and_alphas",
+]  # fmt: skip
 
 _BASE_MODELS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}  # by the width of the text condition
 _FACTS = {  # the metadata that people want to see
@@ -26,6 +42,8 @@ _FACTS = {  # the metadata that people want to see
     "ss_seed": "Seed",
 }
 
+_COMMENTS = {"addift": "ADDifT (Alternating Direct Difference Training)"}
+
 
 def build_metadata(
     config: TrainConfig,
@@ -37,6 +55,7 @@ def build_metadata(
     report: Mapping[str, object],
     tensors: Mapping[str, torch.Tensor],
     resolution: tuple[int, int],
+    clip_skip: int = 1,
     steps: int | None = None,
 ) -> dict[str, str]:
     """The metadata of a trained LoRA for kohya's tools (ss_), Stability's and Forge (modelspec), and us (addift).
@@ -46,11 +65,14 @@ def build_metadata(
     pixels; `steps` are those done (default: all). The hashes of the tensors are added by `save_lora`.
     """
     done = config.max_train_steps if steps is None else steps
-    described = f"The difference of two pictures, learnt with ADDifT on {model_title} in {done} steps."
+    learnt = "Pictures" if config.method == "lora" else "The difference of two pictures"
+    method = "ADDifT" if config.method == "addift" else f"the method '{config.method}'"
+    described = f"{learnt}, learnt with {method} on {model_title} in {done} steps."
     metadata = {
         **_kohya_metadata(config, tensors),
         "ss_sd_model_name": model_title,
         "ss_new_sd_model_hash": model_hash,
+        "ss_clip_skip": str(clip_skip),
         "ss_output_name": name,
         "ss_resolution": str(resolution),
         "ss_steps": str(done),
@@ -71,13 +93,15 @@ def build_metadata(
 def _kohya_metadata(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Settings under the names that kohya-ss/sd-scripts writes. Source: its train_network.py."""
     rank, alpha = max(ranks_and_alphas(tensors).values())
+    module, arguments = _network_module(config, _kinds(tensors))
     tags = {tag.strip(): 1 for tag in config.prompt.split(",") if tag.strip()}
     return {
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
-        "ss_network_module": "networks.lora",
+        "ss_network_module": module,
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",
+        "ss_network_args": json.dumps(arguments) if arguments else "",
         "ss_optimizer": f"{config.optimizer}({config.optimizer_args})" if config.optimizer_args else config.optimizer,
         "ss_learning_rate": str(config.learning_rate),
         "ss_lr_scheduler": config.lr_schedule,
@@ -86,19 +110,40 @@ def _kohya_metadata(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) ->
         "ss_mixed_precision": "no" if config.precision == "fp32" else config.precision,
         "ss_seed": str(config.seed),
         "ss_tag_frequency": json.dumps({"addift": tags} if tags else {}),
-        "ss_training_comment": "ADDifT (Alternating Direct Difference Training)",
+        "ss_training_comment": _COMMENTS.get(config.method, f"method {config.method}"),
     }
 
 
-def layer_name(key: str) -> str:
-    """The layer that a tensor belongs to."""
-    return key.partition(".lora_")[0].removesuffix(ALPHA)
+def _network_module(config: TrainConfig, kinds: Collection[str]) -> tuple[str, dict[str, str]]:
+    """The module that would train such a network for kohya's scripts, and its arguments. Source: LyCORIS' kohya.py."""
+    arguments = {"rank_dropout": f"{config.dropout:g}"} if config.dropout else {}
+    if config.lora_plus_ratio != 1:
+        arguments["loraplus_lr_ratio"] = f"{config.lora_plus_ratio:g}"
+    kind = next((kind for kind in ("LoHa", "LoKr", "DoRA") if kind in kinds), None)
+    if kind is None:
+        return "networks.lora", arguments
+    own = {
+        "LoHa": {"algo": "loha"},
+        "LoKr": {"algo": "lokr", "factor": str(config.lokr_factor)},
+        "DoRA": {"algo": "lora", "dora_wd": "True", "wd_on_output": "False"},
+    }
+    size = {"conv_dim": str(config.rank), "conv_alpha": f"{config.alpha:g}"}
+    return "lycoris.kohya", {**own[kind], **size, **arguments}
+
+
+def _layers(tensors: Mapping[str, torch.Tensor]) -> dict[str, Parts]:
+    """The parts of each layer."""
+    layers = {name: {part: tensors[key] for part, key in keys.items()} for name, keys in by_layer(tensors).items()}
+    return {name: parts for name, parts in layers.items() if has_weights(parts)}
+
+
+def _kinds(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    return {kind_of(parts) or "other" for parts in _layers(tensors).values()}
 
 
 def ranks_and_alphas(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, float]]:
     """Rank and alpha of each layer; a layer without alpha acts as if it were the rank."""
-    ranks = {layer_name(key): tensor.shape[0] for key, tensor in tensors.items() if key.endswith(DOWN)}
-    return {layer: (rank, float(tensors.get(layer + ALPHA, rank))) for layer, rank in ranks.items()}
+    return {name: rank_and_alpha(parts) for name, parts in _layers(tensors).items()}
 
 
 def describe_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> list[str]:
@@ -106,9 +151,14 @@ def describe_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str,
     layers = ranks_and_alphas(tensors)
     ranks, alphas = zip(*layers.values(), strict=True)
     kinds = Counter(_kind(layer) for layer in layers)
-    formats = {str(tensor.dtype).removeprefix("torch.") for key, tensor in tensors.items() if key.endswith(DOWN)}
+    weights = [
+        tensor for key, tensor in tensors.items() if layer_name(key) in layers and not key.endswith((ALPHA, DORA))
+    ]
+    formats = {str(tensor.dtype).removeprefix("torch.") for tensor in weights}
+    algorithms = _kinds(tensors)
     return [
         f"Base model: {_base_model(tensors, metadata)}",
+        *([f"Algorithm: {', '.join(sorted(algorithms))}"] if algorithms != {"LoRA"} else []),
         f"Rank: {_span(ranks)}; alpha: {_span(alphas)}; stored as {', '.join(sorted(formats))}",
         f"Layers: {len(layers)} ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})",
     ]
@@ -121,7 +171,7 @@ def _kind(layer: str) -> str:
 def _base_model(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """As the file says; else by the width in which its cross attention reads text."""
     said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture")
-    widths = (tensor.shape[1] for key, tensor in tensors.items() if key.endswith(f"attn2_to_k{DOWN}"))
+    widths = (input_width(parts) for name, parts in _layers(tensors).items() if name.endswith("attn2_to_k"))
     return said or _BASE_MODELS.get(next(widths, 0), "unknown")
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from lib_addift.config import TrainConfig
+from lib_addift.learner import StepReport
 from lib_addift.pairs import PairSource, PictureSource
 from lib_addift.proof import RoundTrip
-from lib_addift.trainer import StepReport
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,22 @@ from lib_addift.config import TrainConfig
 from lib_addift.errors import ConfigError
 
 _EXTRA_PACKAGES = ("pytorch_optimizer", "bitsandbytes.optim", "prodigyopt")
+_ONE_RATE = ("prodigy", "dadapt")  # they raise when groups have different rates
 
 
 def make_optimizer(
-    config: TrainConfig, parameters: Iterable[torch.nn.Parameter], learning_rate: float
+    config: TrainConfig, parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """The optimizer named by `config.optimizer`, in any case of letters. Raises ConfigError when there is none."""
+    """The optimizer named by `config.optimizer`, in any case of letters. Raises ConfigError when there is none.
+
+    `parameters` may be groups, as `LoraNetwork.parameter_groups` makes them.
+    """
     kind = _find_class(config.optimizer)
+    if config.lora_plus_ratio != 1 and kind.__name__.lower().startswith(_ONE_RATE):
+        raise ConfigError(
+            f"optimizer = '{config.optimizer}' finds one learning rate for all parameters, so it cannot work with "
+            f"lora_plus_ratio = {config.lora_plus_ratio:g}: set that to 1, or use AdamW."
+        )
     arguments = parse_arguments(config.optimizer_args)
     try:
         optimizer = kind(parameters, lr=learning_rate, **arguments)
@@ -64,13 +73,14 @@ def parse_arguments(text: str) -> dict[str, Any]:
         ) from error
 
 
-def rate_at(step: int, config: TrainConfig) -> float:
-    """The share of the learning rate used in optimizer step `step` (from 0)."""
+def rate_at(step: int, config: TrainConfig, steps: int | None = None) -> float:
+    """The share of the learning rate used in optimizer step `step` (from 0) of `steps` (default: the settings')."""
     if step < config.lr_warmup_steps:
         return (step + 1) / (config.lr_warmup_steps + 1)
     if config.lr_schedule == "constant":
         return 1.0
-    done = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
+    last = config.max_train_steps if steps is None else steps
+    done = (step - config.lr_warmup_steps) / max(1, last - config.lr_warmup_steps)
     left = 1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
     return config.lr_end_ratio + (1 - config.lr_end_ratio) * left
 

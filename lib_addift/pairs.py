@@ -40,6 +40,9 @@ class PairSource:
     target_prompt: str = ""
     weight: float = 1.0  # of this pair's loss, beside 1 for the others'
     mask: PictureSource | None = None  # grey: white where to learn; None = as the settings say
+    repeats: int = 1  # how often it is seen, beside once for the others
+    is_single: bool = False  # one picture, in both places: for method lora
+    is_prior: bool = False  # a single regularisation picture: what it shows is to be drawn as ever
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so pairs compare by identity
@@ -77,6 +80,27 @@ def load_pair(
     if not area.any():
         raise PictureError(f"the mask ({name}) is all black: make white or opaque what to learn.")
     return ImagePair(first, second, area, frame.describe(sizes))
+
+
+def load_single(picture: PictureSource, config: TrainConfig, mask: PictureSource | None = None) -> ImagePair:
+    """One picture as a pair of the same, for methods that learn pictures. Raises PictureError.
+
+    `mask` is as in `load_pair`; without one all is learnt: there is no difference to say where.
+    """
+    opened = load_picture(picture, "picture")
+    frame = _Frame.around([opened.size], config.resolution)
+    pixels = np.array(frame.cut(_flat(opened, "white")))
+    area = None
+    if mask is not None:
+        area = np.asarray(frame.cut(_mask_picture(mask, [opened.size])), dtype=np.float32) / 255
+    return ImagePair(pixels, pixels, area, frame.describe([opened.size]))
+
+
+def load_source(source: PairSource, config: TrainConfig) -> ImagePair:
+    """The pair of a PairSource. Raises PictureError."""
+    if source.is_single:
+        return load_single(source.target, config, source.mask)
+    return load_pair(source.original, source.target, config, source.mask)
 
 
 def load_picture(source: PictureSource, role: str) -> Image.Image:

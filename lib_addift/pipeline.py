@@ -12,26 +12,28 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 
-from lib_addift.augment import views, views_count
+from lib_addift.arithmetic import resize
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine
-from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import HostError, PictureError, TrainingError
-from lib_addift.hosts.base import Host
+from lib_addift.hosts.base import Host, lora_modules, text_layers
+from lib_addift.learner import Learner, StepReport
+from lib_addift.lessons import asked_turns, make_lessons
 from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import build_metadata, lora_path, save_lora
+from lib_addift.lora_file import build_metadata, lora_path, read_lora, save_lora
+from lib_addift.material import Material, check_method, encode_material
 from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
+from lib_addift.methods import method_of
 from lib_addift.optim import make_optimizer
-from lib_addift.pairs import ImagePair, PairSource, load_pair
-from lib_addift.plan import Turn, make_plan
+from lib_addift.pairs import ImagePair, PairSource, load_source
+from lib_addift.plan import Turn
 from lib_addift.preview import preview_strip
 from lib_addift.proof import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 from lib_addift.reference import predict_references
-from lib_addift.trainer import Learner, StepReport, train
+from lib_addift.trainer import train
 
 _MOST_SNAPSHOTS = 30
 _CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept
-_HELD_OUT_OF = 4  # one pair of so many, when there are at least so many
 PROVEN_PAIRS = 4  # the round trip takes as long as training does, for each pair
 T = TypeVar("T")
 
@@ -59,14 +61,15 @@ class TrainingRun:
         self.snapshots: dict[int, Snapshot] = {}
         self.results: list[Result] = []
         lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
+        check_method(self.config, request.pairs)
         self.pairs = [_load(source, request) for source in request.pairs]
         self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
         make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
         self._model_title = model_title or host.model_title
         self._watched, self.checkpoint = watched, checkpoint
         self._preview_every = snapshot_spacing(self.config) if watched else 0
-        self._latents: list[LatentPair] = []  # every view of every pair that is trained on
-        self._held_out: list[LatentPair] = []
+        self._method = method_of(self.config)
+        self._material = Material()
         self._learner: Learner | None = None
         self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self._stopped = False
@@ -111,56 +114,66 @@ class TrainingRun:
     def prepare(self) -> Events:
         """Everything before the first step, inside of `exclusive`; ends early when the run is stopped."""
         config = self.config
-        yield from self._encode()
-        plan = make_plan(config, len(self._latents) // views_count(config), views_count(config))
+        material = self._material = yield from encode_material(self.host, self.pairs, self.request.pairs, config)
+        phases, pairs = self._method.phases(config, len(material.pairs)), material.all_learnt
+        lessons = make_lessons(config, phases, pairs, material.views)
+        asked = asked_turns(lessons, pairs)
         references: dict[Turn, torch.Tensor] = {}
-        total = len({turn for step in plan for turn in step})
-        for turn, noise_pred in predict_references(self.host, self._latents, plan, config.reference_batch_size):
+        total = len({turn for step in asked for turn in step})
+        for turn, noise_pred in predict_references(self.host, pairs, asked, config.reference_batch_size):
             references[turn] = noise_pred
             yield Stage("asking the model", len(references), total)
             if self._stopped:
                 return
-        modules = select_layers(self.host.unet, self.host.lora_name, layers=config.layers, blocks=config.blocks)
-        network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
-        network.to(self.host.device)  # the host may keep some of its own layers elsewhere
-        self._learner = Learner(
-            self.host, network, pairs=self._latents, plan=plan, references=references, config=config
-        )
+        networks = [self._network(index) for index in range(1 + max(phase.network for phase in phases))]
+        self._learner = Learner(self.host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
         if self.checkpoint:
             self._learner.restore(self.checkpoint.learner)
 
-    def _encode(self) -> Events:
-        """Pictures and prompts in the model's terms; with enough pairs, some are held out of training."""
-        count, left_out = len(self.pairs), held_out_pairs(self.config, len(self.pairs))
-        self._latents, self._held_out = [], []
-        for index, (pair, source) in enumerate(zip(self.pairs, self.request.pairs, strict=True)):
-            yield Stage("encoding the pictures", index, count if count > 1 else 0)
-            prompts = self.config.prompts(source.original_prompt, source.target_prompt)
-            for view in [pair] if index in left_out else views(pair, self.config):
-                latents = encode_pair(self.host, view, self.config, prompts, source.weight)
-                (self._held_out if index in left_out else self._latents).append(latents)
+    def _network(self, index: int) -> LoraNetwork:
+        """A LoRA that is to be taught, or the first one of the settings."""
+        host, config = self.host, self.config
+        if index == 0 and config.first_lora:
+            tensors, _ = read_lora(Path(config.first_lora))
+            return LoraNetwork.over(lora_modules(host), tensors).to(host.device)
+        modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
+        if config.train_text_encoder:
+            modules |= text_layers(host)
+        network = LoraNetwork.create(
+            modules, rank=config.rank, alpha=config.alpha, seed=config.seed, algorithm=config.algorithm,
+            dora=config.dora, dropout=config.dropout, lokr_factor=config.lokr_factor,
+        )  # fmt: skip
+        return network.to(host.device)  # the host may keep some of its own layers elsewhere
 
     def after_step(self, report: StepReport, seconds: float) -> Events:
         """What is said and kept after a step that took so many seconds."""
-        last, network = len(self.learner.plan), self.learner.network
+        is_last = report.step == self.learner.total
         self.steps_done = report.step
         self.train_seconds += seconds
         yield report
         if self._stopped:
             return
-        is_last = report.step == last
-        if self._preview_every and (is_last or report.step % self._preview_every == 0):
-            yield self._snapshot(network)
-        if self.config.save_every and report.step % self.config.save_every == 0 and not is_last:
-            yield from self._finish(network, self._step_name(report.step))
+        if self.learner.has_result:
+            if self._preview_every and (is_last or report.step % self._preview_every == 0):
+                yield self._snapshot(self._result())
+            if self.config.save_every and report.step % self.config.save_every == 0 and not is_last:
+                yield from self._finish(self._result(), self._step_name(report.step))
         # Last: what goes on from here does nothing of this step again.
         if self._watched and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
             yield Checkpoint(report.step, self.train_seconds, self.learner.state())
 
+    def _result(self) -> LoraNetwork:
+        """The LoRA of the difference, as it is now."""
+        network = self._method.result(self.learner.networks)
+        if not 0 < self.config.result_rank < max(layer.rank for layer in network.layers.values()):
+            return network
+        tensors = resize(network.tensors(), self.config.result_rank)
+        return LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
+
     def finish(self) -> Events:
         """Prove and save the LoRA after the last step."""
         if not self._stopped:
-            yield from self._finish(self.learner.network, self.request.name)
+            yield from self._finish(self._result(), self.request.name)
 
     def restart(self) -> None:
         """Forget what was done, so that `events` begins anew, from the checkpoint where there is one."""
@@ -173,7 +186,7 @@ class TrainingRun:
     def close(self) -> None:
         """Keep of the work what `keep` needs, and let go of the rest."""
         if self._learner is not None:
-            self.learnt = self._learner.network.tensors()
+            self.learnt = self._result().tensors() if self._learner.has_result else {}
             self._learner = None
 
     def adopt(self, step: int, train_seconds: float, learnt: Mapping[str, torch.Tensor]) -> None:
@@ -206,9 +219,9 @@ class TrainingRun:
         if not tensors or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
         with self.exclusive():
-            if not self._latents:  # the step was kept by an earlier run of this request
-                yield from self._encode()
-            network = LoraNetwork.from_tensors(tensors, self.host.unet, self.host.lora_name).to(self.host.device)
+            if not self._material.learnt:  # the step was kept by an earlier run of this request
+                self._material = yield from encode_material(self.host, self.pairs, self.request.pairs, self.config)
+            network = LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
             yield from self._finish(network, self._step_name(step), step)
 
     @contextmanager
@@ -230,7 +243,7 @@ class TrainingRun:
     def _snapshot(self, network: LoraNetwork) -> Snapshot:
         """Keep the LoRA of this step, with a strip at the weights that it has before calibration."""
         with network.attach():
-            strip = preview_strip(self.host, network, self._latents[0], self.config, self.config.strength)
+            strip = preview_strip(self.host, network, self._material.pairs[0], self.config, self.config.strength)
         snapshot = Snapshot(self.steps_done, network.tensors(), strip)
         self.snapshots[self.steps_done] = snapshot
         return snapshot
@@ -238,19 +251,19 @@ class TrainingRun:
     def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Events:
         """Check, calibrate and save the LoRA as it is now."""
         _check_alive(network)
-        pairs = self._latents[:: views_count(self.config)]  # as they are, without their other views
+        shown, held_out = self._material.pairs[0], None
         with network.attach():
-            yield Stage("proving it: the round trip")
-            proven = pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)]
-            proof = round_trip(self.host, network, proven, self.config)
+            proof = RoundTrip.without_pairs()
+            if pairs := self._material.differing:
+                yield Stage("proving it: the round trip")
+                proof = round_trip(self.host, network, pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)], self.config)
             trained_weight = proof.weight if self._is_calibrated(proof) else 1.0
-            held_out = None
-            if self._held_out:
-                held_out = recovery_at(self.host, network, self._held_out, self.config, trained_weight)
+            if self._material.held_out:
+                held_out = recovery_at(self.host, network, self._material.held_out, self.config, trained_weight)
             weight = self.config.strength * trained_weight
             yield Stage("drawing the preview")
-            strip = preview_strip(self.host, network, pairs[0], self.config, weight)
-            pictures = round_trip_pictures(self.host, network, pairs[0], self.config, weight)
+            strip = preview_strip(self.host, network, shown, self.config, weight)
+            pictures = round_trip_pictures(self.host, network, shown, self.config, weight)
         if self._stopped and name == self.request.name:
             return
         yield Stage("saving")
@@ -285,13 +298,14 @@ class TrainingRun:
         if len(self.pairs) > 1:
             report["pairs"] = len(self.pairs)
         if held_out is not None:
-            report |= {"held_out_pairs": len(self._held_out), "held_out_recovery": round(held_out, 4)}
+            report |= {"held_out_pairs": len(self._material.held_out), "held_out_recovery": round(held_out, 4)}
         metadata = build_metadata(
             self.config,
             name=name,
             model_title=self.host.model_title,
             model_hash=self.host.model_hash,
             prediction_type=self.host.prediction_type,
+            clip_skip=self.host.clip_skip,
             report=report,
             tensors=tensors,
             resolution=(width, height),
@@ -318,17 +332,11 @@ def timed(items: Iterable[T]) -> Iterator[tuple[float, T]]:
 
 def _load(source: PairSource, request: Request) -> ImagePair:
     try:
-        return load_pair(source.original, source.target, request.config, source.mask)
+        return load_source(source, request.config)
     except PictureError as error:
         if not source.name:
             raise
-        raise PictureError(f"pair '{source.name}': {error}") from error
-
-
-def held_out_pairs(config: TrainConfig, pairs: int) -> range:
-    """The indices of those of so many pairs that are left out of training, to measure on."""
-    enough = config.hold_out and pairs >= _HELD_OUT_OF
-    return range(_HELD_OUT_OF - 1, pairs, _HELD_OUT_OF) if enough else range(0)
+        raise PictureError(f"{'picture' if source.is_single else 'pair'} '{source.name}': {error}") from error
 
 
 def snapshot_spacing(config: TrainConfig) -> int:
@@ -338,10 +346,10 @@ def snapshot_spacing(config: TrainConfig) -> int:
 
 def _check_alive(network: LoraNetwork) -> None:
     """Raises TrainingError when the LoRA would change nothing or everything."""
-    norms = torch.stack([layer.lora_up.detach().norm() for layer in network.layers.values()])
+    grown = [p.detach().norm() for layer in network.layers.values() for p in layer.grown_parameters()]
     if not all(torch.isfinite(p).all() for p in network.parameters()):
         raise TrainingError("the LoRA's weights are not finite, so it was not saved: lower the learning rate.")
-    if not norms.any():
+    if not torch.stack(grown).any():
         raise TrainingError(
             "training changed nothing, so no LoRA was saved: every step was skipped or had no gradient. "
             "Choose precision fp32 or bf16, or a larger mask."

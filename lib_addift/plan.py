@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -34,8 +35,8 @@ class Turn:
 Plan = tuple[tuple[Turn, ...], ...]  # for every optimizer step, its turns
 
 
-def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1) -> Plan:
-    """The turns of all `config.max_train_steps` steps.
+def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Sequence[int] = ()) -> Plan:
+    """The turns of all `config.max_train_steps` steps, on `pairs` pairs or on those of `order`, again and again.
 
     A visit is one draw of view, timestep and noise. Visits take the pairs in turn and walk through the timestep bands
     in order, uniformly random inside a band and among the pair's views. A visit is used in both directions: in one step
@@ -44,16 +45,17 @@ def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1) -> Plan:
     generator = torch.Generator("cpu").manual_seed(config.seed)
     edges = _band_edges(config)
     first = Direction(config.first_direction)
+    order = order or range(pairs)
     visits = 0
 
     def visit() -> tuple[int, int, int]:
         nonlocal visits
-        band = (visits // pairs) % config.timestep_bands  # every pair meets every band equally often
+        band = (visits // len(order)) % config.timestep_bands  # every pair meets every band equally often
         low, high = edges[band], edges[band + 1]
         timestep = int(torch.randint(low, high, (), generator=generator))
         noise_seed = int(torch.randint(0, 2**62, (), generator=generator))
         view = int(torch.randint(0, views, (), generator=generator)) if views > 1 else 0
-        pair = visits % pairs
+        pair = order[visits % len(order)]
         visits += 1
         return pair * views + view, timestep, noise_seed
 

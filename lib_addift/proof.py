@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lib_addift.config import TrainConfig
-from lib_addift.encode import LatentPair
+from lib_addift.encode import LatentPair, cond_at
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
 from lib_addift.plan import Direction
@@ -45,9 +45,20 @@ class RoundTrip:
     weight: float
     curve: tuple[tuple[float, float], ...]
 
+    @classmethod
+    def without_pairs(cls) -> RoundTrip:
+        """What is known where single pictures were learnt: nothing."""
+        return cls(0.0, 1.0, ())
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.curve)
+
     @property
     def verdict(self) -> str:
         """One sentence for the person."""
+        if not self.is_measured:
+            return "Single pictures have no difference on which the LoRA could be measured: look at the strip."
         if self.recovery < LEARNT:
             return (
                 f"The LoRA did not learn the difference: it reproduces {self.recovery:.0%} of it. Use more steps, "
@@ -141,8 +152,9 @@ class _Probe:
         noise_latents = torch.randn(start.latents.shape, generator=generator).to(start.latents.device)
         first = torch.tensor([self._timesteps[0]], device=start.latents.device)
         noisy = schedule.add_noise(start.latents, noise_latents, first)
-        count = len(weights)
+        multipliers = torch.tensor(weights, device=noisy.device)
+        cond = cond_at(self._host, start.prompt, start.cond, self._network, multipliers)
         return ddim(
-            self._host, noisy.expand(count, -1, -1, -1), start.cond.expand(count, -1, -1), self._timesteps,
-            network=self._network, multipliers=torch.tensor(weights, device=noisy.device),
+            self._host, noisy.expand(len(weights), -1, -1, -1), cond, self._timesteps, network=self._network,
+            multipliers=multipliers,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from lib_addift.lora import LoraNetwork
 class Guidance:
     """Classifier-free guidance: predictions move away from `uncond`. Source: Ho & Salimans 2022, eq. 6."""
 
-    uncond: torch.Tensor  # (1, tokens, width)
+    uncond: torch.Tensor  # (1, tokens, width), or one for each sample
     scale: float
 
 

@@ -49,7 +49,7 @@ def find_pairs(folder: Path, suffix: str = "", ignore: Path | None = None) -> Fo
         mask, captions = layout.mask(original, target), layout.captions(original, target)
         used |= {path for path in (first, second, mask, *captions) if path}
         try:
-            prompts = [_read_caption(path) if path else "" for path in captions]
+            prompts = [read_caption(path) if path else "" for path in captions]
         except ConfigError as error:
             problem, prompts = problem or str(error), ["", ""]
         pairs.append(PairSource(first, second, shown(first.stem), prompts[0], prompts[1], mask=mask))
@@ -58,18 +58,18 @@ def find_pairs(folder: Path, suffix: str = "", ignore: Path | None = None) -> Fo
 
 def holds_pictures(folder: Path) -> bool:
     """Whether there are pictures in a folder or in the folders in it. Raises OSError."""
-    top = _Listing.of(folder)
-    return top.has_pictures or any(_Listing.of(inner).has_pictures for inner in top.folders.values())
+    top = Listing.of(folder)
+    return top.has_pictures or any(Listing.of(inner).has_pictures for inner in top.folders.values())
 
 
 def inner_folders(folder: Path) -> dict[Path, bool]:
     """The folders in a folder, by name, and whether each is called as a part of a set. Raises OSError."""
     parts = {MASK_FOLDER, *(name for names in HALVES for name in names)}
-    return {path: name in parts for name, path in _Listing.of(folder).folders.items()}
+    return {path: name in parts for name, path in Listing.of(folder).folders.items()}
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     """A folder's files by the keys of their names, in order."""
 
     pictures: Mapping[str, Path]
@@ -79,7 +79,7 @@ class _Listing:
     twins: tuple[tuple[Path, ...], ...] = ()  # files that answer to one name
 
     @classmethod
-    def of(cls, folder: Path, suffix: str = "", ignore: Path | None = None, *, only_masks: bool = False) -> _Listing:
+    def of(cls, folder: Path, suffix: str = "", ignore: Path | None = None, *, only_masks: bool = False) -> Listing:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
         paths = sorted(visible, key=lambda path: (name_key(path.name), path.name))
         files = [(name_key(path.stem), path) for path in paths if path != ignore and path.is_file()]
@@ -120,20 +120,20 @@ class _Layout:
 
     folder: Path
     suffix: str
-    top: _Listing
-    originals: _Listing
-    targets: _Listing
-    masks: _Listing | None
+    top: Listing
+    originals: Listing
+    targets: Listing
+    masks: Listing | None
     own_folders: tuple[str, ...] = ()  # of originals and targets
 
     @classmethod
     def of(cls, folder: Path, suffix: str, ignore: Path | None) -> _Layout:
-        top = _Listing.of(folder, suffix, ignore)
+        top = Listing.of(folder, suffix, ignore)
         place = top.folders.get(MASK_FOLDER)
-        masks = _Listing.of(place, ignore=ignore, only_masks=True) if place else None
+        masks = Listing.of(place, ignore=ignore, only_masks=True) if place else None
         for names in HALVES:
             if all(name in top.folders for name in names):
-                first, second = (_Listing.of(top.folders[name], suffix, ignore) for name in names)
+                first, second = (Listing.of(top.folders[name], suffix, ignore) for name in names)
                 return cls(folder, suffix, top, first, second, masks, names)
         return cls(folder, suffix, top, top, top, masks)
 
@@ -205,7 +205,7 @@ class _Layout:
                 notes.append(f"{len(left)} {what}{'s' * (len(left) > 1)} {why}: {self._listed(left)}")
         return notes
 
-    def _listings(self) -> list[_Listing]:
+    def _listings(self) -> list[Listing]:
         """All of them, each once."""
         halves = [self.originals, self.targets] if self.own_folders else []
         return [self.top, *halves, *([self.masks] if self.masks else [])]
@@ -219,7 +219,7 @@ class _Layout:
         return shown(path.relative_to(self.folder).as_posix())
 
 
-def _read_caption(path: Path) -> str:
+def read_caption(path: Path) -> str:
     """A text file as one line. Raises ConfigError and OSError."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").splitlines()

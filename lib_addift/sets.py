@@ -11,10 +11,12 @@ from typing import Any
 from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.doctor import Finding, examine
 from lib_addift.errors import AddiftError, ConfigError, PictureError
+from lib_addift.material import check_method
 from lib_addift.messages import Request
-from lib_addift.pairs import PairSource, Size, load_pair
+from lib_addift.pairs import PairSource, Size, load_source
 from lib_addift.set_files import find_pairs, holds_pictures, inner_folders
 from lib_addift.set_names import name_key, safe_name, shown
+from lib_addift.set_pictures import find_pictures
 from lib_addift.set_settings import SetSettings, read_settings, settings_file
 
 
@@ -87,14 +89,17 @@ def find_set(folder: Path, base: Mapping[str, Any] | None = None) -> PairSet:
         if not folder.is_dir():
             raise PictureError(f"'{shown(str(folder))}' is no folder: check the path.")
         own = read_settings(folder)
-        found = find_pairs(folder, own.suffix, own.mask_file)
+        found = find_pictures(folder) or find_pairs(folder, own.suffix, own.mask_file)
         notes = found.notes
         if not own.name and result.name != folder.name:
             notes += (f"the LoRA is called '{result.name}', because it cannot be called as the folder",)
         name = own.name or result.name
-        result = PairSet(name, folder, found.pairs, own.config, notes, found.problem, own.overwrite)
+        settings = {**({"method": "lora"} if any(pair.is_single for pair in found.pairs) else {}), **own.config}
+        result = PairSet(name, folder, found.pairs, settings, notes, found.problem, own.overwrite)
         result = replace(result, pairs=_weighted(found.pairs, own) if found.pairs else ())
-        result.config(base)
+        config = result.config(base)
+        if result.pairs:
+            check_method(config, result.pairs)
     except AddiftError as error:
         return replace(result, problem=result.problem or str(error))
     except OSError as error:
@@ -133,7 +138,7 @@ def _with_own_names(sets: list[PairSet]) -> list[PairSet]:
 
 def _check(source: PairSource, config: TrainConfig) -> PairCheck:
     try:
-        pair = load_pair(source.original, source.target, config, source.mask)
+        pair = load_source(source, config)
     except PictureError as error:
         return PairCheck(source.name, None, (), str(error))
     report = examine(pair)

@@ -12,6 +12,7 @@ import torch
 from lib_addift.config import TrainConfig
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.messages import Event, Events
+from lib_addift.methods import is_simple
 from lib_addift.pipeline import TrainingRun, timed
 from lib_addift.trainer import train_together
 
@@ -31,8 +32,9 @@ RunSaid = tuple[TrainingRun, Event | Exception]
 
 
 def can_share(one: TrainingRun, other: TrainingRun) -> bool:
-    """Whether two runs fit in one pass: the same layers and rank, one way of computing, pictures of one size."""
-
+    """Whether two runs fit in one pass: one LoRA each, the same layers and rank, one way of computing, one size."""
+    if not all(is_simple(run.config) for run in (one, other)):
+        return False
     sizes = ({pair.original.shape for pair in run.pairs} for run in (one, other))
     return _traits(one.config) == _traits(other.config) and next(sizes) == next(sizes)
 

@@ -1,4 +1,4 @@
-"""A host without Stable Diffusion: a UNet of five layers with real names, and pictures pooled to latents."""
+"""A host without Stable Diffusion: models of a few layers with real names, and pictures pooled to latents."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib_addift.hosts.names import kohya
+from lib_addift.hosts.names import kohya, text_kohya
 from lib_addift.schedule import sd15_alphas_cumprod
 
 WIDTH, CONTEXT = 8, 6
+
+
+def place(root: nn.Module, path: str, layer: nn.Module) -> None:
+    """Make `layer` the submodule of that name."""
+    *folders, last = path.split(".")
+    for folder in folders:
+        if folder not in root._modules:
+            root.add_module(folder, nn.Module())
+        root = root._modules[folder]
+    root.add_module(last, layer)
 
 
 class FakeUNet(nn.Module):
@@ -36,13 +46,7 @@ class FakeUNet(nn.Module):
         self._add("conv_out", nn.Conv2d(WIDTH, 4, 3, padding=1))
 
     def _add(self, path: str, layer: nn.Module) -> None:
-        *folders, last = path.split(".")
-        parent: nn.Module = self
-        for folder in folders:
-            if folder not in parent._modules:
-                parent.add_module(folder, nn.Module())
-            parent = parent._modules[folder]
-        parent.add_module(last, layer)
+        place(self, path, layer)
         self._layers[path] = layer
 
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
@@ -57,6 +61,25 @@ class FakeUNet(nn.Module):
         return conv_out(h + tokens.transpose(1, 2).reshape(h.shape))
 
 
+class FakeTextModel(nn.Module):
+    """What hooks on its two layers change in their output: nothing, while there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)  # of its own: the tests' numbers must not depend on this model
+        self._layers = [nn.utils.skip_init(nn.Linear, CONTEXT, CONTEXT) for _ in range(2)]
+        for name, layer in zip(("self_attn.q_proj", "mlp.fc1"), self._layers, strict=True):
+            place(self, f"text_model.encoder.layers.0.{name}", layer)
+            for parameter in layer.parameters():
+                parameter.data.normal_(0, 0.5, generator=generator)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hooked = plain = x
+        for layer in self._layers:
+            hooked, plain = torch.tanh(layer(hooked)), torch.tanh(F.linear(plain, layer.weight, layer.bias))
+        return hooked - plain
+
+
 class FakeHost:
     """Implements lib_addift.hosts.base.Host. `fail_at` raises in that call of predict_noise."""
 
@@ -66,10 +89,12 @@ class FakeHost:
     prediction_type = "epsilon"
     device = torch.device("cpu")
     needs_loss_scaling = False
+    clip_skip = 1
 
     def __init__(self, lora_dir: Path = Path("."), *, dtype: torch.dtype = torch.float32, fail_at: int = 0) -> None:
         torch.manual_seed(0)
         self.unet = FakeUNet().to(dtype).requires_grad_(False)
+        self.text_model = FakeTextModel().to(dtype).requires_grad_(False)
         self.alphas_cumprod = sd15_alphas_cumprod()
         self.lora_dir = lora_dir
         self.refreshed: list[Path] = []
@@ -84,6 +109,9 @@ class FakeHost:
     def lora_name(self, module_name: str) -> str:
         return kohya(module_name)
 
+    def text_lora_name(self, module_name: str) -> str:
+        return text_kohya(module_name)
+
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
         return F.avg_pool2d(torch.cat([pixels, pixels.mean(dim=1, keepdim=True)], dim=1), 8)
@@ -92,9 +120,14 @@ class FakeHost:
         pixels = F.interpolate(latents[:, :3].float(), scale_factor=8)
         return ((pixels + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
 
+    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        return self.encode_prompts_with_grad(prompts)
+
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
         codes = [[math.sin(len(p) + n) for n in range(5 * CONTEXT)] for p in prompts]
-        return torch.tensor(codes).view(len(prompts), 5, CONTEXT)
+        cond = torch.tensor(codes).view(len(prompts), 5, CONTEXT)
+        return cond + self.text_model(cond.to(self._dtype)).float()
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         self.calls += 1

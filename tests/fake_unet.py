@@ -172,14 +172,60 @@ class AutoencoderKL(nn.Module):
         return x * math.nan if self.overflows and x.dtype is torch.float16 else x
 
 
-class TextModel(nn.Module):
-    """Prompts to (B, 5, CONTEXT)."""
+class TextLayer(nn.Module):
+    """CLIPEncoderLayer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.project = nn.Linear(5, 5 * CONTEXT)
+        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(CONTEXT), nn.LayerNorm(CONTEXT)
+        self.self_attn, self.mlp = nn.Module(), nn.Module()
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            self.self_attn.add_module(name, nn.Linear(CONTEXT, CONTEXT))
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(CONTEXT, 2 * CONTEXT), nn.Linear(2 * CONTEXT, CONTEXT)
 
-    def forward(self, prompts: list[str]) -> torch.Tensor:
-        codes = torch.tensor([[math.sin(len(p) + n) for n in range(5)] for p in prompts])
-        weight = self.project.weight
-        return F.linear(codes.to(weight.dtype), weight, self.project.bias).view(len(prompts), 5, CONTEXT)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        attn, normed = self.self_attn, self.layer_norm1(x)
+        weights = (attn.q_proj(normed) @ attn.k_proj(normed).transpose(1, 2)).softmax(dim=-1)
+        x = x + attn.out_proj(weights @ attn.v_proj(normed))
+        return x + self.mlp.fc2(F.gelu(self.mlp.fc1(self.layer_norm2(x))))
+
+
+class TextTransformer(nn.Module):
+    """CLIPTextModel: token ids (B, tokens) to the states before each layer, and after the last.
+
+    `before_call` runs before each forward.
+    """
+
+    before_call: Callable[[], None] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text_model = nn.Module()
+        self.text_model.embeddings = nn.Embedding(64, CONTEXT)
+        self.text_model.encoder = nn.Module()
+        self.text_model.encoder.layers = nn.ModuleList([TextLayer(), TextLayer(), TextLayer()])
+        self.text_model.final_layer_norm = nn.LayerNorm(CONTEXT)
+        self.text_projection = nn.Linear(CONTEXT, CONTEXT, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        if self.before_call is not None:
+            self.before_call()
+        states = [self.text_model.embeddings(ids)]
+        for layer in self.text_model.encoder.layers:
+            states.append(layer(states[-1]))
+        return states
+
+
+class TextModel(nn.Module):
+    """What a WebUI has around it: prompts to (B, 5, CONTEXT), or 10 tokens where a prompt has more than three words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = TextTransformer()
+
+    def forward(self, prompts: list[str], clip_skip: int = 1) -> torch.Tensor:
+        words = [[2 + sum(word.encode()) % 60 for word in prompt.split()] for prompt in prompts]
+        chunks = max(1, *(-(-len(row) // 3) for row in words))
+        tokens = [[[0, *row[3 * n : 3 * n + 3], 1, 1, 1, 1][:5] for row in words] for n in range(chunks)]
+        states = [self.transformer(torch.tensor(chunk))[-clip_skip] for chunk in tokens]
+        return torch.cat([self.transformer.text_model.final_layer_norm(state) for state in states], dim=1)

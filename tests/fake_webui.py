@@ -6,8 +6,9 @@ only its memory management may move, and then only in inference mode.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -212,7 +213,7 @@ class FakeWebUI:
         """Everything that a job must leave as it was."""
         return {
             **fingerprint(self.unet, self.vae, self.text),
-            "parameters": [id(p) for p in self.unet.parameters()],
+            "parameters": [id(p) for model in (self.unet, self.text) for p in model.parameters()],
             "loras": self.prompt_loras(),
         }
 
@@ -297,13 +298,45 @@ class FakeA1111(FakeWebUI):
 
 
 class DiffusionWrapper(nn.Module):
-    def __init__(self, unet: UNetModel) -> None:
+    def __init__(self, unet: UNetModel, before_call: Callable[[], None]) -> None:
         super().__init__()
-        self.diffusion_model = unet
+        self.diffusion_model, self._before_call = unet, before_call
 
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        self.diffusion_model.is_on_device = True  # --medvram's hook sits here
+        self._before_call()  # --medvram's hook
         return self.diffusion_model(x, timesteps, context)
+
+
+class FrozenCLIPEmbedderWithCustomWords(nn.Module):
+    """A1111's own around CLIP."""
+
+    def __init__(self, webui: FakeA1111) -> None:
+        super().__init__()
+        self.wrapped, self._webui = webui.text, [webui]
+
+    def forward(self, prompts: list[str]) -> torch.Tensor:
+        return self.wrapped(prompts, self._webui[0].shared.opts.CLIP_stop_at_last_layers)
+
+
+class Elsewhere:
+    """A model that leaves the device and comes back, as with `Module.to`: other memory under the same parameters.
+
+    While it is away, its weights are of no use: nan.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._kept = model, {}
+
+    def leave(self) -> None:
+        if not self._kept:
+            self._kept = {name: parameter.data for name, parameter in self._model.named_parameters()}
+            for parameter in self._model.parameters():
+                parameter.data = torch.full_like(parameter, math.nan)
+
+    def come(self) -> None:
+        for name, kept in self._kept.items():
+            self._model.get_parameter(name).data = kept.clone()
+        self._kept = {}
 
 
 class LatentDiffusion(nn.Module):
@@ -315,27 +348,45 @@ class LatentDiffusion(nn.Module):
 
     def __init__(self, webui: FakeA1111) -> None:
         super().__init__()
-        self.model, self.first_stage_model, self.cond_stage_model = DiffusionWrapper(webui.unet), webui.vae, webui.text
+        self.model, self.first_stage_model = DiffusionWrapper(webui.unet, self._unet_comes), webui.vae
+        self.cond_stage_model = FrozenCLIPEmbedderWithCustomWords(webui)
         self.alphas_cumprod_original = sd15_alphas_cumprod()
         self.alphas_cumprod = self.alphas_cumprod_original * 0.5  # bent by a generation option
         self._webui = [webui]
+        self._text = Elsewhere(webui.text.transformer)
+        webui.text.transformer.before_call = self._text_comes
 
     @property
     def sd_checkpoint_info(self) -> CheckpointInfo | None:
         return self._webui[0].info
 
-    def _unet_leaves(self) -> None:
-        if self._webui[0].medvram:
+    @property
+    def lowvram(self) -> bool:
+        return self._webui[0].medvram
+
+    def _unet_comes(self) -> None:
+        self.model.diffusion_model.is_on_device = True
+        if self.lowvram:
+            self._text.leave()
+
+    def _text_comes(self) -> None:
+        self._text.come()
+        if self.lowvram:
             self.model.diffusion_model.is_on_device = False
+
+    def _vae_comes(self) -> None:
+        if self.lowvram:
+            self.model.diffusion_model.is_on_device = False
+            self._text.leave()
 
     @torch.no_grad()
     def encode_first_stage(self, x: torch.Tensor) -> Any:
-        self._unet_leaves()
+        self._vae_comes()
         return self.first_stage_model.encode(x)
 
     @torch.no_grad()
     def decode_first_stage(self, z: torch.Tensor) -> torch.Tensor:
-        self._unet_leaves()
+        self._vae_comes()
         return self.first_stage_model.decode(z / self.scale_factor)
 
     def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
@@ -372,7 +423,7 @@ class MemoryManagement:
             self.asked.append((patcher.name, memory_required))
             if self.error is not None:
                 raise self.error
-            for other in [p for p in self.loaded if self.is_tight and p is not patcher]:
+            for other in [p for p in self.loaded if self.is_tight and p not in patchers]:
                 _move(other.model)
                 self.loaded.remove(other)
             if patcher not in self.loaded:
@@ -419,7 +470,9 @@ class StableDiffusion:
             first_stage_model=webui.vae, vae_dtype=webui.dtype, device=torch.device("cpu"),
             patcher=Patcher(webui.vae, "vae"), memory_used_encode=lambda shape, _dtype: 1000 * shape[2] * shape[3],
         )  # fmt: skip
-        clip = SimpleNamespace(patcher=Patcher(webui.text, "clip"), cond_stage_model=webui.text)
+        text = nn.Module()
+        text.clip_l = webui.text
+        clip = SimpleNamespace(patcher=Patcher(text, "clip"), cond_stage_model=text)
         self.forge_objects_original = ForgeObjects(Patcher(core, "unet"), clip, vae)
         self.forge_objects = self.forge_objects_original.shallow_copy()
 
@@ -429,7 +482,10 @@ class StableDiffusion:
     @torch.inference_mode()
     def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
         self._webui.memory.load_models_gpu([self.forge_objects.clip.patcher])
-        return self._webui.text(prompts) * self.clip_skip
+        return self.text_processing_engine(prompts)
+
+    def text_processing_engine(self, prompts: list[str]) -> torch.Tensor:
+        return self._webui.text(prompts, self.clip_skip)
 
     @torch.inference_mode()
     def decode_first_stage(self, latents: torch.Tensor) -> torch.Tensor:
@@ -508,10 +564,17 @@ class FakeReForge(FakeForge):
     memory_module = "ldm_patched.modules.model_management"
 
     def make_model(self) -> Any:
-        for part in (self.unet.input_blocks, self.vae):
+        for part in (self.unet.input_blocks, self.vae, self.text.transformer.text_model.encoder.layers[0]):
             with torch.inference_mode():
                 _move(part)
         return ReForgeModel(self)
+
+    def own_modules(self) -> list[ModuleType]:
+        def move_clip_to_gpu() -> None:
+            self.memory.load_models_gpu([self.model.forge_objects.clip.patcher])
+
+        forge_clip = module("modules_forge.forge_clip", move_clip_to_gpu=move_clip_to_gpu)
+        return [*super().own_modules(), module("modules_forge", __path__=[], forge_clip=forge_clip), forge_clip]
 
     def make_model_data(self) -> SimpleNamespace:
         data = SimpleNamespace(sd_model=self.model)
@@ -529,7 +592,7 @@ class ReForgeModel(StableDiffusion):
 
     def __init__(self, webui: FakeReForge) -> None:
         super().__init__(webui)
-        del webui.vae.process_in, self.clip_skip
+        del webui.vae.process_in
         core: Any = self.forge_objects_original.unet.model
         del core.predictor, core.computation_dtype
         core.manual_cast_dtype, core.get_dtype = None, lambda: webui.dtype
@@ -537,7 +600,9 @@ class ReForgeModel(StableDiffusion):
         self.alphas_cumprod_original = sd15_alphas_cumprod()
         self.alphas_cumprod = self.alphas_cumprod_original * 0.5  # bent by a generation option
 
-    clip_skip = 1  # reads the page's option by itself
+    def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
+        import_module("modules_forge.forge_clip").move_clip_to_gpu()
+        return self._webui.text(prompts, self._webui.shared.opts.CLIP_stop_at_last_layers)
 
     @property
     def sd_checkpoint_info(self) -> CheckpointInfo | None:

@@ -12,7 +12,10 @@ from lib_addift.hosts import borrow
 from tests.conftest import fingerprint
 from tests.fake_unet import CONTEXT, BasicTransformerBlock, UNetModel
 
-BORROWINGS = [borrow.frozen, borrow.without_inference_tensors, borrow.safe_residual_sums, borrow.checkpointed]
+BORROWINGS = [
+    borrow.frozen, borrow.without_inference_tensors, borrow.staying_in_place, borrow.safe_residual_sums,
+    borrow.checkpointed,
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -144,6 +147,53 @@ def test_tensors_of_a_kind_of_their_own_are_left_alone():
     weight = layer.weight
     with borrow.without_inference_tensors(layer):
         assert layer.weight is weight
+
+
+# Weights that stay
+
+
+def test_a_backward_pass_finds_its_weights_though_the_module_has_moved():
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)).requires_grad_(False)
+    x = torch.randn(5, 3, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    parameters, moved = list(layer.parameters()), []
+    with borrow.staying_in_place(layer):
+        loss = layer(x).square().sum()
+    assert list(map(id, layer.parameters())) == list(map(id, parameters))
+    for parameter in parameters:  # as Module.to does it
+        moved.append(parameter.data)
+        parameter.data = torch.full_like(parameter, torch.nan)
+    (gradient,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(gradient, expected)
+    for parameter, data in zip(parameters, moved, strict=True):
+        parameter.data = data
+    assert torch.equal(layer(x).square().sum(), loss)
+
+
+def test_without_it_the_backward_pass_finds_what_is_there_now():
+    norm = nn.LayerNorm(3).requires_grad_(False)
+    x = torch.randn(5, 3, requires_grad=True)
+    loss = norm(x).square().sum()
+    norm.weight.data = torch.full_like(norm.weight, torch.nan)
+    assert torch.autograd.grad(loss, x)[0].isnan().all()
+
+
+# Attributes
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_attribute_is_replaced_for_a_while(error):
+    owner = nn.Linear(2, 2)
+    with borrow.replaced(owner, "training", "something"):
+        assert owner.training == "something"
+    assert owner.training is True
+    with pytest.raises(error), borrow.replaced(owner, "training", None):
+        raise error
+    assert owner.training is True
+    with pytest.raises(AttributeError), borrow.replaced(owner, "missing", None):
+        pass
+    assert not hasattr(owner, "missing")
 
 
 # x += n

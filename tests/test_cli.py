@@ -20,11 +20,12 @@ import lib_addift.demo.run
 import lib_addift.pipeline
 from lib_addift.cli import main
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.errors import HostError
 from lib_addift.hosts import standalone
+from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Stage
 from lib_addift.presets import PRESETS
-from lib_addift.trainer import StepReport
 from tests.fake_host import FakeHost
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +49,7 @@ def lora_dir(tmp_path: Path) -> Path:
 def fake_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line without Stable Diffusion, for what does not depend on the model."""
     monkeypatch.setattr(
-        standalone, "StandaloneHost", lambda _checkpoint, *, lora_dir, device, precision: FakeHost(lora_dir)
+        standalone, "StandaloneHost", lambda _checkpoint, *, lora_dir, device, precision, clip_skip: FakeHost(lora_dir)
     )
 
 
@@ -233,6 +234,26 @@ def test_a_host_that_cannot_be_used_is_refused(
     device = ["--device", str(options.pop("device"))] if "device" in options else []
     assert words in refused([*command(pair_files, lora_dir, **options), *device], capsys)
     assert files(lora_dir) == []
+
+
+@pytest.mark.parametrize("asked", [[], ["--clip-skip", "2"]])
+@pytest.mark.parametrize("name", ["train", "batch", "demo", "ui"])
+def test_clip_skip_reaches_the_host(
+    pair_files: Files,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    asked: list[str],
+) -> None:
+    def host(*_arguments: object, clip_skip: int, **_options: object) -> None:
+        raise HostError(f"clip skip is {clip_skip}.")
+
+    monkeypatch.setattr(standalone, "StandaloneHost", host)
+    folders = ["--checkpoint", str(CHECKPOINT), "--lora-dir", str(tmp_path)]
+    arguments = {"train": command(pair_files, tmp_path), "batch": ["batch", "--sets", str(tmp_path), *folders]}
+    message = refused([*arguments.get(name, [name]), *asked], capsys)
+    assert message == f"error: clip skip is {2 if asked else 1}.\n"
 
 
 def test_identical_pictures_are_refused(

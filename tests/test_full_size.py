@@ -21,7 +21,7 @@ from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
-from lib_addift.trainer import StepReport
+from lib_addift.learner import StepReport
 
 pytestmark = pytest.mark.full_size
 

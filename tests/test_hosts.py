@@ -20,13 +20,13 @@ from lib_addift.demo import world
 from lib_addift.errors import HostError
 from lib_addift.hosts import _has, base, detect_host
 from lib_addift.jobs import Jobs, JobState
+from lib_addift.learner import StepReport
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Stage
 from lib_addift.pipeline import TrainingRun
 from lib_addift.schedule import sd15_alphas_cumprod
-from lib_addift.trainer import StepReport
-from tests.fake_unet import CONTEXT, TimestepEmbedSequential
+from tests.fake_unet import CONTEXT, BasicTransformerBlock, TimestepEmbedSequential
 from tests.fake_webui import KINDS, SCALE, inside
 
 PICTURES = np.stack([np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")])  # (2, 64, 64, 3)
@@ -452,13 +452,238 @@ def test_prompts_become_conditions(webui):
         torch.testing.assert_close(cond, webui.text(["", "a face"]))
 
 
-@only_forge
-def test_forge_is_told_the_pages_clip_skip(webui):
-    webui.shared.opts.CLIP_stop_at_last_layers = 2
+@pytest.mark.parametrize("encode", ["encode_prompts", "encode_prompts_with_grad"])
+def test_the_pages_clip_skip_is_obeyed(webui, encode):
+    assert webui.host.clip_skip == 1
+    conds = []
+    for webui.shared.opts.CLIP_stop_at_last_layers in (1, 2, 3, 1):
+        with webui.host.exclusive():
+            conds.append(getattr(webui.host, encode)(["a face"]))
+        with torch.no_grad():
+            torch.testing.assert_close(conds[-1], webui.text(["a face"], webui.host.clip_skip))
+    assert torch.equal(conds[0], conds[3])
+    assert not torch.isclose(conds[0], conds[1]).any()
+    assert not torch.isclose(conds[1], conds[2]).any()
+
+
+# The text model
+
+
+def text_lora(webui) -> LoraNetwork:
+    """A LoRA over the text model that acts."""
+    network = LoraNetwork.create(base.text_layers(webui.host), rank=2, alpha=2.0, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    for layer in network.layers.values():
+        layer.lora_up.data.normal_(0, 0.5, generator=generator)
+    return network
+
+
+def test_the_layers_of_the_text_model_have_kohyas_names(webui):
+    names = list(base.text_layers(webui.host))
+    assert names[:6] == [
+        f"lora_te_text_model_encoder_layers_0_{name}"
+        for name in (
+            "self_attn_q_proj",
+            "self_attn_k_proj",
+            "self_attn_v_proj",
+            "self_attn_out_proj",
+            "mlp_fc1",
+            "mlp_fc2",
+        )
+    ]
+    assert len(names) == 18
+    modules = base.lora_modules(webui.host)
+    assert modules["lora_te_text_model_encoder_layers_2_mlp_fc2"] is webui.text.get_submodule(
+        "transformer.text_model.encoder.layers.2.mlp.fc2"
+    )
+    assert modules["lora_unet_conv_in"] is webui.unet.get_submodule("input_blocks.0.0")
+    assert not any("projection" in name or "norm" in name for name in modules if name.startswith("lora_te"))
+
+
+def learn(webui, prompts, multipliers) -> LoraNetwork:
+    """A LoRA over the text model with the gradients of one pass, in which each prompt has a multiplier of its own."""
+    network = text_lora(webui)
+    with network.attach():
+        network.multiplier = torch.tensor(multipliers)
+        cond = webui.host.encode_prompts_with_grad(prompts)
+        size = (len(prompts), 4, 8, 8)
+        noise_pred = webui.host.predict_noise(torch.ones(size), torch.full(size[:1], 500), cond)
+        noise_pred.square().sum().backward()
+    return network
+
+
+def expected_gradients(webui, prompts, multipliers) -> dict[str, torch.Tensor]:
+    """Of lora_up: by plain autograd over copies of the models, with the LoRA merged into dense weights."""
+    unet, text, network = type(webui.unet)(), type(webui.text)(), text_lora(webui)
+    for copy, model in ((unet, webui.unet), (text, webui.text)):
+        copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    for block in unet.modules():
+        if isinstance(block, BasicTransformerBlock):
+            block.adds_in_place = False
+    names = {
+        webui.host.text_lora_name(name): f"transformer.{name}.weight"
+        for name, _ in webui.text.transformer.named_modules()
+    }
+    loss = torch.zeros(())
+    for prompt, multiplier in zip(prompts, multipliers, strict=True):
+        merged = {
+            names[name]: text.get_parameter(names[name]) + multiplier * layer.lora_up @ layer.lora_down  # alpha = rank
+            for name, layer in network.layers.items()
+        }
+        cond = torch.func.functional_call(text, merged, ([prompt],))
+        loss = loss + unet(torch.ones(1, 4, 8, 8), torch.tensor([500]), cond).square().sum()
+    ups = {name: layer.lora_up for name, layer in network.layers.items()}
+    return dict(zip(ups, torch.autograd.grad(loss, list(ups.values())), strict=True))
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2])
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}])
+def test_gradients_reach_the_text_model_through_the_unet(webui, options, clip_skip):
+    prompts, multipliers = ["a face", "an open mouth"], [0.5, -1.0]
+    before = webui.snapshot()
+    expected = expected_gradients(webui, prompts, multipliers) if clip_skip == 1 else {}
+    webui.shared.opts.CLIP_stop_at_last_layers = clip_skip
+    with webui.host.exclusive(**options):
+        for _ in range(2):  # the second step finds everything in its place
+            network = learn(webui, prompts, multipliers)
+        assert all(parameter.grad is None for parameter in webui.text.parameters())
+    for name, layer in network.layers.items():
+        if clip_skip == 1:
+            torch.testing.assert_close(layer.lora_up.grad, expected[name], rtol=1e-3, atol=1e-5)
+        assert (layer.lora_up.grad is None) == (clip_skip == 2 and "layers_2" in name), name
+    assert webui.snapshot() == before
+    assert webui.is_quiet
+
+
+def test_conditions_with_gradients_are_the_same_as_without(open_webui):
+    for kind in KINDS:
+        for dtype in base.DTYPES.values():
+            webui = open_webui(kind, dtype=dtype)
+            network = text_lora(webui)
+            with webui.host.exclusive():
+                plain = webui.host.encode_prompts(["a face", ""])
+                assert torch.equal(webui.host.encode_prompts_with_grad(["a face", ""]), plain)
+                with network.attach():
+                    acting = webui.host.encode_prompts(["a face", ""])
+                    cond = webui.host.encode_prompts_with_grad(["a face", ""])
+            assert torch.equal(cond, acting)
+            assert not torch.isclose(acting, plain).all()
+            assert (cond.dtype, cond.requires_grad, cond.is_inference()) == (torch.float32, True, False)
+            assert not acting.requires_grad
+
+
+def test_long_prompts_have_more_tokens_and_short_ones_beside_them_too(webui):
     with webui.host.exclusive():
-        cond = webui.host.encode_prompts(["a face"])
-    with torch.no_grad():
-        torch.testing.assert_close(cond, 2 * webui.text(["a face"]))
+        host, long = webui.host, "one two three four"
+        together = host.encode_prompts([long, "a face"])
+        assert together.shape == (2, 10, CONTEXT)
+        for encode in (host.encode_prompts, host.encode_prompts_with_grad):
+            for tokens in (0, 5, 10):
+                assert torch.equal(base.encode_to_length(encode, [long], tokens), together[:1])
+            torch.testing.assert_close(base.encode_to_length(encode, ["a face"], 10), together[1:])
+            assert torch.equal(base.encode_to_length(encode, ["a face"], 5), encode(["a face"]))
+            assert base.encode_to_length(encode, ["a face", ""], 20).shape == (2, 20, CONTEXT)
+        assert torch.equal(host.encode_prompts_with_grad([long, "a face"]), together)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True, "preview_every": 1}])
+def test_a_run_that_teaches_the_text_model_too_leaves_both_models_as_they_were(webui, settings):
+    before = webui.snapshot()
+    run = start(webui, prompt="one two three four", train_text_encoder=True, **settings)
+    list(run.events())
+    tensors, _ = read_lora(run.results[0].path)
+    grown = [value.any() for key, value in tensors.items() if key.startswith("lora_te") and "lora_up" in key]
+    assert len(grown) == 18
+    assert all(grown)
+    after = webui.snapshot()
+    if webui.name != "a1111":  # so that the next picture reads the file
+        assert before.pop("loras")[1:] == after.pop("loras")[1:]
+    assert after == before
+    assert webui.is_quiet
+
+
+@only_a1111
+def test_medvram_takes_the_text_model_away_before_the_backward_pass(webui):
+    prompts, multipliers = ["a face", "an open mouth"], [0.5, -1.0]
+    before = webui.snapshot()
+    expected = expected_gradients(webui, prompts, multipliers)
+    webui.medvram = True
+    with webui.host.exclusive():
+        for _ in range(2):
+            webui.host.encode_images(PICTURES[:1])  # both are away
+            network = learn(webui, prompts, multipliers)
+        for name, layer in network.layers.items():
+            torch.testing.assert_close(layer.lora_up.grad, expected[name], rtol=1e-3, atol=1e-5)
+        assert webui.text.transformer.text_model.embeddings.weight.isnan().all(), "it is the UNet's turn"
+        webui.host.encode_prompts([""])
+    assert webui.snapshot() == before
+
+
+@forge_family
+@pytest.mark.parametrize("is_tight", [False, True])
+def test_the_forge_family_keeps_both_models_in_place_while_they_learn(webui, is_tight):
+    prompts, multipliers = ["a face", "an open mouth"], [0.5, -1.0]
+    before = webui.snapshot()
+    expected = expected_gradients(webui, prompts, multipliers)
+    webui.memory.is_tight = is_tight
+    with webui.host.exclusive():
+        webui.host.encode_images(PICTURES[:1])
+        webui.memory.asked.clear()
+        for _ in range(3):
+            network = learn(webui, prompts, multipliers)
+        assert [name for name, _ in webui.memory.asked] == ["unet", "clip"], "once, and in one call"
+        webui.host.decode_latents(torch.zeros(1, 4, 8, 8))
+        if is_tight:
+            assert [patcher.name for patcher in webui.memory.loaded] == ["vae"]
+        predict_inside(webui)
+        assert [name for name, _ in webui.memory.asked[2:]] == ["vae", "unet"]
+    for name, layer in network.layers.items():
+        torch.testing.assert_close(layer.lora_up.grad, expected[name], rtol=1e-3, atol=1e-5)
+    after = webui.snapshot()
+    if is_tight:
+        del before["parameters"], after["parameters"]
+    assert after == before
+
+
+@only_reforge
+def test_nothing_is_moved_while_reforges_text_model_is_ours(webui):
+    forge_clip = sys.modules["modules_forge.forge_clip"]
+    move = forge_clip.move_clip_to_gpu
+    with webui.host.exclusive():
+        webui.host.encode_prompts_with_grad(["a face"])
+        assert forge_clip.move_clip_to_gpu is move
+        webui.text.transformer.before_call = lambda: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            webui.host.encode_prompts_with_grad(["a face"])
+    assert forge_clip.move_clip_to_gpu is move
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), KeyboardInterrupt()])
+def test_an_error_in_the_text_model_leaves_everything_as_it_was(webui, error):
+    def fail():
+        raise error
+
+    before, before_call = webui.snapshot(), webui.text.transformer.before_call
+    network = text_lora(webui)
+    webui.text.transformer.before_call = fail
+    with pytest.raises(type(error)), webui.host.exclusive(), network.attach():
+        webui.host.encode_prompts_with_grad(["a face"])
+    webui.text.transformer.before_call = before_call
+    assert webui.snapshot() == before
+    assert webui.is_quiet
+
+
+@only_forge
+def test_a_text_model_on_another_device_than_the_unet_cannot_learn(webui):
+    before = webui.snapshot()
+    webui.model.forge_objects_original.clip.patcher.load_device = torch.device("meta")
+    with pytest.raises(HostError) as caught, webui.host.exclusive():
+        webui.host.encode_prompts_with_grad(["a face"])
+    assert str(caught.value) == (
+        "the WebUI runs the text model on meta and the UNet on cpu, and they must learn in one place: "
+        "set train_text_encoder = false, or start the WebUI with --always-gpu."
+    )
+    assert webui.snapshot() == before
 
 
 def test_predictions_are_float32_in_every_precision(open_webui):

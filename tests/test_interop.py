@@ -1,10 +1,12 @@
-"""One LoRA file, three ways to use it: our hooks, diffusers' loader, and weights merged by hand."""
+"""One LoRA file, several ways to use it: our hooks, diffusers' loader, peft's layers, and weights merged by hand."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -15,6 +17,7 @@ from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import build_metadata, read_lora, save_lora
+from tests import webui_formulas
 
 RANK, ALPHA = 3, 2.0
 
@@ -123,3 +126,64 @@ def test_shapes_are_kohyas(host: StandaloneHost, lora_file: Path) -> None:
         assert tensors[f"{name}.lora_down.weight"].shape == (RANK, inputs, *kernel)
         assert tensors[f"{name}.lora_up.weight"].shape == (outputs, RANK, *[1] * len(kernel))
         assert tensors[f"{name}.alpha"].shape == ()
+
+
+OTHER_KINDS = {
+    "DoRA": {"dora": True},
+    "LoHa": {"algorithm": "loha"},
+    "LoKr": {"algorithm": "lokr"},
+    "LoKr by 4": {"algorithm": "lokr", "lokr_factor": 4},
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+@pytest.mark.parametrize("weight", [1.0, -0.6])
+def test_other_kinds_merged_as_the_webuis_merge_them_draw_the_same(
+    host: StandaloneHost, tmp_path: Path, kind: str, weight: float
+) -> None:
+    """Over every layer of the UNet that may learn; the weights of the change are those of a trained one."""
+    modules = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    network = LoraNetwork.create(modules, rank=RANK, alpha=ALPHA, seed=0, **OTHER_KINDS[kind])
+    generator = torch.Generator().manual_seed(1)
+    for layer in network.layers.values():
+        for parameter in layer.grown_parameters():
+            parameter.data.normal_(0, 0.08, generator=generator)
+        if kind == "DoRA":
+            layer.dora_scale.data *= 1 + 0.02 * torch.randn(layer.dora_scale.shape, generator=generator)
+    path = save_lora(tmp_path / "random.safetensors", network.tensors(weight), {}, precision="fp32")
+    merged = copy.deepcopy(host.unet)
+    names = {"lora_unet_" + name.replace(".", "_"): module for name, module in merged.named_modules()}
+    layers = webui_formulas.split(load_file(path))
+    assert len(layers) == 278
+    with torch.no_grad():
+        for name, parts in layers.items():
+            frozen = names[name].weight
+            frozen += torch.from_numpy(webui_formulas.change(parts, frozen.double().numpy(), -0.5))
+    network.multiplier = -0.5 * weight
+    with network.attach():
+        before_saving = output(host)
+    ours, plain = through_hooks(host, path, -0.5), output(host)
+    assert difference(ours, plain) > 0.03
+    assert difference(before_saving, ours) < 1e-4
+    assert difference(output(host, merged), ours) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["LoHa", "LoKr"])
+@pytest.mark.parametrize(("rank", "alpha"), [(2, 1.5), (8, 8.0)])  # at 8, w2 of LoKr is whole: only peft heeds alpha
+def test_pefts_layers_do_the_same(kind: str, rank: int, alpha: float) -> None:
+    torch.manual_seed(0)
+    modules = torch.nn.ModuleDict({"linear": torch.nn.Linear(12, 10), "conv": torch.nn.Conv2d(6, 10, 3, padding=1)})
+    network = LoraNetwork.create(dict(modules.items()), rank=rank, alpha=alpha, seed=0, **OTHER_KINDS[kind])
+    settings: dict[str, Any] = {"r": rank, "alpha": alpha, "target_modules": ["linear", "conv"], "init_weights": False}
+    config = peft.LoHaConfig(**settings) if kind == "LoHa" else peft.LoKrConfig(**settings)
+    theirs = peft.inject_adapter_in_model(config, copy.deepcopy(modules), "ours")
+    for name, layer in network.layers.items():
+        with torch.no_grad():
+            for key, parameter in layer.named_parameters():
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+                getattr(theirs[name], key)["ours"].copy_(parameter)
+    for name, x in {"linear": torch.randn(2, 5, 12), "conv": torch.randn(2, 6, 8, 8)}.items():
+        with network.attach(), torch.no_grad():
+            ours = modules[name](x)
+        assert difference(ours, modules[name](x)) > 0.05
+        torch.testing.assert_close(ours, theirs[name](x).detach(), rtol=1e-4, atol=1e-5)

@@ -543,7 +543,10 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     ("keys", "words"),
     [
         (["model.diffusion_model.out.2.weight", "first_stage_model.x"], "checkpoint.*'first_stage_model.x'"),
-        ([f"{QUERY}.hada_w1_a", f"{QUERY}.alpha"], "another kind of network"),
+        ([f"{QUERY}.a1.weight", f"{QUERY}.alpha"], "another kind of network"),
+        ([f"{QUERY}.dora_scale", f"{QUERY}.alpha"], "another kind of network"),
+        ([f"{QUERY}.hada_w1_a", f"{QUERY}.alpha"], rf"half of layer '{QUERY}' \(alpha, hada_w1_a\)"),
+        ([f"{QUERY}.lokr_w1", f"{QUERY}.lokr_w2_a"], f"half of layer '{QUERY}'"),
         ([], "none at all"),
         ([f"{QUERY}.lora_down.weight"], f"half of layer '{QUERY}'"),
         ([f"{QUERY}.lora_down.weight", f"{QUERY}.lora_up.weight", f"{KEY}.lora_up.weight"], f"half of layer '{KEY}'"),

@@ -2,143 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from lib_addift.hosts.lora_tag import remove_timed_loras, wrap_lora_tag
-from lib_addift.lora import LoraNetwork, select_layers
-from tests.conftest import fingerprint
-from tests.fake_host import FakeHost
-
-LAYERS = {
-    "layers": ["self_attention", "cross_attention", "feed_forward", "convolutions"],
-    "blocks": ["IN", "MID", "OUT"],
-}
-
-
-class Params:
-    """modules.extra_networks.ExtraNetworkParams."""
-
-    def __init__(self, items):
-        self.items = items
-        parts = [str(item).split("=", 2) for item in items]
-        self.positional = [part[0] if len(part) == 1 else "=".join(part) for part in parts if len(part) != 2]
-        self.named = dict(part for part in parts if len(part) == 2)
-
-    def __eq__(self, other):
-        return self.items == other.items
-
-    __hash__ = None
-
-
-class BuiltinTag:
-    """ExtraNetworkLora: what it was given, as the texts of the tags."""
-
-    def __init__(self):
-        self.activated, self.deactivated, self.fails = [], 0, False
-
-    def activate(self, p, params_list):
-        if self.fails:
-            raise AttributeError("'NoneType' object has no attribute 'filename'")  # Forge, for an unknown name
-        self.activated.append([":".join(params.items) for params in params_list])
-        p.extra_generation_params["Lora hashes"] = "other: 0123"
-
-    def deactivate(self, p):
-        self.deactivated += 1
-
-
-class Entry(SimpleNamespace):
-    """NetworkOnDisk."""
-
-    shorthash = None
-
-    def read_hash(self):
-        self.shorthash = "abc123"
-
-
-class Picture:
-    """StableDiffusionProcessing."""
-
-    def __init__(self):
-        self.comments, self.extra_generation_params = {}, {}
-
-    def comment(self, text):
-        self.comments[text] = 1
-
-
-class WebUI:
-    """A WebUI with a Lora folder and one picture; `activate` takes the tags of its prompt, `predict` runs the UNet."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.host = FakeHost(folder)
-        self.registry, self.tag, self.p = {}, None, Picture()
-        self.opts = SimpleNamespace(sd_lora="None", lora_add_hashes_to_infotext=True)
-        self.networks = ModuleType("networks")
-        self.networks.available_networks, self.networks.available_network_aliases = {}, {}
-        self.networks.forbidden_network_aliases = {"none": 1}
-        self.networks.list_available_networks = self._list
-        self.extra_networks = ModuleType("modules.extra_networks")
-        self.extra_networks.extra_network_registry = self.registry
-        self.extra_networks.ExtraNetworkParams = Params
-        self.before = fingerprint(self.host.unet)
-        self.reload()
-
-    def modules(self):
-        shared = ModuleType("modules.shared")
-        shared.opts = self.opts
-        return {"networks": self.networks, "modules.extra_networks": self.extra_networks, "modules.shared": shared}
-
-    def _list(self):
-        for path in self.folder.iterdir():
-            entry = Entry(filename=str(path))
-            self.networks.available_networks[path.stem] = entry
-            self.networks.available_network_aliases |= {path.stem: entry, f"{path.stem} alias": entry}
-
-    def reload(self):
-        self.registry.clear()
-        self.tag = self.registry["lora"] = BuiltinTag()
-
-    def lora(self, name, seed=1, **extra):
-        modules = select_layers(self.host.unet, self.host.lora_name, **LAYERS)
-        network = LoraNetwork.create(modules, rank=2, alpha=2.0, seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        for layer in network.layers.values():
-            torch.nn.init.normal_(layer.lora_up, generator=generator)
-        save_file(network.tensors() | extra, self.folder / f"{name}.safetensors")
-        return network.requires_grad_(False)
-
-    def activate(self, *tags):
-        self.registry["lora"].activate(self.p, [Params(tag.split(":")) for tag in tags])
-
-    def predict(self, *timesteps):
-        """One batch, with another picture for each timestep."""
-        generator = torch.Generator().manual_seed(3)
-        latents = torch.randn(len(timesteps), 4, 4, 4, generator=generator)
-        cond = torch.randn(len(timesteps), 5, 6, generator=generator)
-        return self.host.predict_noise(latents, torch.tensor(timesteps), cond)
-
-    def is_untouched(self):
-        return fingerprint(self.host.unet) == self.before
-
-    @property
-    def comments(self):
-        return " ".join(self.p.comments)
+from tests.fake_lora_tag import BuiltinTag, Params, inside
 
 
 @pytest.fixture
 def webui(tmp_path, monkeypatch):
-    webui = WebUI(tmp_path)
-    for name, module in webui.modules().items():
-        monkeypatch.setitem(sys.modules, name, module)
-    wrap_lora_tag(webui.host)
-    yield webui
-    remove_timed_loras()
+    with inside(tmp_path, monkeypatch) as webui:
+        yield webui
 
 
 def with_lora(webui, networks, timesteps, multipliers):
@@ -266,7 +144,6 @@ def test_a_new_file_an_alias_and_an_ambiguous_alias(webui):
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({"lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(1)}, "also changes the text encoder"),
         ({"lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_ff_net_2.dora_scale": torch.ones(8)}, "dora_scale"),
         ({"lora_unet_somewhere.alpha": torch.ones(1)}, "lora_unet_somewhere.alpha"),
         ({"lora_unet_conv_in.hada_w1_a": torch.ones(8, 1)}, "hada_w1_a"),
@@ -288,8 +165,18 @@ def test_a_file_that_only_the_webui_can_use_acts_untimed_and_says_so(webui, extr
     webui.activate("smile:1:from=900:to=200", "other:1")
     assert webui.tag.activated == [["other:1", "smile:1:from=900:to=200"]]
     assert webui.is_untouched()
-    assert "from= and to= were not used" in webui.comments
+    assert "from= and to= had no effect, so this LoRA acts in every step: " in webui.comments
     assert words in webui.comments
+
+
+@pytest.mark.parametrize("kind", [{"algorithm": "loha"}, {"algorithm": "lokr"}, {"dora": True}])
+def test_loras_of_every_kind_can_be_timed(webui, kind):
+    network = webui.lora("smile", kind=kind)
+    expected, plain = with_lora(webui, [network], [800], [0.5]), webui.predict(800)
+    webui.activate("smile:0.5:from=900")
+    torch.testing.assert_close(webui.predict(800), expected)
+    assert (expected - plain).abs().max() > 1e-3
+    assert not webui.p.comments
 
 
 def test_a_file_that_is_no_safetensors_goes_to_the_webui(webui):
@@ -417,8 +304,38 @@ def test_one_multiplier_for_the_batch_serves_patches_that_cut_samples_into_tiles
     tiles = torch.randn(8, 4, 8, generator=torch.Generator().manual_seed(4))
     expected = to_q(tiles) + layer(tiles)
     webui.activate("smile:1:from=1000:to=500")
+    seen = []
+    webui.host.unet.conv_in.register_forward_hook(lambda *_: seen.append(to_q(tiles)))
     webui.predict(800, 700)
-    torch.testing.assert_close(to_q(tiles), expected)
+    torch.testing.assert_close(seen, [expected])
+
+
+def test_the_part_for_the_text_encoder_is_left_to_the_webui(webui):
+    """It knows no timesteps; the UNet's part is timed all the same."""
+    text = {
+        f"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_{part}.weight": torch.ones(2, 2) for part in ("up", "down")
+    }
+    smile, wink = webui.lora("smile", **text), webui.lora("wink", seed=2)
+    expected = with_lora(webui, [smile, wink], [800], [0.2, 1.0])
+    plain = webui.predict(100)
+    webui.activate("smile:0.7:0.2:from=1000:to=500", "wink:1:from=900:to=500", "smile:0.3:from=400:to=300", "other:1")
+    assert webui.tag.activated == [["other:1", "smile:0.7:0"]], "once, at the weight of its first tag"
+    torch.testing.assert_close(webui.predict(800), expected)
+    assert torch.equal(webui.predict(100), plain)
+    assert not webui.p.comments
+    webui.activate("smile:0:1:from=900")
+    assert webui.tag.activated[1:] == [[]]
+
+
+def test_a_lora_for_the_text_encoder_alone_is_the_webuis_own(webui):
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    save_file(
+        {f"{name}.lora_{part}.weight": torch.ones(2, 2) for part in ("up", "down")}, webui.folder / "text.safetensors"
+    )
+    webui.activate("text:0.5:from=900")
+    assert webui.tag.activated == [["text:0.5:from=900"]]
+    assert "from= had no effect, so this LoRA acts in every step: it has nothing for the UNet." in webui.comments
+    assert webui.is_untouched()
 
 
 def test_a_file_replaced_under_its_name_is_forgotten_by_the_webui(webui):

@@ -25,7 +25,7 @@ from lib_addift.messages import Checkpoint, Event, Request, Snapshot
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
-from lib_addift.trainer import StepReport
+from lib_addift.learner import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 

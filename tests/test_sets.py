@@ -520,3 +520,47 @@ def test_a_pairs_own_mask_is_examined(tmp_path: Path) -> None:
         draw(Face(eyes=eyes)).resize((64, 64) if name != "a_mask" else (64, 128)).save(tmp_path / f"{name}.png")
     (check,) = find_set(tmp_path).examine(TrainConfig())
     assert "fits neither picture" in check.problem
+
+
+# Sets of single pictures.
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(Face()).save(path)
+
+
+def test_folders_with_a_number_are_pictures_of_a_word(tmp_path: Path) -> None:
+    for name in ("10_cat/a", "10_cat/b", "3_dog/c", "reg/1_animal/d", "reg/e"):
+        picture(tmp_path / "set" / f"{name}.png")
+    (tmp_path / "set" / "10_cat" / "a.txt").write_text("a black cat")
+    (found,) = find_sets(tmp_path / "set")
+    assert found.problem == ""
+    assert found.config().method == "lora"
+    assert [(p.name, p.repeats, p.target_prompt, p.is_prior) for p in found.pairs] == [
+        ("a", 10, "a black cat", False),
+        ("b", 10, "cat", False),
+        ("c", 3, "dog", False),
+        ("e", 1, "", True),
+        ("d", 1, "animal", True),
+    ]
+    assert all(pair.is_single for pair in found.pairs)
+    assert found.notes[:3] == (
+        "2 pictures of 'cat', seen 10 times each",
+        "1 picture of 'dog', seen 3 times each",
+        "2 regularisation pictures",
+    )
+    assert [check.problem for check in found.examine(found.config())] == [""] * 5
+
+
+def test_single_pictures_and_a_method_for_pairs(tmp_path: Path) -> None:
+    picture(tmp_path / "set" / "10_cat" / "a.png")
+    (tmp_path / "set" / "addift.toml").write_text('method = "addift"')
+    (found,) = find_sets(tmp_path / "set")
+    assert "'a' is a single picture" in found.problem
+
+
+def test_a_folder_with_a_number_and_nothing_in_it(tmp_path: Path) -> None:
+    (tmp_path / "set" / "10_cat").mkdir(parents=True)
+    (found,) = find_sets(tmp_path / "set")
+    assert "hold no pictures" in found.problem

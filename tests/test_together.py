@@ -13,11 +13,11 @@ import torch
 
 from lib_addift.config import TrainConfig
 from lib_addift.errors import AddiftError, HostError, TrainingError
+from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Snapshot, Stage
 from lib_addift.pipeline import TrainingRun
 from lib_addift.together import LocalRunner, can_share, room_for, train_runs
-from lib_addift.trainer import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 
@@ -58,8 +58,8 @@ def test_one_that_fails_is_told_of_and_the_others_finish(tmp_path: Path, monkeyp
 
     def prepared() -> Any:
         yield from prepare()
-        references = diverging.learner.references
-        diverging.learner.references = {turn: float("nan") * each for turn, each in references.items()}
+        goal = diverging.learner.goal
+        monkeypatch.setattr(diverging.learner, "goal", lambda turn: float("nan") * goal(turn))
 
     monkeypatch.setattr(diverging, "prepare", prepared)
     monkeypatch.setattr(unsaved, "after_step", lambda *_: (1 / 0 for _ in "x"))

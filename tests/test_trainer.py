@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,16 @@ from lib_addift.config import TrainConfig
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
+from lib_addift.learner import Learner, StepReport
+from lib_addift.lessons import asked_turns, make_lessons
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.messages import Checkpoint
+from lib_addift.methods import method_of
 from lib_addift.optim import LossScale, rate_at
 from lib_addift.pairs import ImagePair
 from lib_addift.plan import Turn, make_plan
 from lib_addift.reference import predict_references
-from lib_addift.trainer import Learner, StepReport, train, train_together
+from lib_addift.trainer import train, train_together
 from tests.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
@@ -32,9 +37,10 @@ def run(
 
 
 def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> Learner:
-    plan = make_plan(config, len(pairs))
-    references = dict(predict_references(host, pairs, plan, config.reference_batch_size))
-    return Learner(host, make_network(host, config), pairs=pairs, plan=plan, references=references, config=config)
+    lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
+    references = dict(predict_references(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size))
+    networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
+    return Learner(host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
 
 
 def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
@@ -152,10 +158,11 @@ def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, t
     assert not any(module._forward_hooks for module in host.unet.modules())
 
 
-def test_one_that_fails_drops_out_and_the_others_go_on() -> None:
+def test_one_that_fails_drops_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=15)
     good, bad = (make_learner(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
-    bad.references = {turn: reference * float("nan") for turn, reference in bad.references.items()}
+    goal = bad.goal
+    monkeypatch.setattr(bad, "goal", lambda turn: goal(turn) * float("nan"))
     rounds = list(train_together(host, [good, bad]))
     assert len(rounds) == 15
     assert [isinstance(reports.get(bad), TrainingError) for reports in rounds] == [False] * 9 + [True] + [False] * 5
@@ -173,7 +180,7 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     for number, pair in enumerate(pairs):
         turns = tuple(turn for turn in learner.turns if turn.pair == number)
         other = make_learner(host, pairs, config)
-        other.plan = (turns,)
+        other.lessons = [dataclasses.replace(other.lessons[0], plan=(turns,))]
         single.append(next(train(host, other)).loss)
         assert len(turns) == 2, pair.weight
     assert mixed.loss == pytest.approx((single[0] + single[1]) / 2, rel=1e-5)

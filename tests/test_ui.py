@@ -402,7 +402,7 @@ def test_without_a_job_the_buttons_say_so(page: Page, button: str) -> None:
 
 
 def test_the_test_draws_a_labelled_row(trained: Page) -> None:
-    trained.do("test", test_prompt="a face", test_negative="", test_seed=3)
+    trained.do("test", test_prompt="a face", test_negative="", test_seed=3, test_mode="merge")
     for thread in [t for t in threading.enumerate() if t.name == "addift-test"]:
         thread.join(30)
     trained.do("refresh")
@@ -413,6 +413,32 @@ def test_the_test_draws_a_labelled_row(trained: Page) -> None:
     assert row.width == 128 * len(WEIGHTS)  # 64 px is too little for the labels
     trained.do("test", test_seed=-1)
     assert "seed" in trained.shown["test_grid"]
+
+
+def test_the_test_of_several_loras(handlers: Handlers, trained: Page) -> None:
+    prompts: list[str] = []
+
+    def draw(prompt: str, **_settings: Any) -> np.ndarray:
+        prompts.append(prompt)
+        return np.zeros((64, 64, 3), np.uint8)
+
+    trained.handlers.trial.host.draw = draw  # type: ignore[method-assign]
+    for mode, prompt, other, words in (
+        ("merge", "a <lora:hat:0.5:every=2>", "a <lora:hat:0.5:every=2>", "0 is without it."),
+        ("switch", "a <lora:hat>", "a <lora:hat:compose=switch>", "switch with the other LoRAs of the prompt"),
+        ("composite", "a face", "a face", "The prompt names no other LoRA, so composite does what merge does."),
+        (None, "a <lora:hat>", "a <lora:hat>", "0 is without it."),
+    ):
+        prompts.clear()
+        trained.do("test", test_prompt=prompt, test_negative="", test_seed=3, test_mode=mode)
+        for thread in [t for t in threading.enumerate() if t.name == "addift-test"]:
+            thread.join(30)
+        trained.do("refresh")
+        said = f":compose={mode}" if mode in ("switch", "composite") else ""
+        expected = [f"{other} <lora:closed:{weight:g}{said}>" if weight else other for weight in WEIGHTS]
+        assert prompts == expected
+        assert words in trained.shown["test_grid"]
+        assert Page(handlers).shown["test_mode"] == (mode or "merge"), "a reload brings it back"
 
 
 def test_the_test_writes_tags_as_prompts_hold_them() -> None:
@@ -474,5 +500,6 @@ def test_the_tab_is_built_from_the_settings(tmp_path: Path, host_name: str) -> N
         assert label == setting.metadata["label"]
         assert info.startswith(setting.metadata["help"])
     assert all(elem_id.startswith("addift_") for elem_id in parts)
+    assert parts["addift_test_mode"][0] == "Several LoRAs"
     assert ("addift_insert_txt2img" in parts) == (host_name == "a1111")
     assert ("addift_wait_note" in parts) == (host_name == "a1111")

@@ -31,13 +31,21 @@ def evaluation_faces(count: int, seed: int, excluded: Sequence[world.Face]) -> l
 
 
 def draw_prompts(
-    host: Host, prompts: Sequence[str], seed: int, network: LoraNetwork | None = None, weight: float = 0.0
+    host: Host,
+    prompts: Sequence[str],
+    seed: int,
+    network: LoraNetwork | None = None,
+    weight: float = 0.0,
+    *,
+    steps: int = _SAMPLING_STEPS,
 ) -> np.ndarray:
     """One 64 x 64 picture a prompt, (B, 64, 64, 3) uint8; picture n starts from noise n of `seed` at every weight."""
     latents = torch.randn(len(prompts), 4, 8, 8, generator=torch.Generator("cpu").manual_seed(seed)).to(host.device)
+    if network is not None:
+        network.multiplier = weight  # it is attached, and may act on the text model
     cond, uncond = host.encode_prompts(list(prompts)), host.encode_prompts([""])
     clean = ddim(
-        host, latents, cond, ddim_timesteps(_SAMPLING_STEPS), network=network,
+        host, latents, cond, ddim_timesteps(steps), network=network,
         multipliers=torch.full((len(prompts),), weight, device=host.device), guidance=Guidance(uncond, _GUIDANCE),
     )  # fmt: skip
     return host.decode_latents(clean)

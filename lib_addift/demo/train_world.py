@@ -168,7 +168,7 @@ def train_unet(
         index = torch.randint(0, len(latents), (batch // 2,))
         captions = [_random_caption(faces[i], rng) for i in index.tolist()]
         # Each picture and caption stands at two timesteps, because the text model takes a third of the time.
-        cond = text(input_ids=tokenize(captions)).last_hidden_state.repeat(2, 1, 1)
+        cond = text(input_ids=tokenize(captions)[:, 0]).last_hidden_state.repeat(2, 1, 1)
         clean = latents[index].repeat(2, 1, 1, 1).to(memory_format=torch.channels_last)
         noise, timesteps = torch.randn(batch, 4, 8, 8), torch.randint(0, 1000, (batch,))
         noise_pred = unet(schedule.add_noise(clean, noise, timesteps), timesteps, cond).sample
@@ -211,7 +211,7 @@ def pretrain_text(text: CLIPTextModel, steps: int, batch: int, seed: int) -> Non
             group["lr"] = 2e-3 * _cosine(step, steps, warmup=20)
         faces = [world.random_face(rng) for _ in range(batch)]
         captions = [_random_caption(face, rng) for face in faces]
-        padding = text(input_ids=tokenize(captions)).last_hidden_state[:, 45:].mean(dim=1)
+        padding = text(input_ids=tokenize(captions)[:, 0]).last_hidden_state[:, 45:].mean(dim=1)
         loss = torch.zeros(())
         hits = 0
         for reader, (name, values) in zip(readers, world.ATTRIBUTES.items(), strict=True):

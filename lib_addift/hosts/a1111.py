@@ -34,6 +34,12 @@ class A1111Host(WebUIHost):
         return unet
 
     @property
+    def text_model(self) -> nn.Module:
+        # `wrapped` is CLIP as the checkpoint has it; around it the WebUI reads its own syntax and cuts into chunks.
+        text: nn.Module = self._model.cond_stage_model.wrapped.transformer
+        return text
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = devices.device
         return device
@@ -110,6 +116,15 @@ class A1111Host(WebUIHost):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+        return self._encode_prompts(prompts)
+
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+        if getattr(self._model, "lowvram", False):  # --medvram: the models take turns on the device
+            self.encode_prompts([""])  # brings the text model there
+        with borrow.staying_in_place(self.text_model):  # until backward, though the UNet's turn is before
+            return self._encode_prompts(prompts)
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
         with devices.autocast():
             cond: torch.Tensor = self._model.get_learned_conditioning(list(prompts))
         return cond.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -42,8 +42,8 @@ def to_epsilon(
 class Host(Protocol):
     """A place where an SD1.x model is loaded.
 
-    Without `exclusive()`: `name`, `lora_dir`, `model_title`, `lora_name`, `report`, `lora_names`, `draw`; and, once a
-    model is loaded, `unet`. All else inside it.
+    Without `exclusive()`: `name`, `lora_dir`, `model_title`, `clip_skip`, `lora_name`, `text_lora_name`, `report`,
+    `lora_names`, `draw`; and, once a model is loaded, `unet` and `text_model`. All else inside it.
     """
 
     @property
@@ -78,6 +78,16 @@ class Host(Protocol):
         ...
 
     @property
+    def text_model(self) -> nn.Module:
+        """The CLIP text model that is loaded; its modules get hooks, never new weights."""
+        ...
+
+    @property
+    def clip_skip(self) -> int:
+        """Which of the text model's last layers gives the conditions: 1 = the last one."""
+        ...
+
+    @property
     def device(self) -> torch.device: ...
 
     @property
@@ -98,6 +108,10 @@ class Host(Protocol):
         """'lora_unet_...' for a module of `unet`."""
         ...
 
+    def text_lora_name(self, module_name: str) -> str:
+        """'lora_te_...' for a module of `text_model`; '' where LoRA files have no place for it."""
+        ...
+
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         """(B, H, W, 3) uint8 -> (B, 4, H/8, W/8) float32 latents: the posterior's mean, scaled for the UNet."""
         ...
@@ -107,7 +121,20 @@ class Host(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(B, tokens, width) float32 conditions."""
+        """(B, tokens, width) float32 conditions.
+
+        77 tokens; and 77 more for every 75 that the longest prompt has beyond 75. Shorter prompts then have the
+        condition of the empty prompt behind theirs.
+        """
+        ...
+
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+        """The same conditions, through which gradients reach hooks on the layers of `text_model`.
+
+        These layers see all the prompts in each of their calls, so that a LoRA's multiplier can be one for each prompt.
+        To be called before `predict_noise` of the same backward pass: the models may have to take turns in memory.
+        Raises HostError where the text model cannot learn.
+        """
         ...
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
@@ -145,3 +172,32 @@ class Host(Protocol):
         Called while the host's lock is held, by a training run or by a picture that is about to be drawn.
         """
         ...
+
+
+def lora_modules(host: Host) -> dict[str, nn.Module]:
+    """All modules that a LoRA file can name, of the UNet and of the text model, by that name."""
+    modules = {host.lora_name(name): module for name, module in host.unet.named_modules()}
+    modules |= {host.text_lora_name(name): module for name, module in host.text_model.named_modules()}
+    modules.pop("", None)
+    return modules
+
+
+def text_layers(host: Host) -> dict[str, nn.Module]:
+    """The text model's layers that can learn, by LoRA name, in the model's own order."""
+    named = {host.text_lora_name(name): module for name, module in host.text_model.named_modules()}
+    return {name: module for name, module in named.items() if name}
+
+
+def encode_to_length(
+    encode: Callable[[Sequence[str]], torch.Tensor], prompts: Sequence[str], tokens: int
+) -> torch.Tensor:
+    """Conditions of at least so many `tokens`, to stand beside those of another call.
+
+    `encode` is a host's `encode_prompts` or `encode_prompts_with_grad`. What is missing is filled up with the empty
+    prompt, as the host does within a call.
+    """
+    cond = encode(prompts)
+    if cond.shape[1] >= tokens:
+        return cond
+    empty = encode([""] * len(prompts))  # each under its own multiplier, where a LoRA acts
+    return torch.cat([cond, *[empty] * ((tokens - cond.shape[1]) // empty.shape[1])], dim=1)

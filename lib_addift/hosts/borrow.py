@@ -6,7 +6,7 @@ Each function is a context manager; what it finds changed by somebody else in be
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -38,17 +38,30 @@ def without_inference_tensors(module: nn.Module) -> Iterator[None]:
 
     Nothing is copied. Enter and leave it outside of `torch.inference_mode()`, and do not move the module inside.
     """
+    with _stand_ins(module, torch.Tensor.is_inference):
+        yield
+
+
+@contextmanager
+def staying_in_place(module: nn.Module) -> Iterator[None]:
+    """What autograd keeps of the weights in the block stays where it is now, also when the module is moved afterwards.
+
+    Moving a module puts other memory under its parameters, which are what autograd keeps; so others stand in for them.
+    """
+    with _stand_ins(module, lambda _tensor: True):
+        yield
+
+
+@contextmanager
+def _stand_ins(module: nn.Module, is_meant: Callable[[torch.Tensor], bool]) -> Iterator[None]:
+    """Other tensors over the same memory in the place of some parameters and buffers."""
     replaced: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = []
     try:
         with torch.inference_mode(False), torch.no_grad():
             for part in module.modules():
                 for table in (part._parameters, part._buffers):
                     for name, tensor in list(table.items()):
-                        if (
-                            tensor is not None
-                            and tensor.is_inference()
-                            and type(tensor) in (nn.Parameter, torch.Tensor)
-                        ):
+                        if tensor is not None and is_meant(tensor) and type(tensor) in (nn.Parameter, torch.Tensor):
                             replaced.append((table, name, tensor))  # type: ignore[arg-type]
                             table[name] = _over_the_same_memory(tensor)  # type: ignore[assignment]
         yield
@@ -58,7 +71,7 @@ def without_inference_tensors(module: nn.Module) -> Iterator[None]:
 
 
 def _over_the_same_memory(tensor: torch.Tensor) -> torch.Tensor:
-    """An ordinary tensor, a Parameter if `tensor` is one, that shares the memory of an inference tensor."""
+    """An ordinary tensor, a frozen Parameter if `tensor` is one, that shares the memory of another."""
     plain = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     plain.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
     return nn.Parameter(plain, requires_grad=False) if isinstance(tensor, nn.Parameter) else plain
@@ -95,6 +108,17 @@ def checkpointed(unet: nn.Module) -> Iterator[None]:
     finally:
         for part in wrapped:
             del part.forward
+
+
+@contextmanager
+def replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """The attribute is `value` inside the block."""
+    before = getattr(owner, name)
+    try:
+        setattr(owner, name, value)
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 @contextmanager

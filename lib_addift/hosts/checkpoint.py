@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import HostError
 from lib_addift.hosts import names
+from lib_addift.lora import layer_kind
 
 _REMEDY = "Choose an SD1.5 checkpoint (.safetensors)."
 # A tensor name that only the given kind of file has.
@@ -34,6 +40,67 @@ class Checkpoint:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Raises HostError for anything but a whole SD1.x text-to-image checkpoint."""
+    with _opened(path) as file:
+        keys = list(file.keys())
+        tensors = {key: file.get_tensor(key) for key in keys if key.startswith(_PREFIXES)}
+        metadata = file.metadata() or {}
+    return Checkpoint(
+        unet=_part(path, "UNet", tensors, names.UNET_PREFIX, names.unet_to_diffusers),
+        vae=_vae_matrices(_part(path, "VAE", tensors, names.VAE_PREFIX, names.vae_to_diffusers)),
+        text=_part(path, "text model", tensors, names.TEXT_PREFIX, _text_name),
+        prediction_type=_prediction_type(keys, metadata),
+    )
+
+
+class LayerWeights:
+    """The weights of an open SD1.x file that a LoRA can change, by kohya name; see `open_weights`."""
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self.title = path.name
+        self._path, self._file = path, file
+        keys = [key for key in list(file.keys()) if key.endswith(".weight")]
+        self._keys = {_lora_name(path, key): key for key in keys}
+        self._keys.pop("", None)
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(file.get_slice(key).get_shape()) for name, key in self._keys.items()
+        }
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        with self._path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def weight(self, layer: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file.get_tensor(self._keys[layer])
+        return tensor
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[LayerWeights]:
+    """An SD1.x file whose layers can be read one at a time inside the block. Raises HostError."""
+    with _opened(path) as file:
+        yield LayerWeights(path, file)
+
+
+def _lora_name(path: Path, key: str) -> str:
+    """The name that a layer has in LoRA files; '' for what LoRA files have no place for."""
+    try:
+        if key.startswith(names.UNET_PREFIX):
+            name = names.kohya(names.unet_to_diffusers(key[len(names.UNET_PREFIX) : -len(".weight")]))
+            return name if layer_kind(name) else ""
+    except KeyError as error:
+        raise HostError(f"'{path.name}' has a UNet that is not SD1.x ({error.args[0]}). {_REMEDY}") from error
+    if key.startswith(names.TEXT_PREFIX):
+        return names.text_kohya(key[len(names.TEXT_PREFIX) : -len(".weight")])
+    return ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, if it holds an SD1.x UNet; what goes wrong while it is read becomes a sentence."""
     if not path.is_file():
         raise HostError(f"the checkpoint '{path}' is no file: check the path.")
     if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
@@ -43,22 +110,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            keys = list(file.keys())
-            _check_kind(path, keys)
-            tensors = {key: file.get_tensor(key) for key in keys if key.startswith(_PREFIXES)}
-            metadata = file.metadata() or {}
+            _check_kind(path, list(file.keys()))
+            _check_shapes(path, file)
+            yield file
     except (SafetensorError, OSError) as error:
         raise HostError(
             f"'{path.name}' is no whole .safetensors file ({str(error).splitlines()[0]}): it may be truncated; "
             "download it again."
         ) from error
-    _check_shapes(path, tensors)
-    return Checkpoint(
-        unet=_part(path, "UNet", tensors, names.UNET_PREFIX, names.unet_to_diffusers),
-        vae=_vae_matrices(_part(path, "VAE", tensors, names.VAE_PREFIX, names.vae_to_diffusers)),
-        text=_part(path, "text model", tensors, names.TEXT_PREFIX, _text_name),
-        prediction_type=_prediction_type(keys, metadata),
-    )
 
 
 _PREFIXES = (names.UNET_PREFIX, names.VAE_PREFIX, names.TEXT_PREFIX)
@@ -74,13 +133,14 @@ def _check_kind(path: Path, keys: list[str]) -> None:
         raise HostError(f"'{path.name}' holds no Stable Diffusion model. {_REMEDY}")
 
 
-def _check_shapes(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    first = tensors.get(names.UNET_PREFIX + "input_blocks.0.0.weight")
-    if first is None:
+def _check_shapes(path: Path, file: Any) -> None:
+    first = names.UNET_PREFIX + "input_blocks.0.0.weight"
+    if first not in list(file.keys()):
         raise HostError(f"'{path.name}' holds no SD1.x UNet. {_REMEDY}")
-    if first.shape[1] != 4:
-        kind = {8: "an instruct-pix2pix", 9: "an inpainting"}.get(first.shape[1], "another kind of")
-        raise HostError(f"'{path.name}' is {kind} model (its UNet reads {first.shape[1]} channels, not 4). {_REMEDY}")
+    channels = file.get_slice(first).get_shape()[1]
+    if channels != 4:
+        kind = {8: "an instruct-pix2pix", 9: "an inpainting"}.get(channels, "another kind of")
+        raise HostError(f"'{path.name}' is {kind} model (its UNet reads {channels} channels, not 4). {_REMEDY}")
 
 
 def _part(

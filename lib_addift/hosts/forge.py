@@ -2,7 +2,7 @@
 
 Forge loads, moves and patches models in inference mode, so its weights are inference tensors, of which autograd saves
 none for backward. We borrow the UNet with ordinary tensors over the same memory, and give it back before everything
-that may move models: the VAE, the text model, other pictures.
+that may move models: the VAE, the text model, other pictures. Where the text model learns too, we borrow both together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from modules import sd_models, shared
+from modules import sd_models
 from torch import nn
 
 from lib_addift.errors import HostError
@@ -36,6 +36,7 @@ class ForgeHost(WebUIHost):
     def __init__(self) -> None:
         self._checkpointed = False
         self._borrowed: ExitStack | None = None  # open while the UNet is ours
+        self._has_text = False  # whether the text model is ours as well
 
     @property
     def _model(self) -> Any:
@@ -54,6 +55,11 @@ class ForgeHost(WebUIHost):
     def unet(self) -> nn.Module:
         unet: nn.Module = self._patcher.model.diffusion_model
         return unet
+
+    @property
+    def text_model(self) -> nn.Module:
+        text: nn.Module = self._clip.cond_stage_model.clip_l.transformer
+        return text
 
     @property
     def device(self) -> torch.device:
@@ -78,6 +84,11 @@ class ForgeHost(WebUIHost):
     def _patcher(self) -> Any:
         """The patcher of the UNet without any LoRA."""
         return self._model.forge_objects_original.unet
+
+    @property
+    def _clip(self) -> Any:
+        """The text model without any LoRA, with its patcher."""
+        return self._model.forge_objects_original.clip
 
     def _checkpoint_info(self) -> Any:
         """What is chosen on the page; it is loaded when it is first needed."""
@@ -106,20 +117,26 @@ class ForgeHost(WebUIHost):
             self._give_back()
             model.forge_objects = objects
 
-    def _borrow(self) -> None:
-        """The pristine UNet on its device, usable for autograd. Does nothing while it is ours."""
-        if self._borrowed is not None:
+    def _borrow(self, *, with_text: bool = False) -> None:
+        """The pristine UNet on its device, usable for autograd; with it the text model. Does nothing while it is ours.
+
+        Both are loaded in one call, or one of them might have to leave for the other.
+        """
+        if self._borrowed is not None and (self._has_text or not with_text):
             return
+        self._give_back()
         with torch.inference_mode():
-            # Undoes merged LoRAs as well: this patcher has none.
-            self.memory.load_models_gpu([self._patcher], memory_required=_TRAINING_MEMORY)
+            # Undoes merged LoRAs as well: these patchers have none.
+            patchers = [self._patcher, self._clip.patcher] if with_text else [self._patcher]
+            self.memory.load_models_gpu(patchers, memory_required=_TRAINING_MEMORY)
         with ExitStack() as stack:
-            stack.enter_context(borrow.without_inference_tensors(self.unet))
-            stack.enter_context(borrow.frozen(self.unet))
+            for model in [self.unet, self.text_model] if with_text else [self.unet]:
+                stack.enter_context(borrow.without_inference_tensors(model))
+                stack.enter_context(borrow.frozen(model))
             stack.enter_context(borrow.safe_residual_sums(self.unet))
             if self._checkpointed:
                 stack.enter_context(borrow.checkpointed(self.unet))
-            self._borrowed = stack.pop_all()
+            self._borrowed, self._has_text = stack.pop_all(), with_text
 
     def _give_back(self) -> None:
         if self._borrowed is not None:
@@ -166,8 +183,24 @@ class ForgeHost(WebUIHost):
         return self._in_forges_way(lambda: self._encode_prompts(list(prompts))).clone().float().to(self.device)
 
     def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        self._model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+        self._model.set_clip_skip(self.clip_skip)
         cond: torch.Tensor = self._model.get_learned_conditioning(prompts)
+        return cond
+
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+        self._borrow(with_text=True)
+        return self._run_text(list(prompts)).float()
+
+    def _run_text(self, prompts: list[str]) -> torch.Tensor:
+        """As `_encode_prompts`, without inference mode and without moving anything."""
+        place = self._clip.patcher.load_device
+        if place.type != self.device.type:
+            raise HostError(
+                f"the WebUI runs the text model on {place} and the UNet on {self.device}, and they must learn in one "
+                "place: set train_text_encoder = false, or start the WebUI with --always-gpu."
+            )
+        self._model.set_clip_skip(self.clip_skip)
+        cond: torch.Tensor = self._model.text_processing_engine(prompts)
         return cond
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:

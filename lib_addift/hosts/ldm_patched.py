@@ -9,6 +9,7 @@ import torch
 from modules import sd_models, shared
 
 from lib_addift.errors import HostError
+from lib_addift.hosts import borrow
 from lib_addift.hosts.forge import ForgeHost
 
 
@@ -63,6 +64,13 @@ class LdmPatchedHost(ForgeHost):
     def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         cond: torch.Tensor = self._model.get_learned_conditioning(prompts)  # obeys the page's clip skip by itself
         return cond
+
+    def _run_text(self, prompts: list[str]) -> torch.Tensor:
+        from modules_forge import forge_clip
+
+        # It would load the text model: that is there, and while it is ours no model may be moved.
+        with borrow.replaced(forge_clip, "move_clip_to_gpu", lambda: None):
+            return self._encode_prompts(prompts)
 
     def _forget_merged(self, model: Any) -> None:
         model.current_lora_hash = "stale"  # each picture patches a fresh clone of the UNet

@@ -6,6 +6,8 @@ a second, smaller table. All of it follows from the one SD1.5 topology: 4 levels
 
 from __future__ import annotations
 
+import re
+
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
@@ -20,6 +22,7 @@ _RESNET = {
 }
 _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _LEVELS = 4
+_TEXT_LAYER = re.compile(r"(?:text_model\.)?(encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12]))")
 
 
 def _unet_blocks() -> dict[str, str]:
@@ -123,3 +126,13 @@ def vae_to_compvis(name: str) -> str:
 def kohya(diffusers_name: str) -> str:
     """The LoRA file's name of a UNet module: 'lora_unet_' and the diffusers name with underscores."""
     return "lora_unet_" + diffusers_name.replace(".", "_")
+
+
+def text_kohya(name: str) -> str:
+    """The LoRA file's name of a layer of the text model; '' for a module that LoRA files have no place for.
+
+    'encoder.layers.0.mlp.fc1' -> 'lora_te_text_model_encoder_layers_0_mlp_fc1'. Some releases of transformers, and so
+    some hosts, have 'text_model.' in front of it.
+    """
+    layer = _TEXT_LAYER.fullmatch(name)
+    return "lora_te_text_model_" + layer[1].replace(".", "_") if layer else ""

@@ -6,7 +6,7 @@ All widths are read off the tensors, so that a narrow model loads like a full-si
 from __future__ import annotations
 
 import hashlib
-import re
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +23,8 @@ from lib_addift.errors import HostError
 from lib_addift.hosts import names
 from lib_addift.hosts.base import DTYPES, check_precision, to_epsilon
 from lib_addift.hosts.checkpoint import read_checkpoint
+from lib_addift.hosts.compose import PromptLora, PromptLoras, parts_of
+from lib_addift.hosts.lora_args import Tag, composition_of, read_prompt, text_weights
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import LoraNetwork
 from lib_addift.lora_file import check_name, read_lora
@@ -31,7 +33,8 @@ from lib_addift.schedule import sd15_alphas_cumprod
 
 _SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
 State = dict[str, torch.Tensor]
-_TAG = re.compile(r"<lora:([^:>]+)(?::([^>]*))?>")
+
+_log = logging.getLogger(__name__)
 
 
 class StandaloneHost:
@@ -40,9 +43,15 @@ class StandaloneHost:
     name = "standalone"
 
     def __init__(
-        self, checkpoint: Path, *, lora_dir: Path = Path("."), device: str = "auto", precision: str = "auto"
+        self,
+        checkpoint: Path,
+        *,
+        lora_dir: Path = Path("."),
+        device: str = "auto",
+        precision: str = "auto",
+        clip_skip: int = 1,
     ) -> None:
-        self.lora_dir = lora_dir
+        self.lora_dir, self.clip_skip = lora_dir, clip_skip
         self.device = _device(device)
         self._dtype = _dtype(precision, self.device)
         parts = read_checkpoint(checkpoint)
@@ -57,6 +66,7 @@ class StandaloneHost:
         vae_dtype = torch.float32 if self._dtype is torch.float16 else self._dtype
         self._vae = _ready("VAE", _build_vae, parts.vae, vae_dtype, self.device)
         self._text = _ready("text model", _build_text_model, parts.text, self._dtype, self.device)
+        _check_clip_skip(clip_skip, layers=len(self._text.encoder.layers))
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -91,6 +101,9 @@ class StandaloneHost:
     def lora_name(self, module_name: str) -> str:
         return names.kohya(module_name)
 
+    def text_lora_name(self, module_name: str) -> str:
+        return names.text_kohya(module_name)
+
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device, self._vae.dtype) / 127.5 - 1
@@ -106,8 +119,20 @@ class StandaloneHost:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        cond: torch.Tensor = self._text(input_ids=self._tokenize(prompts).to(self.device)).last_hidden_state
-        return cond.float()
+        return self.encode_prompts_with_grad(prompts)
+
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+        ids = self._tokenize(prompts).to(self.device)  # (B, chunks, 77)
+        return torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float()
+
+    def _encode_chunk(self, ids: torch.Tensor) -> torch.Tensor:
+        """(B, 77) token ids -> (B, 77, width). Like A1111, clip skip leaves out layers, but not the last norm."""
+        if self.clip_skip == 1:
+            last: torch.Tensor = self._text(input_ids=ids).last_hidden_state
+            return last
+        states = self._text(input_ids=ids, output_hidden_states=True).hidden_states  # before each layer, and the end
+        normed: torch.Tensor = self._text.final_layer_norm(states[-self.clip_skip])
+        return normed
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
@@ -141,37 +166,53 @@ class StandaloneHost:
         width: int = 512,
         height: int = 512,
     ) -> np.ndarray:
-        """By DDIM. Raises LoraFileError for a tag whose file is missing or does not fit."""
-        plain, weights = split_tags(prompt)
-        uncond, cond = self.encode_prompts([negative_prompt, plain]).split(1)
+        """By DDIM. Raises ConfigError for a wrong tag, and LoraFileError when its file is missing or does not fit."""
+        plain, tags = read_prompt(prompt)
+        composition, problem = composition_of(tags)
+        if problem:
+            _log.warning(problem)
         shape = (1, 4, height // 8, width // 8)
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).to(self.device)
         with self.exclusive(), ExitStack() as attached:
-            for name, weight in weights:
-                tensors, _ = read_lora(self.lora_dir / f"{name}.safetensors")
-                network = LoraNetwork.from_tensors(tensors, self.unet, self.lora_name)
-                network.multiplier = weight
+            loras, text_loras = self._load(tags)
+            for network in text_loras:
                 attached.enter_context(network.attach())
+            attached.enter_context(PromptLoras(loras, composition).attach(self.unet))
+            uncond, cond = self.encode_prompts([negative_prompt, plain]).split(1)
             guidance = Guidance(uncond, cfg_scale) if cfg_scale > 1 else None
             latents = ddim(self, noise, cond, ddim_timesteps(steps), guidance=guidance)
             picture: np.ndarray = self.decode_latents(latents)[0]
         return picture
 
+    def _load(self, tags: Sequence[Tag]) -> tuple[list[PromptLora], list[LoraNetwork]]:
+        """The LoRAs of a prompt: for the UNet, and for the text model."""
+        files = {
+            name: parts_of(read_lora(self.lora_dir / f"{check_name(name)}.safetensors")[0])
+            for name in dict.fromkeys(tag.name for tag in tags)
+        }
+        loras = [
+            PromptLora(LoraNetwork.from_tensors(files[tag.name][0], self.unet, self.lora_name), tag)
+            for tag in tags
+            if files[tag.name][0]  # without it, it would count in a composite's mean
+        ]
+        text_loras = []
+        for name, weight in text_weights(tags):
+            if files[name][1]:
+                network = LoraNetwork.from_tensors(files[name][1], self.text_model, self.text_lora_name)
+                network.multiplier = weight
+                text_loras.append(network)
+        return loras, text_loras
+
     def refresh_loras(self, path: Path) -> None:
         """Nothing holds LoRA files open here."""
 
 
-def split_tags(prompt: str) -> tuple[str, list[tuple[str, float]]]:
-    """'a cat <lora:hat:0.5>' -> 'a cat', [('hat', 0.5)]. Raises HostError for a weight that is no number."""
-    weights = []
-    for name, weight in _TAG.findall(prompt):
-        try:
-            weights.append((check_name(name), float(weight or 1)))
-        except ValueError as error:
-            raise HostError(
-                f"the tag <lora:{name}:{weight}> has no number as its weight: write <lora:{name}:1>."
-            ) from error
-    return _TAG.sub("", prompt).strip(), weights
+def _check_clip_skip(clip_skip: int, *, layers: int) -> None:
+    if not 1 <= clip_skip <= layers:
+        raise HostError(
+            f"clip skip {clip_skip} cannot be had: the checkpoint's text model has {layers} layers, so choose 1 (its "
+            f"last layer is used) to {layers}."
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -11,6 +11,8 @@ import torch
 
 from lib_addift.errors import HostError
 
+CHUNK = 75  # tokens that the text model reads at a time, between one that starts and one that ends them
+_BACKTRACK = 20  # of them at most go over to the next chunk: A1111's "Prompt word wrap length limit"
 _MERGES = 49152 - 256 - 2  # CLIP uses this many of the file's merge rules
 
 
@@ -34,7 +36,10 @@ def _byte_characters() -> list[str]:
 
 
 def load_tokenizer() -> Callable[[Sequence[str]], torch.Tensor]:
-    """A function from texts to token ids: (B, 77) long, cut or padded with the end token as SD1.x does."""
+    """A function from texts to token ids: (B, chunks, 77) long.
+
+    Texts that need fewer chunks than another one get empty chunks behind theirs, as in A1111.
+    """
     from transformers import CLIPTokenizer
 
     lines = gzip.decompress(_vocabulary_file().read_bytes()).decode("utf-8").split("\n")
@@ -42,11 +47,31 @@ def load_tokenizer() -> Callable[[Sequence[str]], torch.Tensor]:
     characters = _byte_characters()
     words = [*characters, *(c + "</w>" for c in characters), *("".join(pair) for pair in merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=merges)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+    start, end, comma = (vocabulary[word] for word in ("<|startoftext|>", "<|endoftext|>", ",</w>"))
 
     def tokenize(texts: Sequence[str]) -> torch.Tensor:
-        encoded = tokenizer(list(texts), padding="max_length", truncation=True, max_length=77, return_tensors="pt")
-        ids: torch.Tensor = encoded.input_ids
-        return ids
+        rows = [in_chunks(tokens, comma) for tokens in tokenizer(list(texts), add_special_tokens=False).input_ids]
+        count = max(len(row) for row in rows)
+        filled = [[*row, *[[] for _ in range(count - len(row))]] for row in rows]
+        return torch.tensor(
+            [[[start, *chunk, *[end] * (CHUNK + 1 - len(chunk))] for chunk in row] for row in filled]
+        )  # fmt: skip
 
     return tokenize
+
+
+def in_chunks(tokens: Sequence[int], comma: int) -> list[list[int]]:
+    """A text's tokens in chunks of at most CHUNK, as A1111 cuts them with its default settings.
+
+    A chunk that is full ends behind the last comma among its last `_BACKTRACK` tokens, so that no phrase is torn; where
+    there is none, or where a comma is the next token, it ends where it is full. An empty text is one empty chunk.
+    """
+    chunks, rest = [], list(tokens)
+    while len(rest) > CHUNK:
+        commas = [place for place in range(CHUNK - _BACKTRACK, CHUNK) if rest[place] == comma]
+        cut = commas[-1] + 1 if commas and rest[CHUNK] != comma else CHUNK
+        chunks.append(rest[:cut])
+        rest = rest[cut:]
+    return [*chunks, rest]

@@ -43,6 +43,11 @@ class WebUIHost:
         return str(getattr(self._checkpoint_info(), "sha256", None) or "")
 
     @property
+    def clip_skip(self) -> int:
+        """The page's own setting; the WebUI's text model obeys it by itself."""
+        return int(shared.opts.CLIP_stop_at_last_layers)
+
+    @property
     @abstractmethod
     def unet(self) -> nn.Module: ...
 
@@ -96,6 +101,9 @@ class WebUIHost:
             return names.kohya(names.unet_to_diffusers(module_name))
         except KeyError:  # a container, such as 'input_blocks', which no LoRA names
             return ""
+
+    def text_lora_name(self, module_name: str) -> str:
+        return names.text_kohya(module_name)
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
         output = self._run_unet(latents, timesteps, cond).float()

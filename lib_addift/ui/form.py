@@ -15,18 +15,19 @@ from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.errors import PictureError
 from lib_addift.messages import Request
 from lib_addift.pairs import load_picture
-from lib_addift.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
 FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures
 PICTURES = ("original", "target")
-ALERTS = ("alert", "batch_alert", "queue_alert")  # where sentences about what went wrong stand: one in each tab
+# Where sentences about what went wrong stand: one in each tab.
+ALERTS = ("alert", "batch_alert", "queue_alert", "tools_alert")
 
 OFTEN_USED = "Often used"
 _HEADINGS = {  # the setting with which each part of the form begins; a new setting joins the part in which it stands
     "rank": "The LoRA",
     "max_train_steps": "Learning",
-    "train_multiplier": "The method",
+    "method": "The method",
     "resolution": "The pictures",
     "precision": "The machine",
     "calibrate": "The result",
@@ -84,6 +85,12 @@ def preset_values(preset: str) -> dict[str, Any]:
     """What a preset sets: every setting that any preset names, so that nothing of another preset stays behind."""
     config = TrainConfig.create(preset).to_dict()
     return {name: config[name] for name in SETTINGS if any(name in settings for settings in PRESETS.values())}
+
+
+def method_values(method: str, preset: str) -> dict[str, Any]:
+    """What a method sets on top of a preset: every setting that any method names."""
+    config = TrainConfig.create(preset, method=method).to_dict()
+    return {name: config[name] for name in SETTINGS if any(name in settings for settings in METHOD_SETTINGS.values())}
 
 
 def empty_form() -> dict[str, Any]:

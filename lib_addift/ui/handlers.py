@@ -5,15 +5,27 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from lib_addift.errors import AddiftError, JobError, PictureError
+from lib_addift.hosts.lora_args import MERGE
 from lib_addift.jobs import Job, Jobs
 from lib_addift.messages import Request
-from lib_addift.ui import queue
+from lib_addift.ui import queue, tools_view
 from lib_addift.ui.batch import Batch
-from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of, form_of, preset_of, preset_values
+from lib_addift.ui.form import (
+    PICTURES,
+    Draft,
+    Props,
+    base_settings_of,
+    config_of,
+    form_of,
+    method_values,
+    preset_of,
+    preset_values,
+)
 from lib_addift.ui.panels import Panels, job_id
+from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial, TrialRequest
 
 _log = logging.getLogger(__name__)
@@ -21,15 +33,24 @@ _RESTORED = '<span data-addift-restored="1"></span>'
 
 Values = Mapping[str, Any]
 Changes = dict[str, Any]
-Handler = Callable[["Handlers", Values], Changes]
 
 
-def _told_in(place: str) -> Callable[[Handler], Handler]:
+class Speaker(Protocol):
+    """Who has handlers."""
+
+    draft: Draft
+    panels: Panels
+
+
+S = TypeVar("S", bound=Speaker)
+
+
+def told_in(place: str) -> Callable[[Callable[[S, Values], Changes]], Callable[[S, Values], Changes]]:
     """The handler; what it refuses or fails to do becomes the sentence in `place`, then panels follow."""
 
-    def wrap(handler: Handler) -> Handler:
+    def wrap(handler: Callable[[S, Values], Changes]) -> Callable[[S, Values], Changes]:
         @functools.wraps(handler)
-        def call(self: Handlers, values: Values) -> Changes:
+        def call(self: S, values: Values) -> Changes:
             changes: Changes = {}
             try:
                 changes = handler(self, values)
@@ -45,7 +66,7 @@ def _told_in(place: str) -> Callable[[Handler], Handler]:
     return wrap
 
 
-_told = _told_in("alert")
+_told = told_in("alert")
 
 
 class Handlers:
@@ -53,17 +74,20 @@ class Handlers:
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs, self.draft, self.trial, self.batch = jobs, Draft(), Trial(jobs.host), Batch(jobs)
-        self.panels = Panels(jobs, self.draft, self.trial, self.batch)
+        self.tools = Tools(jobs.host)
+        self.panels = Panels(jobs, self.draft, self.trial, self.batch, self.tools)
 
     def restore(self, _values: Values) -> Changes:
         """A page was opened: everything is as it was."""
         draft = self.draft
         with draft.lock:
             form = {**draft.values, **self._pictures()}
+        self.tools.look()
         panels = self.panels.changes("")
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
         batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
-        return {**panels, **form, "overwrite": overwrite, "page": _RESTORED, **self._test_fields(), **batch}
+        filled = {**panels, **form, "overwrite": overwrite, **batch, **tools_view.restored(self.tools)}
+        return {**filled, "page": _RESTORED, **self._test_fields()}
 
     @_told
     def refresh(self, _values: Values) -> Changes:
@@ -99,6 +123,13 @@ class Handlers:
     def choose_preset(self, values: Values) -> Changes:
         """Fill in what the preset sets; everything else stays."""
         settings = preset_values(values["preset"])
+        self.draft.set_values({**values, **settings})
+        return settings
+
+    @_told
+    def choose_method(self, values: Values) -> Changes:
+        """Fill in what the method sets; everything else stays."""
+        settings = method_values(values["method"], values["preset"])
         self.draft.set_values({**values, **settings})
         return settings
 
@@ -162,26 +193,26 @@ class Handlers:
         """Fill the form with what the job on show was asked."""
         return self._filled(self._job().request)
 
-    @_told_in("batch_alert")
+    @told_in("batch_alert")
     def look_at_folder(self, values: Values) -> Changes:
         """Look at a folder of sets, with the settings of the form for all of them."""
         self.draft.alerts["batch_alert"] = ""
         self.batch.look(str(values["batch_folder"] or ""), self._settings(), overwrite=bool(values["batch_overwrite"]))
         return {}
 
-    @_told_in("batch_alert")
+    @told_in("batch_alert")
     def allow_overwriting(self, values: Values) -> Changes:
         """The permission was given or taken back: other sets of the folder on show can be trained now."""
         return self.look_at_folder(values) if self.batch.rows else {}
 
-    @_told_in("batch_alert")
+    @told_in("batch_alert")
     def train_all(self, values: Values) -> Changes:
         """Queue the sets on show that can be trained."""
         self.draft.alerts["batch_alert"] = ""
         self.batch.train(self._settings(), overwrite=bool(values["batch_overwrite"]))
         return {}
 
-    @_told_in("queue_alert")
+    @told_in("queue_alert")
     def act(self, values: Values) -> Changes:
         """A button in a row of the queue was pressed: 'retry 1234abcd'."""
         action, _, job = str(values["act"] or "").partition(" ")
@@ -195,13 +226,13 @@ class Handlers:
         filled = self._filled(self._job().request) if action == "repeat" else {}
         return {**filled, **self._test_fields()}
 
-    @_told_in("queue_alert")
+    @told_in("queue_alert")
     def pause(self, _values: Values) -> Changes:
         """Begin no further job."""
         self.jobs.pause()
         return {}
 
-    @_told_in("queue_alert")
+    @told_in("queue_alert")
     def resume(self, _values: Values) -> Changes:
         self.jobs.resume()
         return {}
@@ -230,6 +261,7 @@ class Handlers:
             request = TrialRequest(
                 result.path.stem, str(values["test_prompt"] or ""), str(values["test_negative"] or ""),
                 _seed(values["test_seed"]), width, height, job.request.config.preview_cfg_scale,
+                mode=str(values["test_mode"] or MERGE),
             )  # fmt: skip
             self.trial.start(request)
         except JobError as error:  # said beside its own button
@@ -249,7 +281,10 @@ class Handlers:
         """The test's box, filled as for the latest test or for the job on show."""
         job, asked = self.panels.shown_job(), self.trial.request
         if asked is not None and job is not None and any(r.path.stem == asked.lora for r in job.results):
-            return {"test_prompt": asked.prompt, "test_negative": asked.negative_prompt, "test_seed": asked.seed}
+            return {
+                "test_prompt": asked.prompt, "test_negative": asked.negative_prompt, "test_seed": asked.seed,
+                "test_mode": asked.mode,
+            }  # fmt: skip
         if job is None:
             return {}
         config = job.request.config

@@ -18,16 +18,17 @@ from lib_addift.jobs import Job, Jobs
 from lib_addift.lora_file import LORA_SUFFIXES, check_name
 from lib_addift.messages import Result, Snapshot
 from lib_addift.pairs import load_pair
-from lib_addift.ui import batch_view, queue, render
+from lib_addift.ui import batch_view, queue, render, tools_view
 from lib_addift.ui.batch import Batch
 from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of
+from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial
 
 PANELS = (
     "doctor", "name_note", "overwrite", "settings_note", "alert", "jobs", "progress", "live", "stop", "stop_keep",
     "kept", "scrub", "strip", "again", "finish", "choice", "result", "test_grid",
     "batch_hint", "batch_alert", "batch_faces", "batch", "batch_train",
-    "queue_alert", "queue_faces", "queue", "queue_news", "pause", "resume",
+    "queue_alert", "queue_faces", "queue", "queue_news", "pause", "resume", *tools_view.TOOLS_PANELS,
 )  # fmt: skip
 
 Panel = tuple[object, Callable[[], Any]]  # the key, and what makes the content
@@ -36,8 +37,8 @@ Panel = tuple[object, Callable[[], Any]]  # the key, and what makes the content
 class Panels:
     """Looks at the jobs, the draft and the test, and says which panels a page lacks."""
 
-    def __init__(self, jobs: Jobs, draft: Draft, trial: Trial, batch: Batch) -> None:
-        self._jobs, self._draft, self._trial, self._batch = jobs, draft, trial, batch
+    def __init__(self, jobs: Jobs, draft: Draft, trial: Trial, batch: Batch, tools: Tools) -> None:
+        self._jobs, self._draft, self._trial, self._batch, self._tools = jobs, draft, trial, batch, tools
         self._thumbnails: dict[str, Image.Image | None] = {}  # by job
         self._pair: tuple[object, str] = (None, "")  # the doctor's panel and its key: it takes a while to make
 
@@ -71,7 +72,7 @@ class Panels:
     def _all(self) -> dict[str, Panel]:
         return {
             **self._of_form(), **self._of_job(self.shown_job()), "test_grid": self._of_test(), **self._of_batch(),
-            **self._of_queue(),
+            **self._of_queue(), **tools_view.panels(self._tools),
         }  # fmt: skip
 
     def _of_form(self) -> dict[str, Panel]:

@@ -32,6 +32,7 @@ _MEANING = {
     "good": "in a prompt draws the change you showed; with -1 its opposite.",
     "weak": "in a prompt draws a part of the change you showed; with -1 its opposite.",
     "failed": "is saved all the same, but can do little.",
+    "unmeasured": "in a prompt draws what the pictures show.",
 }
 WELCOME = """\
 <div class="addift-card addift-welcome" data-addift-state="none">
@@ -207,6 +208,8 @@ def result(found: Result, others: Sequence[Result]) -> str:
     """The finished LoRA: the verdict, what it means, the strip and the round trip."""
     trip = found.round_trip
     level = "failed" if trip.recovery < LEARNT else "weak" if trip.recovery < 0.5 else "good"
+    if not trip.is_measured:
+        level = "unmeasured"
     parts = [
         f'<div class="addift-card addift-result" data-addift-tag="{escape(found.tag)}">',
         f'<p class="addift-verdict addift-{level}">{sentence(found.verdict)}</p>',
@@ -240,6 +243,8 @@ def _figures(found: Result) -> str:
         "Weight 1": f"{found.weight:.2g} times the LoRA as trained",
         "Training": f"{found.steps} steps in {found.train_seconds:.0f} s",
     }
+    if not found.round_trip.is_measured:
+        del rows["Recovery"]
     return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
 
 

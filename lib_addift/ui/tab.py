@@ -8,11 +8,15 @@ from typing import Any
 
 import gradio as gr
 
+from lib_addift.hosts.lora_args import MERGE, MODES
 from lib_addift.jobs import Jobs
 from lib_addift.presets import PRESETS
 from lib_addift.ui import TITLE, compat, form, render
 from lib_addift.ui.handlers import Changes, Handlers
 from lib_addift.ui.panels import PANELS
+from lib_addift.ui.tools import FIELDS
+from lib_addift.ui.tools_handlers import ToolHandlers
+from lib_addift.ui.tools_tab import bind_tools, build_tools
 
 _PRESET_HELP = "action: a shape, such as eyes or a pose. style: texture, palette, line. detail: a small thing."
 _INTRO = (
@@ -21,6 +25,10 @@ _INTRO = (
 )
 _WAIT = '<p class="addift-hint">Pictures that you generate meanwhile wait until training has finished.</p>'
 _TEST_HELP = "Six pictures of one prompt and one seed, at weights -1 to 1.5."
+_MODE_HELP = (
+    "For a prompt that names other LoRAs too, as in <lora:hat:1>. merge: all act at once, as in any picture. switch: "
+    "they take turns, one in each step. composite: each acts alone, and each step takes the mean; this is slower."
+)
 _TEXT_LINES = {"prompt": 2, "preview_prompt": 2}
 _ACT = "(_act, seen) => [window.addift?.act() ?? '', seen]"  # the button that was pressed in the queue, if any
 _QUESTIONS = ("refresh", "keep_draft", "look", "do")  # asked by JavaScript, one after the other
@@ -41,6 +49,8 @@ def build(jobs: Jobs, *, in_webui: bool) -> Any:
                     parts |= _build_batch()
                 with gr.TabItem("Queue", id="addift_tab_queue", elem_id="addift_tab_queue"):
                     parts |= _build_queue()
+                with gr.TabItem("Tools", id="addift_tab_tools", elem_id="addift_tab_tools"):
+                    parts |= build_tools()
         _bind(parts, handlers)
         _bind_scripts(parts)
     for block in page.blocks.values():
@@ -178,6 +188,9 @@ def _build_test(title: str) -> Components:
             parts["test_seed"] = gr.Number(
                 1, label="Seed", precision=0, min_width=100, scale=1, elem_id="addift_test_seed"
             )
+        parts["test_mode"] = gr.Radio(
+            list(MODES), value=MERGE, label="Several LoRAs", info=_MODE_HELP, elem_id="addift_test_mode"
+        )
         parts["test"] = _button("test", title)
         parts["test_grid"] = _html("test_grid")
     return parts
@@ -209,11 +222,12 @@ def _build_queue() -> Components:
 
 def _bind(parts: Components, handlers: Handlers) -> None:
     """Every event that Python answers: its trigger, what it is told, and what it may change besides the panels."""
-    pictures, test = list(form.PICTURES), ["test_prompt", "test_negative", "test_seed"]
+    pictures, test = list(form.PICTURES), ["test_prompt", "test_negative", "test_seed", "test_mode"]
     batch = ["batch_folder", "batch_overwrite"]
     filled = [name for name in form.FORM if name not in PANELS]
+    fields_of_tools = [name for name in FIELDS if name not in PANELS]
     bind = _binder(parts)
-    bind("restore", handlers.restore, [], [*filled, *pictures, *test, *batch, "page"])
+    bind("restore", handlers.restore, [], [*filled, *pictures, *test, *batch, *fields_of_tools, "page"])
     bind("refresh", handlers.refresh, [], [])
     bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False)
     bind("look", handlers.look, ["scrub"], [], preprocess=False)
@@ -222,6 +236,8 @@ def _bind(parts: Components, handlers: Handlers) -> None:
         bind(name, handlers.take_pictures, [name], [], event="change")
     bind("swap", handlers.swap, pictures, pictures)
     bind("preset", handlers.choose_preset, form.FORM, list(form.preset_values("action")), event="input")
+    method = list(form.method_values("addift", "action"))
+    bind("method", handlers.choose_method, form.FORM, method, event="input")
     bind("train", handlers.train, [*form.FORM, *pictures], test)
     bind("stop", handlers.stop, [], [])
     bind("stop_keep", handlers.stop_keep, [], [])
@@ -236,6 +252,7 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     bind("batch_train", handlers.train_all, batch, [])
     bind("pause", handlers.pause, [], [])
     bind("resume", handlers.resume, [], [])
+    bind_tools(bind, ToolHandlers(handlers))
 
 
 def _binder(parts: Components) -> Callable[..., None]:

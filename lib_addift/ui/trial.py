@@ -12,6 +12,7 @@ from PIL import Image
 
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
 from lib_addift.hosts.base import Host
+from lib_addift.hosts.lora_args import MERGE, has_tag, with_mode
 from lib_addift.preview import labelled_row
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
@@ -30,6 +31,12 @@ class TrialRequest:
     width: int = 512
     height: int = 512
     cfg_scale: float = 7.0
+    mode: str = MERGE  # how the LoRAs of the prompt and this one act together, one of lora_args.MODES
+
+    def prompt_at(self, weight: float) -> str:
+        """The prompt with the LoRA at a weight; 0 is without it. `merge` leaves the other tags as they were typed."""
+        prompt = f"{self.prompt} <lora:{self.lora}:{weight:g}>" if weight else self.prompt
+        return prompt if self.mode == MERGE else with_mode(prompt, self.mode)
 
 
 @dataclass
@@ -67,9 +74,13 @@ class Trial:
             return ""
         if self.is_running:
             return f"drawing picture {len(self.pictures) + 1} of {len(WEIGHTS)}; it waits while the model is busy"
-        return (
-            f"the same prompt and seed ({self.request.seed}) with {self.request.lora} at each weight; 0 is without it"
-        )
+        request = self.request
+        text = f"the same prompt and seed ({request.seed}) with {request.lora} at each weight; 0 is without it"
+        if request.mode == MERGE:
+            return text
+        if not has_tag(request.prompt):
+            return f"{text}. The prompt names no other LoRA, so {request.mode} does what merge does"
+        return f"{text}; {request.mode} with the other LoRAs of the prompt"
 
     def row(self) -> Image.Image | None:
         """The pictures so far, side by side."""
@@ -81,9 +92,8 @@ class Trial:
     def _draw(self, request: TrialRequest) -> None:
         try:
             for weight in WEIGHTS:
-                tag = f" <lora:{request.lora}:{weight:g}>" if weight else ""
                 picture = self.host.draw(
-                    request.prompt + tag, negative_prompt=request.negative_prompt, seed=request.seed,
+                    request.prompt_at(weight), negative_prompt=request.negative_prompt, seed=request.seed,
                     cfg_scale=request.cfg_scale, width=request.width, height=request.height,
                 )  # fmt: skip
                 self.pictures.append(picture)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -59,11 +60,11 @@ def train(name: str = NAME, *, eyes: str = "closed", wait: bool = True, **settin
     return call("POST", f"/addift/v1/train?wait={str(wait).lower()}", body)
 
 
-def picture(prompt: str) -> bytes:
+def picture(prompt: str, **settings: Any) -> bytes:
     """The pixels of the WebUI's picture of a prompt."""
     body = {
         "prompt": prompt, "seed": 1, "steps": 3, "width": 64, "height": 64, "cfg_scale": 2, "sampler_name": "Euler",
-        "do_not_save_samples": True,
+        "do_not_save_samples": True, **settings,
     }  # fmt: skip
     answer = call("POST", "/sdapi/v1/txt2img", body)
     return Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).convert("RGB").tobytes()
@@ -160,6 +161,55 @@ def test_a_timed_tag_acts_between_its_timesteps(base: bytes, trained: Any) -> No
     assert len({base, always, timed}) == 3
     assert picture(f"a face <lora:{NAME}:1:from=300:to=200>") == base
     assert picture(f"a face <lora:{NAME}:1>") == always
+
+
+def copies(trained: Any) -> tuple[str, str]:
+    """The finished LoRA, and another that does something else, by name."""
+    path = Path(trained["path"])
+    if not path.exists():
+        pytest.skip("the WebUI runs on another machine")
+    other = path.with_stem(f"{NAME}_other")
+    save_file({key: -2 * tensor if "lora_up" in key else tensor for key, tensor in load_file(path).items()}, other)
+    return NAME, other.stem
+
+
+def test_loras_that_take_turns_draw_as_loras_that_are_timed(trained: Any) -> None:
+    """Three steps of Euler are at the timesteps 999, 499.5 and 0. DPM2's are at 999, 666 and 333, each with a second
+    call in the middle before the next.
+    """
+    a, b = copies(trained)
+    windows = {
+        "Euler": [(a, 1000, 750), (b, 749, 250), (a, 249, 0)],
+        "DPM2": [(a, 1000, 667), (b, 666.5, 334), (a, 333.5, 0)],
+    }
+    for sampler, turns in windows.items():
+        settings = {"sampler_name": sampler, "scheduler": "Uniform"}
+        timed = " ".join(f"<lora:{name}:1:from={high}:to={low}>" for name, high, low in turns)
+        switched = picture(f"a face <lora:{a}:1:compose=switch> <lora:{b}:1:compose=switch>", **settings)
+        assert switched == picture(f"a face {timed}", **settings), sampler
+        assert switched != picture(f"a face <lora:{a}:1> <lora:{b}:1>", **settings), sampler
+        assert switched != picture("a face", **settings), sampler
+
+
+def test_a_composite_of_the_same_lora_is_that_lora(base: bytes, trained: Any) -> None:
+    a, b = copies(trained)
+    alone = picture(f"a face <lora:{a}:1:from=1000:to=0>")
+    same = picture(f"a face <lora:{a}:1:compose=composite> <lora:{a}:1:compose=composite>")
+    assert max(abs(x - y) for x, y in zip(alone, same, strict=True)) <= 1
+    both = picture(f"a face <lora:{a}:1:compose=composite> <lora:{b}:1:compose=composite>")
+    assert both not in {base, alone, picture(f"a face <lora:{a}:1> <lora:{b}:1>")}
+
+
+def test_a_lora_for_the_text_encoder_composes_with_its_part_for_the_unet(base: bytes, trained: Any) -> None:
+    a, _b = copies(trained)
+    path = Path(trained["path"])
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    down, up = torch.randn(3072 + 768, generator=torch.Generator().manual_seed(1)).div(2).split([768, 3072])
+    text = {f"{name}.lora_down.weight": down[None].clone(), f"{name}.lora_up.weight": up[:, None].clone()}
+    save_file(load_file(path) | text, path.with_stem(f"{NAME}_text"))
+    with_text = picture(f"a face <lora:{NAME}_text:1:compose=switch>")
+    assert with_text not in {base, picture(f"a face <lora:{a}:1:compose=switch>")}
+    assert picture(f"a face <lora:{NAME}_text:0:1:compose=switch>") == picture(f"a face <lora:{a}:1:compose=switch>")
 
 
 def test_a_stopped_run_saves_nothing_and_may_be_kept() -> None:

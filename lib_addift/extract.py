@@ -1,0 +1,115 @@
+"""A LoRA from two checkpoints: what a tuned model has learnt beyond its base, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import torch
+
+from lib_addift.arithmetic import Combined, Report, Size, compress, layer_tensors
+from lib_addift.blocks import block_of
+from lib_addift.errors import ConfigError, HostError
+from lib_addift.lora import layer_kind
+from lib_addift.lora_tools import Made, Output, save_made
+
+PARTS = ("IN", "MID", "OUT", "TE")  # of the model; TE is the text encoder
+
+
+class Weights(Protocol):
+    """A checkpoint from which the weights of layers can be read one at a time."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of every layer that a LoRA can have, by its kohya name."""
+        ...
+
+    def weight(self, layer: str) -> torch.Tensor: ...
+
+
+@torch.no_grad()
+def difference(
+    tuned: Weights, base: Weights, *, layers: Collection[str], parts: Collection[str], size: Size,
+    report: Report | None = None,
+) -> Combined:  # fmt: skip
+    """`tuned` minus `base` as a LoRA over the kinds of `layers` (config.LAYER_KINDS) and `parts` (PARTS) chosen.
+
+    The kinds of layers are those of the UNet; of the text encoder all. Raises HostError when the checkpoints do not fit
+    together or do not differ.
+    """
+    names = _chosen(tuned, base, layers, parts)
+    tensors: dict[str, torch.Tensor] = {}
+    ranks: dict[str, int] = {}
+    kept = total = 0.0
+    for number, name in enumerate(names, 1):
+        change = tuned.weight(name).to(torch.float64) - base.weight(name).to(torch.float64)
+        if not change.isfinite().all():
+            raise HostError(
+                f"layer '{name}' of the checkpoints is not finite: one of the files is broken, get it again."
+            )
+        if change.any():
+            result = compress(change, size)
+            kept, total = kept + result.energy, total + result.total
+            if result.layer is not None:
+                tensors |= layer_tensors(name, result.layer)
+                ranks[name] = result.layer.rank
+        if report is not None:
+            report("layer", number, len(names))
+    if not tensors:
+        raise HostError(
+            f"'{tuned.title}' and '{base.title}' do not differ in the layers chosen: choose other files or layers."
+        )
+    return Combined(tensors, ranks, kept / total)
+
+
+def _chosen(tuned: Weights, base: Weights, layers: Collection[str], parts: Collection[str]) -> list[str]:
+    """The layers to compare, in order; both checkpoints have them in the same shapes."""
+    if not parts or (not layers and set(parts) != {"TE"}):
+        raise ConfigError("no layers are chosen: choose at least one kind of layer and one part of the model.")
+    names = []
+    for name in sorted({*tuned.shapes, *base.shapes}):
+        part = block_of(name).rstrip("0123456789")
+        if part in parts and (part == "TE" or layer_kind(name) in layers):
+            _check_fits(name, tuned, base)
+            names.append(name)
+    if "TE" in parts and not any(name.startswith("lora_te") for name in names):
+        raise HostError(f"'{tuned.title}' and '{base.title}' have no text encoder: leave TE out.")
+    return names
+
+
+def _check_fits(name: str, tuned: Weights, base: Weights) -> None:
+    for one, other in ((tuned, base), (base, tuned)):
+        if name not in one.shapes:
+            raise HostError(
+                f"'{one.title}' lacks layer '{name}', which '{other.title}' has: choose two checkpoints of one kind."
+            )
+    if tuned.shapes[name] != base.shapes[name]:
+        raise HostError(
+            f"layer '{name}' is {tuned.shapes[name]} in '{tuned.title}' and {base.shapes[name]} in '{base.title}': "
+            "choose two checkpoints of one kind."
+        )
+
+
+def extract(
+    tuned: Weights, base: Weights, output: Output, *, layers: Collection[str], parts: Collection[str], size: Size,
+    report: Report | None = None,
+) -> Made:  # fmt: skip
+    """Write the LoRA that turns `base` into `tuned`. See `difference` for what is raised."""
+    if not size.is_limit:
+        raise ConfigError("rank = 0 and energy = 1 make a file as large as the checkpoint: give a rank, such as 32.")
+    combined = difference(tuned, base, layers=layers, parts=parts, size=size, report=report)
+    inherited = {
+        "ss_base_model_version": "sd_v1",
+        "ss_v2": "False",
+        "ss_sd_model_name": base.title,
+        "ss_new_sd_model_hash": base.sha256,
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+    }
+    files = [f"{each.title} (weight {weight}, sha256 {each.sha256})" for each, weight in ((tuned, 1), (base, -1))]
+    return save_made("extract", combined, output, size=size, inherited=inherited, figures={"files": files})

@@ -1,0 +1,67 @@
+"""All that is read off pictures: from faces drawn at several weights to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lib_addift.demo import world
+from lib_addift.lab import measures
+from lib_addift.lab.bench import Scene
+from lib_addift.lab.tasks import Task
+
+WEIGHTS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0)
+Pictures = Mapping[float, np.ndarray]  # by weight, each (faces, 64, 64, 3) uint8; at some weights the first faces only
+
+
+def look(task: Task, faces: Sequence[world.Face], scene: Scene, drawn: Pictures) -> dict[str, Any]:
+    """The figures of `faces`, drawn at weights -1 and 1 and perhaps at others; `scene` has them at weight 0."""
+    pictures = {**drawn, 0.0: scene.base}
+    hits = {weight: [task.is_hit(picture) for picture in batch] for weight, batch in pictures.items()}
+    before, after, reverse = ([world.detect(picture) for picture in pictures[w]] for w in (0.0, 1.0, -1.0))
+    areas = np.stack([task.area(face) for face in faces])
+    figures: dict[str, Any] = {
+        "base_hits": measures.share(hits[0.0]),
+        "hits": measures.share(hits[1.0]),
+        "reverse_hits": measures.share(hits[-1.0]),
+        "flips": measures.flips(before, after, task.others),
+        "reverse_flips": measures.flips(before, reverse, task.others),
+        "interference": measures.interference(scene.base, pictures[1.0], areas),
+    }
+    if set(pictures) == set(WEIGHTS):
+        figures |= _growth(task, scene, pictures)
+    # Where it is shown without the LoRA, the model has drawn it; where it is not shown, there is nothing to look at.
+    new = [n for n in range(len(faces)) if hits[1.0][n] and not hits[0.0][n]]
+    return figures | _edges(task, scene, pictures[1.0], {n: faces[n] for n in new})
+
+
+def _growth(task: Task, scene: Scene, pictures: Pictures) -> dict[str, Any]:
+    """How the effect goes with the weight."""
+    count = min(map(len, pictures.values()))
+
+    def levels(batch: np.ndarray) -> np.ndarray:
+        return np.array([task.level(picture) for picture in batch[:count]])
+
+    shown = np.stack([levels(pictures[weight]) for weight in WEIGHTS])
+    effects = measures.effects(shown, levels(scene.original), levels(scene.target))
+    means = effects.mean(axis=1)
+    return {
+        "monotony": measures.monotony(effects),
+        "linearity": measures.linearity(WEIGHTS, means),
+        "effects": [round(float(mean), 4) for mean in means],
+    }
+
+
+def _edges(task: Task, scene: Scene, pictures: np.ndarray, faces: Mapping[int, world.Face]) -> dict[str, Any]:
+    """Contrast and sharpness of what is learnt, means over the faces of these numbers."""
+    found = []
+    for number, face in faces.items():
+        target, mark = scene.target[number], task.mark_of(face)
+        picture = measures.aligned(pictures[number], target, mark)
+        found.append((measures.contrast(picture, target, mark), measures.sharpness(picture, target, mark)))
+    if not found:
+        return {}
+    contrast, sharpness = np.mean(found, axis=0)
+    return {"contrast": float(contrast), "sharpness": float(sharpness)}

@@ -1,0 +1,95 @@
+"""The laboratory's plots, as PNG files in memory."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lib_addift.lab.look import WEIGHTS
+from lib_addift.lab.summary import Summary, spread
+
+_COLUMNS = 3
+_DPI = 80
+_GREY = "0.65"
+# Methods of their own, beside the grey of variations.
+_COLOURS = {
+    "ours": "tab:blue", "published": "tab:red", "copier": "tab:orange", "residual": "tab:green", "slider": "tab:purple",
+    "lora": "tab:brown", "differential": "tab:olive", "words": "black",
+}  # fmt: skip
+
+
+def plots(summary: Summary) -> dict[str, bytes]:
+    """File names and contents."""
+    shares = [("hits", "at 1", "o", True), ("reverse_hits", "at -1", "o", False), ("flips", "flips", "x", True)]
+    edges = [("contrast", "contrast", "o", True), ("sharpness", "sharpness", "o", False)]
+    return {
+        "hits.png": _panels(summary, lambda axes, task: _dots(axes, summary, task, shares)),
+        "edges.png": _panels(summary, lambda axes, task: _dots(axes, summary, task, edges, line=1.0)),
+        "growth.png": _panels(summary, lambda axes, task: _growth(axes, summary, task), height=2.6),
+        "steps.png": _panels(summary, lambda axes, task: _dots(
+            axes, summary, task, [("steps_to_90", "steps to 90 %", "o", True)], logarithmic=True
+        )),
+    }  # fmt: skip
+
+
+def _panels(summary: Summary, draw: Callable[[Any, str], None], height: float = 0.0) -> bytes:
+    """A panel for each task."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # no window, and none needed
+    from matplotlib import pyplot as plt
+
+    rows = math.ceil(len(summary.cells) / _COLUMNS)
+    height = height or 0.7 + 0.17 * len(summary.variants)
+    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(11, height * rows), squeeze=False, layout="constrained")
+    for place, task in zip(axes.flat, summary.cells, strict=False):
+        draw(place, task)
+        place.set_title(task, fontsize=9)
+        place.tick_params(labelsize=7)
+        place.grid(alpha=0.3)
+    for place in axes.flat[len(summary.cells) :]:
+        place.axis("off")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
+    plt.close(figure)
+    return file.getvalue()
+
+
+def _dots(
+    axes: Any, summary: Summary, task: str, marks: Sequence[tuple[str, str, str, bool]], *,
+    line: float | None = None, logarithmic: bool = False,
+) -> None:  # fmt: skip
+    """A row for each variant, with its measures as marks and their spread as bars."""
+    names = summary.variants
+    for key, label, marker, is_filled in marks:
+        for row, name in enumerate(names):
+            values = summary.values(task, name, key)
+            if values:
+                colour = _COLOURS.get(name, _GREY)
+                axes.errorbar(
+                    sum(values) / len(values), row, xerr=spread(values), fmt=marker, color=colour, markersize=5,
+                    markerfacecolor=colour if is_filled else "white", linewidth=1,
+                )  # fmt: skip
+        axes.plot([], [], marker, color="0.3", markerfacecolor="0.3" if is_filled else "white", label=label)
+    if line is not None:
+        axes.axvline(line, color="0.3", linewidth=0.8)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _growth(axes: Any, summary: Summary, task: str) -> None:
+    """The mean effect against the weight: 0 as the painted original, 1 as the painted target."""
+    for name in summary.variants:
+        curves = [row["effects"] for row in summary.cells[task].get(name, []) if row.get("effects")]
+        if name in _COLOURS and name != "words":
+            means = [sum(points) / len(points) for points in zip(*curves, strict=True)]
+            axes.plot(WEIGHTS[: len(means)], means, ".-", color=_COLOURS[name], linewidth=1, label=name)
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.axhline(1, color="0.3", linewidth=0.8)
+    axes.set_ylim(-0.5, 1.8)

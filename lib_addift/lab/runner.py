@@ -1,0 +1,206 @@
+"""Runs the cells of the table, several at once, and keeps their figures: a second call goes on where one ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib_addift.atomic import replace_files
+from lib_addift.demo.run import CHECKPOINT
+from lib_addift.errors import AddiftError, TrainingError
+from lib_addift.hosts.base import Host
+from lib_addift.lab.bench import Bench, Scale
+from lib_addift.lab.cell import Cell, measure_cell
+from lib_addift.lab.tasks import TASKS
+from lib_addift.lab.together import Couple, measure_couple
+from lib_addift.lab.variants import VARIANTS
+
+Work = Cell | Couple
+COUPLES = (("eyes", "mouth"),)  # tasks whose LoRAs are also used at once
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured."""
+
+    tasks: tuple[str, ...]
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scale: Scale
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that an interrupted run has all rows of the first seeds."""
+        return [
+            Cell(task, variant, seed)
+            for seed in self.seeds
+            for task in self.tasks
+            for variant in self.variants
+            if TASKS[task].is_known or not VARIANTS[variant].in_words
+        ]
+
+    @property
+    def couples(self) -> list[Couple]:
+        return [
+            Couple(first, second, variant, seed)
+            for seed in self.seeds
+            for first, second in COUPLES
+            for variant in self.variants
+            if {first, second} <= set(self.tasks) and not VARIANTS[variant].in_words
+        ]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is known of a piece of work: its figures, or why there are none."""
+
+    work: Work
+    figures: dict[str, Any]
+    error: str = ""
+    seconds: float = 0.0  # by the clock; 0: an earlier call did it
+
+
+def run_plan(plan: Plan, out: Path, workers: int, tell: Callable[[Done, int, int], None]) -> list[Done]:
+    """Measure what has not been measured yet; `tell` hears of each piece of work, how many are done, and of how many.
+
+    Raises TrainingError when a worker process ends by itself.
+    """
+    everything: list[Work] = [*plan.cells, *plan.couples]
+    result: list[Done] = []
+    for stage in (plan.cells, plan.couples):  # couples use the cells' LoRAs
+        for done in _run(stage, plan.scale, out, workers):
+            result.append(done)
+            tell(done, len(result), len(everything))
+    return result
+
+
+def _run(stage: Sequence[Work], scale: Scale, out: Path, workers: int) -> Iterator[Done]:
+    left = []
+    for work in stage:
+        kept = read_done(work, scale, out)
+        if kept is None:
+            left.append(work)
+        else:
+            yield kept
+    if workers == 1:
+        with _one_thread():
+            yield from (do(work, scale, out) for work in left)
+        return
+    with _pool(min(workers, max(len(left), 1))) as pool:
+        futures: list[Future[Done]] = [pool.submit(do, work, scale, out) for work in left]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool:
+            raise TrainingError(
+                "a worker process of the laboratory ended by itself, probably for want of memory: "
+                "use fewer --workers. What was measured is kept."
+            ) from None
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes, which end at once when the block is left by an exception such as Ctrl-C."""
+    others = multiprocessing.active_children()
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """This process computes as a worker does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's processes; the first one answers
+
+
+def do(work: Work, scale: Scale, out: Path) -> Done:
+    """Measure one piece of work and write it down."""
+    begun = time.monotonic()
+    bench = Bench(_host(out / "loras"), scale, out / "scenes")
+    figures: dict[str, Any] = {}
+    error = ""
+    try:
+        figures = _plain(measure_couple(bench, work) if isinstance(work, Couple) else measure_cell(bench, work))
+    except AddiftError as reason:
+        error = str(reason)
+    seconds = time.monotonic() - begun
+    content = {"asked": _asked(work, scale), "figures": figures, "error": error, "clock_seconds": seconds}
+    path = _path(work, out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_files({path: json.dumps(content, indent=1).encode()}, durable=False)
+    return Done(work, figures, error, seconds)
+
+
+def read_done(work: Work, scale: Scale, out: Path) -> Done | None:
+    """What an earlier call measured; None when it did not, or under other settings."""
+    try:
+        content = json.loads(_path(work, out).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("asked") != _asked(work, scale):
+        return None
+    return Done(work, content["figures"], content["error"])
+
+
+def _asked(work: Work, scale: Scale) -> dict[str, Any]:
+    """All that decides a piece of work's figures, but for the program itself."""
+    variant = VARIANTS[work.variant]
+    asked: dict[str, Any] = {
+        "work": asdict(work),
+        "scale": asdict(scale),
+        "settings": [variant.config(TASKS[task], work.seed).to_dict() for task in work.tasks],
+        "pairs": variant.pairs,
+        "swapped": [TASKS[task].kind in variant.swapped for task in work.tasks],
+    }
+    return asked
+
+
+def _path(work: Work, out: Path) -> Path:
+    return out / ("couples" if isinstance(work, Couple) else "cells") / f"{work.name}.json"
+
+
+def _plain(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures as JSON has them: no NaN, and no more digits than mean something."""
+    plain = {}
+    for name, value in figures.items():
+        is_number = isinstance(value, float)
+        plain[name] = None if is_number and math.isnan(value) else round(value, 4) if is_number else value
+    return plain
+
+
+@cache
+def _host(lora_dir: Path) -> Host:
+    """The bundled model, loaded once by each process."""
+    from lib_addift.hosts.standalone import StandaloneHost
+
+    return StandaloneHost(CHECKPOINT, lora_dir=lora_dir, device="cpu")

@@ -1,0 +1,57 @@
+"""Two LoRAs of one method, each at weight 1, in one picture."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from lib_addift.demo import world
+from lib_addift.demo.evaluate import evaluation_faces
+from lib_addift.lab import measures
+from lib_addift.lab.bench import Bench
+from lib_addift.lab.cell import Cell
+from lib_addift.lab.tasks import TASKS
+from lib_addift.lora import LoraNetwork
+from lib_addift.lora_file import read_lora
+
+_FACES_SEED = 73_000
+
+
+@dataclass(frozen=True)
+class Couple:
+    """The LoRAs of two tasks, of one method and seed."""
+
+    first: str
+    second: str
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.first}+{self.second}_{self.variant}_{self.seed}"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.first, self.second
+
+
+def measure_couple(bench: Bench, couple: Couple) -> dict[str, Any]:
+    """How often each value is shown with its LoRA alone, and both with both. Raises LoraFileError without the files."""
+    tasks = [TASKS[name] for name in couple.tasks]
+    names = [Cell(task.name, couple.variant, couple.seed).name for task in tasks]
+    networks = [bench.network(read_lora(bench.host.lora_dir / f"{name}.safetensors")[0]) for name in names]
+    faces = evaluation_faces(bench.scale.faces, _FACES_SEED + couple.seed, excluded=[task.face for task in tasks])
+    prompts = [world.caption(face, frozenset(task.name for task in tasks)) for face in faces]
+
+    def hits(*acting: LoraNetwork) -> list[list[bool]]:
+        with ExitStack() as attached:
+            for network in acting:
+                attached.enter_context(network.attach())
+            pictures = bench.draw(prompts, couple.seed)
+        return [[task.is_hit(picture) for picture in pictures] for task in tasks]
+
+    first, second = (measures.share(hits(network)[n]) for n, network in enumerate(networks))
+    both = measures.both(*hits(*networks))
+    return {"first_alone": first, "second_alone": second, "product": first * second, "both": both}

@@ -1,0 +1,99 @@
+"""What a run learns from and is measured on, in the model's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from lib_addift.augment import views, views_count
+from lib_addift.config import TrainConfig
+from lib_addift.encode import LatentPair, Role, encode_pair, unrelated_pairs
+from lib_addift.errors import ConfigError, PictureError
+from lib_addift.hosts.base import Host
+from lib_addift.lora_file import read_lora
+from lib_addift.messages import Stage
+from lib_addift.methods import total_steps
+from lib_addift.pairs import ImagePair, PairSource
+
+_HELD_OUT_OF = 4  # one pair of so many, when there are at least so many
+
+
+@dataclass
+class Material:
+    """Encoded pairs by what they are for."""
+
+    views: int = 1  # of each pair that is learnt from
+    learnt: list[LatentPair] = field(default_factory=list)  # every view of every pair
+    held_out: list[LatentPair] = field(default_factory=list)
+    companions: list[LatentPair] = field(default_factory=list)  # what is to stay as it is
+
+    @property
+    def pairs(self) -> list[LatentPair]:
+        """Those that are learnt from, as they are, without their other views."""
+        return self.learnt[:: self.views]
+
+    @property
+    def differing(self) -> list[LatentPair]:
+        """Those of `pairs` that are no single pictures: on these a LoRA can be measured."""
+        return [pair for pair in self.pairs if not torch.equal(pair.original.latents, pair.target.latents)]
+
+    @property
+    def all_learnt(self) -> list[LatentPair]:
+        """What the turns of a plan count."""
+        return [*self.learnt, *self.companions]
+
+
+def encode_material(
+    host: Host, pairs: Sequence[ImagePair], sources: Sequence[PairSource], config: TrainConfig
+) -> Generator[Stage, None, Material]:
+    """Pictures and prompts, each through the model once; `pairs` are the loaded `sources`."""
+    left_out = _left_out(config, sources)
+    material = Material(views_count(config))
+    for index, (pair, source) in enumerate(zip(pairs, sources, strict=True)):
+        yield Stage("encoding the pictures", index, len(pairs) if len(pairs) > 1 else 0)
+        prompts = config.prompts(source.original_prompt, source.target_prompt)
+        if source.is_prior:
+            prior = encode_pair(host, pair, config, prompts, source.weight * config.prior_loss_weight)
+            material.companions.append(replace(prior, role=Role.PRIOR))
+        elif index in left_out:
+            material.held_out.append(encode_pair(host, pair, config, prompts, source.weight))
+        else:
+            encoded = (encode_pair(host, view, config, prompts, source.weight) for view in views(pair, config))
+            material.learnt += [replace(view, repeats=source.repeats) for view in encoded]
+    if config.self_regularisation:
+        material.companions += unrelated_pairs(host, material.learnt[0], config)
+    return material
+
+
+def check_method(config: TrainConfig, sources: Sequence[PairSource]) -> None:
+    """Raises ConfigError, PictureError or LoraFileError when the method cannot be used on these pictures."""
+    singles = [source for source in sources if source.is_single]
+    if singles and config.method != "lora":
+        raise ConfigError(
+            f"method = {config.method} needs pairs, and '{singles[0].name}' is a single picture: choose method = lora, "
+            "or give each picture its other one."
+        )
+    if all(source.is_prior for source in sources):
+        raise PictureError("there are only regularisation pictures: add pictures to learn from.")
+    if config.first_lora:
+        read_lora(Path(config.first_lora))
+
+
+def steps_of(config: TrainConfig, sources: Sequence[PairSource]) -> int:
+    """The optimizer steps of all phases of training on these pictures."""
+    learnt = sum(not source.is_prior for source in sources) - len(_left_out(config, sources))
+    return total_steps(config, learnt)
+
+
+def _left_out(config: TrainConfig, sources: Sequence[PairSource]) -> list[int]:
+    measurable = [index for index, source in enumerate(sources) if not (source.is_prior or source.is_single)]
+    return [measurable[place] for place in held_out_pairs(config, len(measurable))]
+
+
+def held_out_pairs(config: TrainConfig, pairs: int) -> range:
+    """The indices of those of so many pairs that are left out of training, to measure on."""
+    enough = config.hold_out and pairs >= _HELD_OUT_OF
+    return range(_HELD_OUT_OF - 1, pairs, _HELD_OUT_OF) if enough else range(0)

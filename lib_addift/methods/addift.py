@@ -1,0 +1,25 @@
+"""ADDifT: with the LoRA the model shall see the other picture of the pair. Source: ADDifT, hako-mikan 2024.
+
+Tens of steps are enough, since the goal has no noise of its own: what the model predicts anyway cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib_addift.config import TrainConfig
+from lib_addift.lora import LoraNetwork
+from lib_addift.methods.phase import Goal, Phase
+from lib_addift.objective import turn_multiplier
+from lib_addift.plan import Direction
+
+
+def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
+    """One: forward and reverse turns, with opposite signs."""
+    forward, reverse = (turn_multiplier(direction, config) for direction in Direction)
+    first = Direction(config.first_direction)
+    return (Phase(config.max_train_steps, Goal.MODEL, config.directions, first, forward=forward, reverse=reverse),)
+
+
+def result(networks: Sequence[LoraNetwork]) -> LoraNetwork:
+    return networks[0]

@@ -1,0 +1,22 @@
+"""Plain LoRA training on pictures: of a pair only the target counts. Source: Hu et al. 2021; Ho et al. 2020, eq. 14.
+
+It learns all of the picture and not the difference. With captions that say what is not to be learnt, and with
+regularisation pictures (Ruiz et al. 2022, section 3.2, prior preservation), it learns less of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib_addift.config import TrainConfig
+from lib_addift.lora import LoraNetwork
+from lib_addift.methods.phase import Goal, Phase
+
+
+def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
+    """One: the true noise of the targets."""
+    return (Phase(config.max_train_steps, Goal.NOISE),)
+
+
+def result(networks: Sequence[LoraNetwork]) -> LoraNetwork:
+    return networks[0]

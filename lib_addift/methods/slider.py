@@ -1,0 +1,21 @@
+"""Sliders from pictures: at weight 1 the LoRA learns to draw the target, at -1 the original, both in one step.
+
+Source: Gandikota et al. 2023, Concept Sliders, section 4.2 (visual concepts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib_addift.config import TrainConfig
+from lib_addift.lora import LoraNetwork
+from lib_addift.methods.phase import Goal, Phase
+
+
+def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
+    """One: the true noise of both pictures."""
+    return (Phase(config.max_train_steps, Goal.NOISE, "both", forward=1.0, reverse=-1.0),)
+
+
+def result(networks: Sequence[LoraNetwork]) -> LoraNetwork:
+    return networks[0]

@@ -1,0 +1,254 @@
+"""The tab 'Tools': one operation at a time on finished LoRA files, in a thread, for some take minutes. No gradio."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lib_addift import lora_tools
+from lib_addift.arithmetic import Size
+from lib_addift.blocks import BlockWeights
+from lib_addift.calibrate import calibrate
+from lib_addift.config import LAYER_KINDS, TrainConfig
+from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, JobError, LoraFileError, PictureError
+from lib_addift.extract import PARTS, extract
+from lib_addift.hosts.base import Host
+from lib_addift.hosts.checkpoint import open_weights
+from lib_addift.lora_file import check_name, describe
+from lib_addift.lora_show import BlockFigures, block_figures, layer_figures
+from lib_addift.lora_tools import Made, Output, Part
+from lib_addift.pairs import load_pair
+from lib_addift.ui.form import config_of
+
+_log = logging.getLogger(__name__)
+
+OPERATIONS = ("subtract", "merge", "average", "resize", "extract", "calibrate", "show")
+_SUMS = ("subtract", "merge", "average")
+USED_BY = {  # row of the tab -> the operations that have it
+    "tools_choice": (*_SUMS, "resize", "calibrate", "show"),
+    "tools_weighing": ("subtract", "merge"),
+    "tools_files": ("extract",),
+    "tools_layout": ("extract",),
+    "tools_size": (*_SUMS, "resize", "extract"),
+    "tools_result": OPERATIONS[:-1],
+}
+FIELDS = (
+    "tools_op", "tools_loras", "tools_weights", "tools_blocks", "tools_tuned", "tools_base", "tools_layers",
+    "tools_parts", "tools_rank", "tools_energy", "tools_name", "tools_overwrite",
+)  # fmt: skip
+_COUNTS = {"subtract": (2, 2), "merge": (1, 99), "average": (2, 99)}  # LoRAs at least and at most; else 1
+Work = Callable[[], "Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an operation gave: a sentence, and the file that was made or the figures of one that is shown."""
+
+    title: str
+    text: str
+    path: Path | None = None  # of a new file
+    tag: str = ""
+    blocks: Sequence[BlockFigures] = ()
+
+
+class Tools:
+    """The fields as they were last sent, and the latest operation; `version` grows with every change of it."""
+
+    def __init__(self, host: Host) -> None:
+        self._host, self._lock = host, threading.Lock()
+        self.values: dict[str, Any] = {
+            "tools_op": OPERATIONS[0], "tools_loras": [], "tools_weights": "", "tools_blocks": "", "tools_tuned": "",
+            "tools_base": "", "tools_layers": list(LAYER_KINDS), "tools_parts": list(PARTS[:-1]), "tools_rank": 0,
+            "tools_energy": 1.0, "tools_name": "", "tools_overwrite": False,
+        }  # fmt: skip
+        self.names: list[str] = []  # of the LoRAs in the host's folder, with the subfolder
+        self.outcome: Outcome | None = None
+        self.text = ""  # what it is doing
+        self.error = ""
+        self.is_busy = False
+        self.version = 0
+
+    @property
+    def operation(self) -> str:
+        return str(self.values["tools_op"])
+
+    def keep(self, values: Mapping[str, Any]) -> None:
+        """Remember the fields that `values` has."""
+        self.values = {**self.values, **{name: values[name] for name in FIELDS if name in values}}
+
+    def forget_error(self) -> None:
+        """What went wrong with one operation says nothing of the next one."""
+        self.error = ""
+        self.version += 1
+
+    def look(self) -> None:
+        """Look which LoRAs there are, and forget those chosen that are no more."""
+        folder = self._host.lora_dir
+        files = folder.rglob("*.safetensors") if folder.is_dir() else []
+        self.names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files)
+        chosen = self.values["tools_loras"] or []
+        self.values = {**self.values, "tools_loras": [name for name in chosen if name in self.names]}
+
+    def start(self, form: Mapping[str, Any], pictures: Mapping[str, Image.Image | None]) -> threading.Thread:
+        """Begin what the fields ask for; `form` and `pictures` are those of 'Pair'. Raises an AddiftError."""
+        with self._lock:
+            if self.is_busy:
+                raise JobError(f"wait a moment, this is not done yet: {self.text}.")
+            work = self._work(form, pictures)
+            self.is_busy, self.error = True, ""
+            self._say(f"{self.operation}: reading")
+        thread = threading.Thread(target=self._do, args=(work,), name="addift-tools", daemon=True)
+        thread.start()
+        return thread
+
+    def _work(self, form: Mapping[str, Any], pictures: Mapping[str, Image.Image | None]) -> Work:
+        """What is to be done, with all that can be checked checked."""
+        operation = self.operation
+        files = self._files()
+        if operation == "show":
+            return lambda: _shown(files[0])
+        output = self._output(str(form["save_precision"]))
+        if operation == "calibrate":
+            return self._calibration(files[0], output, config_of(form), pictures)
+        size = Size(_rank(self.values["tools_rank"]), float(self.values["tools_energy"] or 0))
+        if operation == "extract":
+            return self._extraction(output, size)
+        parts = self._parts(files)
+        make: Callable[[], Made] = {
+            "subtract": lambda: lora_tools.subtract(parts[0], parts[1], output, size, self._report),
+            "merge": lambda: lora_tools.merge(parts, output, size, self._report),
+            "average": lambda: lora_tools.average(files, output, size, self._report),
+            "resize": lambda: lora_tools.resize(files[0], output, size, self._report),
+        }[operation]
+        return lambda: _made(make())
+
+    def _files(self) -> list[Path]:
+        """The LoRAs that were chosen, as many as the operation needs."""
+        if self.operation not in USED_BY["tools_choice"]:
+            return []
+        names = list(self.values["tools_loras"] or [])
+        low, high = _COUNTS.get(self.operation, (1, 1))
+        if not low <= len(names) <= high:
+            wanted = f"{low}{' or more' if low < high else ''} LoRA{'s' if high > 1 else ''}"
+            raise ConfigError(f"'{self.operation}' needs {wanted}, and {len(names)} are chosen: choose {wanted}.")
+        known = {name: self._host.lora_dir / f"{name}.safetensors" for name in self.names}
+        missing = next((name for name in names if name not in known or not known[name].is_file()), None)
+        if missing is not None:
+            raise LoraFileError(f"there is no LoRA '{missing}' in '{self._host.lora_dir}' any more: refresh the list.")
+        return [known[name] for name in names]
+
+    def _output(self, precision: str) -> Output:
+        name = str(self.values["tools_name"] or "").strip()
+        path = self._host.lora_dir / f"{check_name(name)}.safetensors"
+        return Output(path, precision, bool(self.values["tools_overwrite"]))
+
+    def _parts(self, files: Sequence[Path]) -> list[Part]:
+        """Files and weights; of a subtraction the weight and the blocks are those of what is taken."""
+        if self.operation not in USED_BY["tools_weighing"]:
+            return []
+        numbers = _numbers(str(self.values["tools_weights"] or ""))
+        blocks = BlockWeights.parse(str(self.values["tools_blocks"] or ""))
+        if self.operation == "subtract":
+            if len(numbers) > 1:
+                raise ConfigError(f"weights = {self.values['tools_weights']} is more than the one of the second LoRA.")
+            return [Part(files[0]), Part(files[1], numbers[0] if numbers else 1.0, blocks)]
+        if len(numbers) not in (0, len(files)):
+            raise ConfigError(f"there are {len(numbers)} weights for {len(files)} LoRAs: give one for each, or none.")
+        return [Part(file, weight, blocks) for file, weight in zip(files, numbers or [1.0] * len(files), strict=True)]
+
+    def _extraction(self, output: Output, size: Size) -> Work:
+        paths = [_path(self.values[name], what) for name, what in (("tools_tuned", "tuned"), ("tools_base", "base"))]
+        layers, parts = list(self.values["tools_layers"] or []), list(self.values["tools_parts"] or [])
+
+        def work() -> Outcome:
+            with open_weights(paths[0]) as tuned, open_weights(paths[1]) as base:
+                made = extract(tuned, base, output, layers=layers, parts=parts, size=size, report=self._report)
+            return _made(made)
+
+        return work
+
+    def _calibration(
+        self, lora: Path, output: Output, config: TrainConfig, pictures: Mapping[str, Image.Image | None]
+    ) -> Work:
+        original, target = pictures["original"], pictures["target"]
+        if original is None or target is None:
+            raise PictureError("calibrate needs the two pictures of the tab 'Pair': put them in there.")
+        pair = load_pair(original, target, config)
+
+        def work() -> Outcome:
+            self._say("the round trip; it waits while the model is busy")
+            made = calibrate(self._host, lora, pair, output, config)
+            return Outcome(made.path.stem, made.verdict, tag=made.tag)
+
+        return work
+
+    def _report(self, text: str, done: int, total: int) -> None:
+        self._say(f"{self.operation}: {text} {done} of {total}")
+
+    def _do(self, work: Work) -> None:
+        outcome = None
+        try:
+            outcome = work()
+        except AddiftError as error:
+            self.error = str(error)
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            self.error = OUT_OF_MEMORY
+        except Exception as error:  # the thread ends here; a person sees the sentence
+            _log.exception("the tool '%s' failed", self.operation)
+            self.error = f"unexpected {type(error).__name__}: {error}. The console has the details."
+        self.outcome = outcome
+        self.look()
+        self.is_busy = False
+        self._say("")
+        if outcome is not None and outcome.path is not None:
+            self._tell_host(outcome.path)
+
+    def _tell_host(self, path: Path) -> None:
+        """Wait until the host's model is free, and make it use the new file."""
+        try:
+            with self._host.exclusive():
+                self._host.refresh_loras(path)
+        except AddiftError as error:  # no SD1.x model is loaded, say: the host finds the file by itself later
+            _log.info("the host was not told of '%s': %s", path.name, error)
+
+    def _say(self, text: str) -> None:
+        self.text = text
+        self.version += 1
+
+
+def _made(made: Made) -> Outcome:
+    return Outcome(made.path.stem, made.facts, made.path, made.tag)
+
+
+def _shown(path: Path) -> Outcome:
+    return Outcome(path.stem, describe(path), blocks=block_figures(layer_figures(path)))
+
+
+def _rank(value: Any) -> int:
+    if value is None or value == "":
+        return 0
+    if float(value) != int(value):
+        raise ConfigError(f"rank = {value} must be a whole number, or 0 for no limit.")
+    return int(value)
+
+
+def _numbers(text: str) -> list[float]:
+    """'1, 0.5' -> [1.0, 0.5]."""
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise ConfigError(f"weights = {text} must be numbers with commas between them, such as 1, 0.5.") from None
+
+
+def _path(value: Any, what: str) -> Path:
+    text = str(value or "").strip().strip('"')  # Windows copies a path with quotes
+    if not text:
+        raise ConfigError(f"the {what} checkpoint is not named: type the path of a .safetensors file.")
+    return Path(text).expanduser()

@@ -1,0 +1,37 @@
+"""What each button of the tab 'Tools' does. No gradio."""
+
+from __future__ import annotations
+
+from lib_addift.ui import tools_view
+from lib_addift.ui.handlers import Changes, Handlers, Values, told_in
+
+
+class ToolHandlers:
+    """The server side of the tab; it shares the draft, the panels and the tools with all the others."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.draft, self.panels, self.tools = handlers.draft, handlers.panels, handlers.tools
+
+    @told_in("tools_alert")
+    def choose_tool(self, values: Values) -> Changes:
+        """Another operation was chosen: its fields come, others go."""
+        self.draft.alerts["tools_alert"] = ""
+        self.tools.forget_error()
+        self.tools.keep(values)
+        return {}
+
+    @told_in("tools_alert")
+    def look_at_loras(self, values: Values) -> Changes:
+        """Look anew which LoRAs there are."""
+        self.tools.keep(values)
+        self.tools.look()
+        return {"tools_loras": tools_view.chosen(self.tools)}
+
+    @told_in("tools_alert")
+    def use_tool(self, values: Values) -> Changes:
+        """Begin the operation. The permission to overwrite is for this one only."""
+        self.draft.alerts["tools_alert"] = ""
+        self.tools.keep(values)
+        self.tools.start(self.draft.values, self.draft.pictures)
+        self.tools.keep({"tools_overwrite": False})
+        return {"tools_overwrite": False}
