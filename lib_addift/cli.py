@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from lib_addift import cli_batch, cli_lab, cli_lora
-from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
+from lib_addift.config import TrainConfig, from_mapping
+from lib_addift.config_text import parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.learner import StepReport
 from lib_addift.lora_file import describe

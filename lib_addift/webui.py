@@ -30,7 +30,7 @@ def tabs() -> list[tuple[Any, str, str]]:
 
 
 def start(_demo: Any, app: Any) -> None:
-    """For `on_app_started`: teaches `<lora:...>` from= and compose=, adds /addift/v1 when the WebUI has an API, and goes on
+    """For `on_app_started`: teaches `<lora:...>` from= and compose=, adds /addift/v1 when there is an API, and goes on
     with the jobs that an earlier start has left.
     """
     from modules import shared

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_addift.config import TrainConfig, from_mapping, parse_value, settings_table
+from lib_addift.config import TrainConfig, from_mapping
+from lib_addift.config_text import parse_value, settings_table
 from lib_addift.errors import ConfigError
 from lib_addift.optim import make_optimizer, parse_arguments
 from lib_addift.presets import PRESETS

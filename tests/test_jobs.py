@@ -33,11 +33,11 @@ from lib_addift.errors import (
     TrainingError,
 )
 from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Stage
 from lib_addift.proof import RoundTrip
 from lib_addift.together import LocalRunner
-from lib_addift.learner import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 

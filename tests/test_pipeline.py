@@ -19,13 +19,13 @@ from lib_addift.demo import world
 from lib_addift.encode import LatentPair, Side
 from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.hosts.names import kohya
+from lib_addift.learner import StepReport
 from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Checkpoint, Event, Request, Snapshot
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
-from lib_addift.learner import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 
