@@ -250,6 +250,11 @@ class TrainConfig:
     def _check_algorithm(self) -> None:
         if self.dora and self.algorithm != "lora":
             raise ConfigError(f"dora = true needs algorithm = lora, and it is {self.algorithm}: change one of them.")
+        if self.dora and self.result_rank:
+            raise ConfigError(
+                f"result_rank = {self.result_rank} cuts ranks away, which a DoRA does not bear: "
+                "set it to 0, or dora to false."
+            )
         if self.lokr_factor == 0:
             raise ConfigError("lokr_factor = 0 splits nothing: give -1 (automatic) or a number from 1 on.")
         if self.method in ("differential", "residual") and (self.dora or self.algorithm != "lora"):

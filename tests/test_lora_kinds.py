@@ -213,6 +213,15 @@ def test_what_is_written_is_read_again(kind: str, layer: str, weight: float) -> 
             assert name == "alpha" or torch.equal(tensor, parameters[name]), key
 
 
+def test_what_a_dora_has_learnt_can_be_taken_from_it_without_the_model() -> None:
+    """As a run does when it is closed, and the host has its model back."""
+    module = make_layer("linear")
+    network = make("dora", module)
+    before = network.tensors()
+    module.weight.data.fill_(torch.nan)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in network.tensors().items())
+
+
 def test_a_dora_column_that_has_no_other_length_is_a_little_wrong_and_the_others_are_exact() -> None:
     """At weight 2 and half the length, a column's own part is gone: only then is there no DoRA that does the same."""
     module = make_layer("linear")
@@ -486,6 +495,7 @@ def test_only_plain_loras_without_dropout_learn_in_one_pass() -> None:
     [
         ({"dora": True, "algorithm": "loha"}, "dora = true needs algorithm = lora, and it is loha"),
         ({"dora": True, "algorithm": "lokr"}, "dora = true needs algorithm = lora, and it is lokr"),
+        ({"dora": True, "result_rank": 2}, "result_rank = 2 cuts ranks away, which a DoRA does not bear"),
         ({"lokr_factor": 0}, "lokr_factor = 0 splits nothing"),
         ({"algorithm": "oft"}, "algorithm = 'oft' is no choice: use one of lora, loha, lokr"),
         ({"dropout": 0.95}, "dropout = 0.95 is out of bounds"),

@@ -92,7 +92,12 @@ FOREIGN: dict[str, tuple[nn.Module, dict[str, torch.Tensor]]] = {
     "LoKr of a flat kernel": (POINT, {"lokr_w1": random(5, 4), "lokr_w2": random(2, 3), "alpha": torch.tensor(9.0)}),
     "LoKr without alpha": (
         CONV,
-        {"lokr_w1": random(2, 3), "lokr_w2_a": random(5, 2), "lokr_w2_b": random(2, 4 * 9)},
+        {
+            "lokr_w1_a": random(2, 1),
+            "lokr_w1_b": random(1, 3),
+            "lokr_w2_a": random(5, 2),
+            "lokr_w2_b": random(2, 4 * 9),
+        },
     ),
 }
 

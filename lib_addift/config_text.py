@@ -1,0 +1,56 @@
+"""Settings as text: read from the command line, and listed for the documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lib_addift.config import TrainConfig
+from lib_addift.errors import ConfigError
+from lib_addift.presets import METHOD_SETTINGS, PRESETS
+
+
+def parse_value(name: str, text: str) -> Any:
+    """A setting's value from text ('rank', '8' -> 8), as `--set` and forms give it. Raises ConfigError."""
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    if name not in fields:
+        raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(fields))}.")
+    kind = fields[name].type
+    if kind == "str":
+        return text
+    if kind == "bool":
+        if text.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+            raise ConfigError(f"{name} = {text} is neither true nor false.")
+        return text.lower() in ("true", "1", "yes", "on")
+    if kind.startswith("tuple"):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    try:
+        return int(text) if kind == "int" else float(text)
+    except ValueError:
+        raise ConfigError(f"{name} = {text} is not a {'whole ' if kind == 'int' else ''}number: give one.") from None
+
+
+def settings_table() -> str:
+    """Every setting with default, bounds and help, as Markdown."""
+    lines = ["| setting | default | values | what it does |", "|---|---|---|---|"]
+    for field in dataclasses.fields(TrainConfig):
+        rules, default = field.metadata, field.default
+        if "choices" in rules:
+            values = ", ".join(rules["choices"])
+        elif "low" in rules:
+            values = f"{rules['low']:g} to {rules['high']:g}"
+        else:
+            values = "true, false" if field.type == "bool" else "text"
+        shown = (
+            ", ".join(default)
+            if isinstance(default, tuple)
+            else str(default).lower()
+            if field.type == "bool"
+            else default
+        )
+        lines.append(f"| `{field.name}` | {shown} | {values} | {rules['help']} |")
+    for kind, tables in (("preset", PRESETS), ("method", METHOD_SETTINGS)):
+        lines += ["", f"| {kind} | sets |", "|---|---|"]
+        for name, settings in tables.items():
+            lines.append(f"| `{name}` | {', '.join(f'{key} = {value}' for key, value in settings.items())} |")
+    return "\n".join(lines) + "\n"
