@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lib_addift.lab.runner import Done, Plan
 
 _SEEDS = 5
-_QUICK = {"tasks": ("eyes", "hair"), "variants": ("words", "published", "ours")}
+_QUICK = {"tasks": ("eyes", "mouth"), "variants": ("words", "published", "ours")}
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

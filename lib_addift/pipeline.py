@@ -15,7 +15,7 @@ from PIL import Image
 from lib_addift.arithmetic import resize
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine
-from lib_addift.errors import HostError, PictureError, TrainingError
+from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.hosts.base import Host, lora_modules, text_layers
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons
@@ -135,7 +135,12 @@ class TrainingRun:
         host, config = self.host, self.config
         if index == 0 and config.first_lora:
             tensors, _ = read_lora(Path(config.first_lora))
-            return LoraNetwork.over(lora_modules(host), tensors).to(host.device)
+            network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
+            if config.method == "residual" and not network.is_stackable:
+                raise LoraFileError(
+                    f"first_lora = '{config.first_lora}' is no plain LoRA, and residual subtracts it: choose a plain one."
+                )
+            return network
         modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
         if config.train_text_encoder:
             modules |= text_layers(host)

@@ -243,7 +243,7 @@ OTHERS: dict[str, tuple[str, dict[str, torch.Tensor]]] = {
         "hada_w2_a": random(3, 12, seed=1), "hada_w2_b": random(3, 10, seed=1), "hada_t2": random(3, 3, 3, 3, seed=1),
         "alpha": torch.tensor(1.0),
     }),
-    "lokr": (LINEAR, {"lokr_w1": random(4, 5), "lokr_w2": random(6, 4), "alpha": torch.tensor(77.0)}),
+    "lokr": (LINEAR, {"lokr_w1": random(4, 5), "lokr_w2": random(6, 4), "alpha": torch.tensor(0.4)}),
     "lokr with a low rank": (LINEAR, {
         "lokr_w1": random(4, 2), "lokr_w2_a": random(6, 2), "lokr_w2_b": random(2, 10), "alpha": torch.tensor(1.0),
     }),
@@ -270,6 +270,13 @@ def test_every_kind_of_layer_becomes_the_same_change_of_weight(kind: str) -> Non
     values = np.linalg.svd(flat(dense(tensors, layer)), compute_uv=False)
     error = np.linalg.norm(flat(dense(tensors, layer)) - flat(dense(small, layer)))
     assert error == pytest.approx(np.linalg.norm(values[2:]), rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank"), [("loha", 4), ("loha of a high rank", 20), ("lokr", 16), ("lokr with two low ranks", 1)]
+)
+def test_other_kinds_have_no_more_factors_than_they_need(kind: str, rank: int) -> None:
+    assert read_factors(*OTHERS[kind]).rank == rank
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr"])

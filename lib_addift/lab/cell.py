@@ -118,8 +118,8 @@ def _latents(host: Host, pairs: Sequence[tuple[Image.Image, Image.Image]], confi
 class _Reached:
     """Looks for the step at which 90 % of the faces first showed the value at weight 1.
 
-    Each kept LoRA is calibrated as its method would have done. The learning rate has not come down yet, so a run of only
-    so many steps may do better.
+    Each kept LoRA is calibrated as its method would have done. Its learning rate has not come down yet, so a run of
+    only so many steps may do better.
     """
 
     def __init__(self, bench: Bench, task: Task, variant: Variant, seed: int) -> None:

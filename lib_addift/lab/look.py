@@ -44,6 +44,9 @@ def _growth(task: Task, scene: Scene, pictures: Pictures) -> dict[str, Any]:
     def levels(batch: np.ndarray) -> np.ndarray:
         return np.array([task.level(picture) for picture in batch[:count]])
 
+    def readings(weight: float) -> list[dict[str, str]]:
+        return [world.detect(picture) for picture in pictures[weight][:count]]
+
     shown = np.stack([levels(pictures[weight]) for weight in WEIGHTS])
     effects = measures.effects(shown, levels(scene.original), levels(scene.target))
     means = effects.mean(axis=1)
@@ -51,6 +54,7 @@ def _growth(task: Task, scene: Scene, pictures: Pictures) -> dict[str, Any]:
         "monotony": measures.monotony(effects),
         "linearity": measures.linearity(WEIGHTS, means),
         "effects": [round(float(mean), 4) for mean in means],
+        "flips_at_2": measures.flips(readings(0.0), readings(2.0), task.others),
     }
 
 

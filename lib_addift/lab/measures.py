@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 _REACH = 1  # px by which what is learnt may stand elsewhere than in the painted picture: the faces vary by so much
-_RING = (1, 3)  # px from a mark: beyond the first and up to the second are its surroundings
+_FAR = 4  # px: farther than an edge is wide
 _FALL = 0.05  # of the whole effect: a smaller fall is noise
 Readings = Sequence[Mapping[str, str]]
 
@@ -66,28 +66,18 @@ def linearity(weights: Sequence[float], values: Sequence[float]) -> float:
 
 
 def contrast(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float:
-    """The colour step from the surroundings of a mark to the mark, along the target's step and as a share of it.
+    """The step of colour between a mark and its surroundings, along the target's step and as a share of it.
 
-    s(picture) . s(target) / |s(target)|^2 with s = mean over the mark - mean over the ring 2 to 3 px around it.
-    1: as strong as in the target; below 1: paler; 0: not there; below 0: the other way round.
+    sum s(picture) . s(target) / sum |s(target)|^2 over all pixels 4 px apart, beside or below each other, of which one
+    is in the mark and the other is not; s is their difference of colour. 1: as strong as in the target; below 1: paler;
+    0: not there; below 0: the other way round.
     """
-    ring = grown(mark, _RING[1]) & ~grown(mark, _RING[0])
-
-    def step(pixels: np.ndarray) -> np.ndarray:
-        values: np.ndarray = pixels[mark].mean(axis=0) - pixels[ring].mean(axis=0)
-        return values
-
-    wanted = step(target.astype(np.float64))
-    return _along(step(picture.astype(np.float64)), wanted)
+    return _along(_steps(picture, mark, _FAR), _steps(target, mark, _FAR))
 
 
 def sharpness(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float:
-    """The gradient across a mark's edge, along the target's gradient and as a share of it.
-
-    sum g(picture) . g(target) / sum |g(target)|^2 over all neighbours, beside or below each other, of which one is in
-    the mark and the other is not; g is their difference of colour. Less than the contrast: softer than the target.
-    """
-    return _along(_edge(picture, mark), _edge(target, mark))
+    """The gradient across a mark's edge: as `contrast`, between neighbours. Less than that: softer than the target."""
+    return _along(_steps(picture, mark, 1), _steps(target, mark, 1))
 
 
 def aligned(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> np.ndarray:
@@ -121,11 +111,11 @@ def grown(area: np.ndarray, margin: int) -> np.ndarray:
     return result
 
 
-def _edge(pixels: np.ndarray, mark: np.ndarray) -> np.ndarray:
-    """Differences of colour between neighbours across the mark's edge, (neighbours, 3)."""
+def _steps(pixels: np.ndarray, mark: np.ndarray, span: int) -> np.ndarray:
+    """Differences of colour between pixels `span` px apart, one in the mark and one not, (pixels, 3)."""
     values = pixels.astype(np.float64)
-    beside, below = mark[:, 1:] != mark[:, :-1], mark[1:] != mark[:-1]
-    return np.concatenate([(values[:, 1:] - values[:, :-1])[beside], (values[1:] - values[:-1])[below]])
+    beside, below = mark[:, span:] != mark[:, :-span], mark[span:] != mark[:-span]
+    return np.concatenate([(values[:, span:] - values[:, :-span])[beside], (values[span:] - values[:-span])[below]])
 
 
 def _along(vector: np.ndarray, wanted: np.ndarray) -> float:

@@ -16,13 +16,14 @@ BEGIN, END = "<!-- reading: begin (written by hand; the command keeps it) -->", 
 _MEASURES = (
     ("without LoRA, at 1, at -1", "share of new faces that show the value, from prompts that do not mention it"),
     ("flips", "share of faces in which any other attribute is read differently at weight 1 than without the LoRA"),
+    ("flips at 2", "the same at weight 2: how far the weight can be pushed"),
     ("interference", "mean change outside of the attribute's area at weight 1, in grey levels of 0 to 255"),
     ("monotone", "share of steps between the weights -1, 0, 0.5, 1, 1.5 and 2 in which the effect does not fall"),
     ("linear", "R squared of the straight line through the mean effect at these weights"),
     ("recovery", "share of the pair's difference that the file reproduces in the round trip at its best weight"),
-    ("contrast", "colour step from what is learnt to its surroundings, as a share of the target's through the VAE; "
-                 "only faces that do not show it without the LoRA"),
-    ("sharpness", "the same for the gradient across its edge; less than the contrast: softer than the target"),
+    ("contrast", "step of colour between what is learnt and its surroundings, 4 px apart, as a share of the target's "
+                 "through the VAE; of faces that show it with the LoRA and not without"),
+    ("sharpness", "the same between neighbours across its edge; less than the contrast: softer than the target"),
     ("steps, seconds to 90 %", "when a kept LoRA of the run first reached 90 % at weight 1; seconds of one core, "
                                "without loading the model; each kept LoRA was calibrated where the method does that"),
 )  # fmt: skip
@@ -52,13 +53,13 @@ def reading(page: str) -> str:
 
 def page_text(summary: Summary, plan: Plan, pictures: list[str], kept: str) -> str:
     """docs/lab.md."""
-    scale, seeds = plan.scale, len(summary.seeds)
+    scale = plan.scale
     parts = [
         "# The laboratory",
-        f"Methods compared on the tiny world ([world.md](world.md)): {len(summary.cells)} tasks, "
-        f"{len(summary.variants)} methods, {seeds} seed{'s' if seeds != 1 else ''}, {scale.faces} new faces each "
-        f"({scale.sampling_steps} DDIM steps, guidance 4). ± is the standard deviation over seeds; a seed has its own "
-        "noise, faces and shades of the pair's colours. Written by `python -m lib_addift lab --docs docs`; the figures "
+        f"Methods compared on the tiny world ([world.md](world.md)): {_count(len(summary.cells), 'task')}, "
+        f"{_count(len(summary.variants), 'method')}, {_count(len(summary.seeds), 'seed')}, {scale.faces} new faces "
+        f"each ({scale.sampling_steps} DDIM steps, guidance 4). ± is the standard deviation over seeds; a seed has its "
+        "own noise, faces and shades of the pair's colours. Written by `python -m lib_addift lab --docs docs`; the figures "
         "are in [lab.json](lab.json).",
         f"{BEGIN}\n\n{kept}\n\n{END}",
         "## All tasks",
@@ -91,6 +92,10 @@ def _methods(summary: Summary) -> str:
             settings += f"; {variant.pairs} pairs"
         rows.append([name, variant.words, settings.strip(", ;") or "none"])
     return table(["method", "what it is", "settings beside the task's preset"], rows)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number != 1 else ''}"
 
 
 def _short(value: object) -> str:

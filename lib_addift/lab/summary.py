@@ -31,6 +31,7 @@ COLUMNS = (
     Column("hits", "at 1, %", 100, better=1),
     Column("reverse_hits", "at -1, %", 100, better=-1),
     Column("flips", "flips, %", 100, better=-1),
+    Column("flips_at_2", "flips at 2, %", 100, better=-1),
     Column("interference", "interference", 1, 1, better=-1),
     Column("monotony", "monotone, %", 100, better=1),
     Column("linearity", "linear", 1, 2),

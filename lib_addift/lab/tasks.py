@@ -138,6 +138,12 @@ def _changed(original: Picture, target: Picture) -> np.ndarray:
     return np.asarray(change > change.max() / 2)
 
 
+def _on_the_background(original: Picture, target: Picture) -> np.ndarray:
+    """A mark: what changes where there was nothing but background, so that no other edge is near."""
+    plain = ~grown(_head(original, original), 4)
+    return _changed(original * plain[..., None], target * plain[..., None])
+
+
 def _head(_original: Picture, target: Picture) -> np.ndarray:
     """A mark: all that is not background."""
     return np.asarray(np.abs(target - target[1, 1]).sum(axis=2) > 90)
@@ -169,13 +175,13 @@ TASKS = {
         Task("mouth", "detail", "detail", _LIGHT, "open", _level("mouth_dark"), _like((120, 10, 30), 65)),
         Task("hair", "colour", "action", _BLACK_HAIRED, "blond", _hair_level, _changed),
         Task("position", "geometry", "action", _BLACK_HAIRED, "right", _level("centre"), _head),
-        Task("style", "style", "style", _DARK, "textured", _level("dots"), _changed),
+        Task("style", "style", "style", _DARK, "textured", _level("dots"), _on_the_background),
         Task(
-            "ribbon", "object", "detail", _LIGHT, "there", things.ribbon_level, _changed, things.paint_ribbon,
+            "ribbon", "object", "detail", _LIGHT, "there", things.ribbon_level, _on_the_background, things.paint_ribbon,
             things.RIBBON_THRESHOLD, {"style": "flat"},
         ),
         Task(
-            "badge", "object", "detail", _LIGHT, "there", things.badge_level, _changed, things.paint_badge,
+            "badge", "object", "detail", _LIGHT, "there", things.badge_level, _on_the_background, things.paint_badge,
             things.BADGE_THRESHOLD,
         ),
     )
