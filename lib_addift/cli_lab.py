@@ -20,7 +20,7 @@ _QUICK = {"tasks": ("eyes", "mouth"), "variants": ("words", "published", "ours")
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Add the command; its `run` is for the caller to set."""
     parser: argparse.ArgumentParser = commands.add_parser("lab", help="compare methods on the bundled tiny world")
-    parser.add_argument("--out", type=Path, default=Path("lab_out"), help="what is measured is kept there and goes on")
+    parser.add_argument("--out", type=Path, default=Path("lab_out"), help="where figures are kept, to go on from")
     parser.add_argument("--docs", type=Path, metavar="DIR", help="where lab.md, lab.json and plots go (default: OUT)")
     parser.add_argument("--quick", action="store_true", help="two tasks, three methods, one seed, few faces: minutes")
     parser.add_argument("--tasks", default="", metavar="A,B", help="only these")
@@ -31,17 +31,17 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run_lab(options: argparse.Namespace) -> int:
-    """Measure what is not measured yet and write the report. Returns 0, or 1 when some runs gave no LoRA."""
+    """Measure what is not measured yet and report all that is. Returns 0, or 1 when some runs gave no LoRA."""
     if importlib.util.find_spec("matplotlib") is None:
         raise AddiftError("the laboratory's plots need matplotlib: run 'pip install matplotlib'.")
     from lib_addift.lab.report import write_report
-    from lib_addift.lab.runner import run_plan
+    from lib_addift.lab.runner import all_done, run_plan
     from lib_addift.lab.summary import Summary
 
     plan = _plan(options)
     print(f"{len(plan.cells)} runs and {len(plan.couples)} couples; figures are kept in {options.out}.", flush=True)
     done = run_plan(plan, options.out, options.workers or os.cpu_count() or 1, _tell)
-    page = write_report(Summary(done), plan, options.docs or options.out)
+    page = write_report(Summary(all_done(plan.scale, options.out)), plan.scale, options.docs or options.out)
     failed = sum(bool(each.error) for each in done)
     print(f"See {page}." + (f" {failed} runs gave no result; the page says why." if failed else ""))
     return int(failed > 0)

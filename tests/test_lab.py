@@ -409,6 +409,14 @@ def test_couples_follow_the_cells_whose_loras_they_use(fake_host: None, tmp_path
     assert figures["product"] == pytest.approx(figures["first_alone"] * figures["second_alone"], abs=1e-3)
 
 
+def test_the_report_has_all_that_was_measured(fake_host: None, tmp_path: Path) -> None:
+    run(plan("words", seeds=(1, 2)), tmp_path)
+    run(plan("published", tasks=("eyes", "mouth")), tmp_path)
+    found = [done.work.name for done in runner.all_done(SMALL, tmp_path)]
+    assert found == ["eyes_words_1", "eyes_published_1", "mouth_published_1", "eyes_words_2", "eyes+mouth_published_1"]
+    assert runner.all_done(QUICK, tmp_path) == []
+
+
 def test_objects_have_no_words() -> None:
     cells = Plan(("eyes", "badge"), ("words", "ours"), (1,), SMALL).cells
     assert [cell.name for cell in cells] == ["eyes_words_1", "eyes_ours_1", "badge_ours_1"]
@@ -464,6 +472,7 @@ def test_the_table_of_a_task(summary: Summary) -> None:
     table = task_table(summary, "eyes")
     ours = row(table, "ours")
     assert ours["at 1, %"] == "**100 ± 0**"
+    assert row(table, "no-mask")["at 1, %"] == "**100**", "as good"
     assert ours["flips, %"] == "**3 ± 1**", "the published row disturbs less but does not learn it"
     assert ours["steps to 90 %"] == "**20 (1 of 2)**"
     assert ours["contrast, %"] == "80 ± 14"
@@ -482,13 +491,12 @@ def test_the_table_of_all_tasks(summary: Summary) -> None:
 
 
 def test_the_page_keeps_what_a_person_wrote(summary: Summary, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    page = report.write_report(summary, plan("ours"), tmp_path)
+    page = report.write_report(summary, SMALL, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "nothing was learnt." in text
     page.write_text(text.replace(report.BEGIN, f"{report.BEGIN}\nOurs *won*.\n"), encoding="utf-8")
     for _ in range(2):
-        report.write_report(summary, plan("ours"), tmp_path)
+        report.write_report(summary, SMALL, tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.count("Ours *won*.") == 1
     assert text.count(report.BEGIN) == text.count(report.END) == 1
@@ -518,7 +526,6 @@ def test_the_page_keeps_what_a_person_wrote(summary: Summary, tmp_path: Path) ->
 def test_wrong_arguments_are_refused(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     assert main(["lab", "--out", str(tmp_path / "out"), *arguments]) == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -533,6 +540,7 @@ def test_without_matplotlib_nothing_begins(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_worker_processes_do_what_one_process_does(tmp_path: Path) -> None:
     what = Plan(("eyes", "hair"), ("words",), (1,), replace(SMALL, faces=2))
     several = run_plan(what, tmp_path / "two", 2, lambda *_: None)
@@ -542,7 +550,6 @@ def test_worker_processes_do_what_one_process_does(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_quick_laboratory_shows_that_ours_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     arguments = ["--quick", "--methods", "words,ours", "--workers", "1", "--out", str(tmp_path)]
     assert main(["lab", *arguments, "--docs", str(tmp_path / "docs")]) == 0
     output = capsys.readouterr().out

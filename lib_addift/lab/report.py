@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from lib_addift.atomic import replace_files
+from lib_addift.lab.bench import Scale
 from lib_addift.lab.plots import plots
-from lib_addift.lab.runner import Plan
 from lib_addift.lab.summary import Summary, couples_table, overall_table, table, task_table
 from lib_addift.lab.tasks import TASKS
 from lib_addift.lab.variants import VARIANTS
@@ -29,7 +29,7 @@ _MEASURES = (
 )  # fmt: skip
 
 
-def write_report(summary: Summary, plan: Plan, folder: Path) -> Path:
+def write_report(summary: Summary, scale: Scale, folder: Path) -> Path:
     """Write all files to `folder`; returns the path of lab.md. Raises OSError."""
     page = folder / "lab.md"
     kept = page.read_text(encoding="utf-8") if page.exists() else ""
@@ -37,8 +37,8 @@ def write_report(summary: Summary, plan: Plan, folder: Path) -> Path:
     (folder / "lab").mkdir(parents=True, exist_ok=True)
     contents = {
         **pictures,
-        folder / "lab.json": (json.dumps(_figures(summary, plan), indent=1) + "\n").encode(),
-        page: page_text(summary, plan, [path.name for path in pictures], reading(kept)).encode(),
+        folder / "lab.json": (json.dumps(_figures(summary, scale), indent=1) + "\n").encode(),
+        page: page_text(summary, scale, [path.name for path in pictures], reading(kept)).encode(),
     }
     replace_files(contents, durable=False)
     return page
@@ -51,16 +51,15 @@ def reading(page: str) -> str:
     return page.split(BEGIN, 1)[1].split(END, 1)[0].strip()
 
 
-def page_text(summary: Summary, plan: Plan, pictures: list[str], kept: str) -> str:
+def page_text(summary: Summary, scale: Scale, pictures: list[str], kept: str) -> str:
     """docs/lab.md."""
-    scale = plan.scale
     parts = [
         "# The laboratory",
         f"Methods compared on the tiny world ([world.md](world.md)): {_count(len(summary.cells), 'task')}, "
         f"{_count(len(summary.variants), 'method')}, {_count(len(summary.seeds), 'seed')}, {scale.faces} new faces "
         f"each ({scale.sampling_steps} DDIM steps, guidance 4). ± is the standard deviation over seeds; a seed has its "
-        "own noise, faces and shades of the pair's colours. Written by `python -m lib_addift lab --docs docs`; the figures "
-        "are in [lab.json](lab.json).",
+        "own noise, faces and shades of the pair's colours. Written by `python -m lib_addift lab --docs docs`; the "
+        "figures are in [lab.json](lab.json).",
         f"{BEGIN}\n\n{kept}\n\n{END}",
         "## All tasks",
         "Means over the tasks; steps and seconds are medians of the runs that got there. Bold, below: the best of the "
@@ -102,5 +101,5 @@ def _short(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _figures(summary: Summary, plan: Plan) -> dict[str, object]:
-    return {"scale": vars(plan.scale), "seeds": sorted(summary.seeds), **summary.to_dict()}
+def _figures(summary: Summary, scale: Scale) -> dict[str, object]:
+    return {"scale": vars(scale), "seeds": sorted(summary.seeds), **summary.to_dict()}

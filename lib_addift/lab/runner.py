@@ -172,6 +172,15 @@ def read_done(work: Work, scale: Scale, out: Path) -> Done | None:
     return Done(work, content["figures"], content["error"])
 
 
+def all_done(scale: Scale, out: Path) -> list[Done]:
+    """All that this and earlier calls measured, in the order of the tables."""
+    names = [path.stem.rpartition("_")[2] for path in (out / "cells").glob("*.json")]
+    seeds = sorted({int(name) for name in names if name.isdecimal()})
+    everything = Plan(tuple(TASKS), tuple(VARIANTS), tuple(seeds), scale)
+    found = [read_done(work, scale, out) for work in (*everything.cells, *everything.couples)]
+    return [done for done in found if done is not None]
+
+
 def _asked(work: Work, scale: Scale) -> dict[str, Any]:
     """All that decides a piece of work's figures, but for the program itself."""
     variant = VARIANTS[work.variant]

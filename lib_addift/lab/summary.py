@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ def task_table(summary: Summary, task: str) -> str:
             text = shown(values, column)
             if column.key in _REACHED:
                 text = _reached(text, values, seeds)
-            cells.append(f"**{text}**" if best.get(column.key) == variant else text)
+            cells.append(f"**{text}**" if variant in best.get(column.key, ()) else text)
         lines.append([variant, *cells])
     return table(["method", *(column.title for column in COLUMNS)], lines)
 
@@ -150,16 +150,11 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _best(summary: Summary, task: str, column: Column) -> str | None:
-    """The variant with the best mean, of those that learn the task: one that learns nothing disturbs nothing."""
-    means: Mapping[str, float] = {
-        variant: column.better * mean
-        for variant in summary.cells[task]
-        if variant != "words"
-        and summary.learnt(task, variant)
-        and (mean := summary.mean(task, variant, column.key)) is not None
-    }
-    return max(means, key=means.__getitem__) if means else None
+def _best(summary: Summary, task: str, column: Column) -> list[str]:
+    """The variants with the best mean, of those that learn the task: one that learns nothing disturbs nothing."""
+    learners = [v for v in summary.cells[task] if v != "words" and summary.learnt(task, v)]
+    means = {v: column.better * mean for v in learners if (mean := summary.mean(task, v, column.key)) is not None}
+    return [variant for variant, mean in means.items() if mean == max(means.values())]
 
 
 def _reached(text: str, values: Sequence[float], seeds: Sequence[Any]) -> str:
