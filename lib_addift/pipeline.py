@@ -138,7 +138,7 @@ class TrainingRun:
             network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
             if config.method == "residual" and not network.is_stackable:
                 raise LoraFileError(
-                    f"first_lora = '{config.first_lora}' is no plain LoRA, as residual needs to subtract it: choose one."
+                    f"first_lora = '{config.first_lora}' is no plain LoRA, which residual needs: choose another."
                 )
             return network
         modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)

@@ -176,8 +176,9 @@ def all_done(scale: Scale, out: Path) -> list[Done]:
     """All that this and earlier calls measured, in the order of the tables."""
     names = [path.stem.rpartition("_")[2] for path in (out / "cells").glob("*.json")]
     seeds = sorted({int(name) for name in names if name.isdecimal()})
-    everything = Plan(tuple(TASKS), tuple(VARIANTS), tuple(seeds), scale)
-    found = [read_done(work, scale, out) for work in (*everything.cells, *everything.couples)]
+    whole = Plan(tuple(TASKS), tuple(VARIANTS), tuple(seeds), scale)
+    everything: list[Work] = [*whole.cells, *whole.couples]
+    found = [read_done(work, scale, out) for work in everything]
     return [done for done in found if done is not None]
 
 
