@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib_addift.errors import ConfigError, PictureError
 from lib_addift.pairs import PairSource
-from lib_addift.set_names import HALVES, Rule, find_rule, match, name_key, shown
+from lib_addift.set_names import HALVES, Rule, find_rule, match, name_key, shown, usage
 
 MASK_FOLDER = "mask"
 # What this Pillow cannot read of them is refused by name when it is opened.
@@ -60,6 +60,15 @@ def holds_pictures(folder: Path) -> bool:
     """Whether there are pictures in a folder or in the folders in it. Raises OSError."""
     top = Listing.of(folder)
     return top.has_pictures or any(Listing.of(inner).has_pictures for inner in top.folders.values())
+
+
+def holds_usual_pairs(folder: Path) -> bool:
+    """Whether a folder holds pairs that are called as people call them, not only alike by chance. Raises OSError."""
+    layout = _Layout.of(folder, "", None)
+    try:
+        return bool(layout.matches("")) and (bool(layout.own_folders) or usage(layout.rule) > 0)
+    except PictureError:
+        return False
 
 
 def inner_folders(folder: Path) -> dict[Path, bool]:

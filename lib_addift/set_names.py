@@ -69,7 +69,7 @@ def find_rule(names: Mapping[str, Path]) -> Rule:
         counts["", ending] = len(match(names, names, ("", ending)))
     most = max(counts.values())
     best = [rule for rule, count in counts.items() if count == most]
-    best = [rule for rule in best if _usage(rule) == max(map(_usage, best))]
+    best = [rule for rule in best if usage(rule) == max(map(usage, best))]
     if most == 0:
         raise PictureError(
             "no two pictures in it belong together by their names: call a target like its original with an ending "
@@ -92,5 +92,6 @@ def _endings(names: Mapping[str, Path]) -> Counter[str]:
     return Counter(end for start, end in cuts if start in names and not (start[-1].isdigit() and end[0].isdigit()))
 
 
-def _usage(rule: Rule) -> int:
+def usage(rule: Rule) -> int:
+    """How usual a rule is among people; 0: it may be chance."""
     return 2 if rule in HALVES else int(rule[1].lstrip(" ._-") in _USUAL)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lib_addift.errors import ConfigError
 from lib_addift.pairs import PairSource
-from lib_addift.set_files import FoundPairs, Listing, read_caption
+from lib_addift.set_files import FoundPairs, Listing, holds_usual_pairs, read_caption
 from lib_addift.set_names import shown
+from lib_addift.set_settings import settings_file
 
 REGULARISATION_FOLDERS = ("regularisation", "regularization", "reg")
 _REPEATED = re.compile(r"(\d{1,4})_(.+)")
@@ -18,12 +19,13 @@ _REPEATED = re.compile(r"(\d{1,4})_(.+)")
 def find_pictures(folder: Path) -> FoundPairs | None:
     """The pictures of a folder's folders N_WORD, each with its caption or else WORD as its prompt; None without any.
 
+    None too where one of them is a set itself, with pairs or an addift.toml: then the numbers only put sets in order.
     Regularisation pictures are in such folders, or loose, in a folder called as one of REGULARISATION_FOLDERS.
     Raises OSError.
     """
     top = Listing.of(folder)
     learnt = _repeated(top)
-    if not learnt:
+    if not learnt or any(settings_file(path) or holds_usual_pairs(path) for path in learnt):
         return None
     priors: dict[Path, tuple[int, str]] = {}
     for name in REGULARISATION_FOLDERS:

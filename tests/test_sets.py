@@ -564,3 +564,24 @@ def test_a_folder_with_a_number_and_nothing_in_it(tmp_path: Path) -> None:
     (tmp_path / "set" / "10_cat").mkdir(parents=True)
     (found,) = find_sets(tmp_path / "set")
     assert "hold no pictures" in found.problem
+
+
+def test_numbered_sets_of_pairs_are_sets(tmp_path: Path) -> None:
+    for number, name in enumerate(("eyes", "mouth"), 1):
+        put(tmp_path / f"{number}_{name}", f"{name}.png", f"{name}_target.png")
+    assert [(found.name, len(found.pairs), found.problem) for found in find_sets(tmp_path)] == [
+        ("1_eyes", 1, ""),
+        ("2_mouth", 1, ""),
+    ]
+
+
+def test_pictures_whose_names_are_alike_by_chance_are_pictures(tmp_path: Path) -> None:
+    put(tmp_path / "5_cat", "cat.png", "cat_2.png")
+    (found,) = find_sets(tmp_path)
+    assert [pair.is_single for pair in found.pairs] == [True, True]
+
+
+def test_a_numbered_folder_with_settings_of_its_own_is_a_set(tmp_path: Path) -> None:
+    put(tmp_path / "5_cat", "cat.png", "cat_2.png")
+    (tmp_path / "5_cat" / "addift.toml").write_text("rank = 8")
+    assert [found.name for found in find_sets(tmp_path)] == ["5_cat"]
