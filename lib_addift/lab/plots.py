@@ -25,11 +25,11 @@ def plots(summary: Summary) -> dict[str, bytes]:
     shares = [("hits", "at 1", "o", True), ("reverse_hits", "at -1", "o", False), ("flips", "flips", "x", True)]
     edges = [("contrast", "contrast", "o", True), ("sharpness", "sharpness", "o", False)]
     return {
-        "hits.png": _panels(summary, lambda axes, task: _dots(axes, summary, task, shares)),
-        "edges.png": _panels(summary, lambda axes, task: _dots(axes, summary, task, edges, line=1.0)),
+        "hits.png": _panels(summary, lambda axes, task: _dots(axes, summary, task, shares, limits=(-0.04, 1.04))),
+        "edges.png": _panels(summary, lambda axes, task: _dots(axes, summary, task, edges, limits=(0, 1.3))),
         "growth.png": _panels(summary, lambda axes, task: _growth(axes, summary, task), height=2.6),
         "steps.png": _panels(summary, lambda axes, task: _dots(
-            axes, summary, task, [("steps_to_90", "steps to 90 %", "o", True)], logarithmic=True
+            axes, summary, task, [("steps_to_90", "steps to 90 %", "o", True)]
         )),
     }  # fmt: skip
 
@@ -61,9 +61,9 @@ def _panels(summary: Summary, draw: Callable[[Any, str], None], height: float = 
 
 def _dots(
     axes: Any, summary: Summary, task: str, marks: Sequence[tuple[str, str, str, bool]], *,
-    line: float | None = None, logarithmic: bool = False,
+    limits: tuple[float, float] | None = None,
 ) -> None:  # fmt: skip
-    """A row for each variant, with its measures as marks and their spread as bars."""
+    """A row for each variant, with its measures as marks and their spread as bars; without limits, on a log scale."""
     names = summary.variants
     for key, label, marker, is_filled in marks:
         for row, name in enumerate(names):
@@ -75,10 +75,11 @@ def _dots(
                     markerfacecolor=colour if is_filled else "white", linewidth=1,
                 )  # fmt: skip
         axes.plot([], [], marker, color="0.3", markerfacecolor="0.3" if is_filled else "white", label=label)
-    if line is not None:
-        axes.axvline(line, color="0.3", linewidth=0.8)
-    if logarithmic:
+    if limits is None:
         axes.set_xscale("log")
+    else:
+        axes.axvline(1, color="0.3", linewidth=0.8)
+        axes.set_xlim(limits)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
 
