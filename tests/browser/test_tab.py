@@ -189,7 +189,7 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     tab.click("#addift_save_step")
     saved = tab.server.lora_dir / "closed_eyes-step20.safetensors"
     tag = "#addift_result [data-addift-tag='<lora:closed_eyes-step20:1>']"
-    tab.shown(tag)
+    tab.wait(lambda: tab.is_shown(tag), "the saved step on show", patience=LONG)  # it is proven once more
     assert saved.is_file()
     tab.screenshot("saved_step")
     tab.click("#addift_choice label:has(input[value='closed_eyes'])")
@@ -264,6 +264,8 @@ def test_the_keyboard_reaches_train(tab: Tab) -> None:
         tab.take_out(role)
     for key in (Keys.ENTER, Keys.SPACE):
         tab.write("#addift_name :is(input, textarea)", f"by_{'enter' if key == Keys.ENTER else 'space'}")
+        # The draft's name may be a taken one: its box goes, and with it the focus, while the keys are pressed.
+        tab.wait(lambda: not tab.is_shown("#addift_overwrite"), "a name that is free")
         tab.click("#addift_name :is(input, textarea)")
         for _ in range(30):
             tab.press_keys(Keys.TAB)
