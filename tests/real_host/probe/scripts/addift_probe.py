@@ -55,12 +55,12 @@ def fingerprint():
 
 
 def fail(kind: str, step: int):
-    """Raise in the backward pass of this step of the next run; 'none' takes it back."""
+    """Raise between the forward and the backward pass of this step of the next run; 'none' takes it back."""
     trainer = sys.modules["lib_addift.trainer"]
-    original = getattr(trainer, "probed_step_loss", trainer._step_loss)
-    trainer.probed_step_loss = original
+    original = getattr(trainer, "probed_losses", trainer._sample_losses)
+    trainer.probed_losses = original
     if kind == "none":
-        trainer._step_loss = original
+        trainer._sample_losses = original
         return {"fails": "never"}
     calls = []
 
@@ -68,11 +68,11 @@ def fail(kind: str, step: int):
         loss = original(*args, **kwargs)
         calls.append(loss)
         if len(calls) == step:
-            trainer._step_loss = original
+            trainer._sample_losses = original
             raise FAILURES[kind]
         return loss
 
-    trainer._step_loss = failing
+    trainer._sample_losses = failing
     return {"fails": kind}
 
 
