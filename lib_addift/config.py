@@ -221,7 +221,7 @@ class TrainConfig:
         0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0
     )
     sampling_steps: int = _setting(
-        12, "Sampling steps", "DDIM steps of previews and of the round trip.", low=1, high=1000
+        12, "Sampling steps", "DDIM steps of previews; the round trip takes at most 6 of them.", low=1, high=1000
     )
     preview_prompt: str = _setting(
         "", "Preview prompt", "What the preview strip shows; empty: the prompt.", advanced=False

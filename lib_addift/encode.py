@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,17 +65,17 @@ class LatentPair:
 
 
 @torch.no_grad()
-def cond_at(
-    host: Host, prompt: str, cond: torch.Tensor, network: LoraNetwork, multipliers: torch.Tensor
+def conds_at(
+    host: Host, prompts: Sequence[str], conds: torch.Tensor, network: LoraNetwork, multipliers: torch.Tensor
 ) -> torch.Tensor:
-    """The condition of a prompt under each multiplier, (len(multipliers), tokens, width); `network` must be attached.
+    """The condition of each prompt under its multiplier, (B, tokens, width); `network` must be attached.
 
-    `cond` (1, tokens, width) is the one without LoRA: also that under a LoRA that leaves the text model alone.
+    `conds` (B, tokens, width) are those without LoRA: also those under a LoRA that leaves the text model alone.
     """
     if not network.has_text:
-        return cond.expand(len(multipliers), -1, -1)
+        return conds
     network.multiplier = multipliers
-    return encode_to_length(host.encode_prompts, [prompt] * len(multipliers), cond.shape[1])
+    return encode_to_length(host.encode_prompts, prompts, conds.shape[1])
 
 
 @torch.no_grad()

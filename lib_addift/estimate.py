@@ -12,9 +12,8 @@ from lib_addift.hosts.base import Host
 from lib_addift.material import held_out_pairs
 from lib_addift.methods import Goal, Phase, method_of
 from lib_addift.pipeline import PROVEN_PAIRS, snapshot_spacing
-from lib_addift.plan import Direction
 from lib_addift.preview import WEIGHTS
-from lib_addift.proof import NOISES, WEIGHTS_TRIED
+from lib_addift.proof import TRIPS, WEIGHTS_TRIED, trip_steps
 
 _LEARNING = 2.0  # passes that a step costs for each sample: forward, and about as much backward
 _ROUND_TRIP_PICTURES = 4
@@ -24,7 +23,7 @@ def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> floa
     """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file."""
     held = len(held_out_pairs(config, pairs))
     learning = sum(map(functools.partial(_phase_passes, config), method_of(config).phases(config, pairs - held)))
-    probes = len(Direction) * NOISES * config.sampling_steps  # for each pair and weight of the round trip
+    probes = len(TRIPS) * trip_steps(config)  # for each pair and weight of the round trip
     proof = probes * (min(pairs - held, PROVEN_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lib_addift.config import TrainConfig
-from lib_addift.encode import LatentPair, cond_at
+from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
@@ -25,14 +25,14 @@ def preview_strip(
 ) -> Image.Image:
     """The strip at WEIGHTS, where 1 stands for the multiplier `weight`; `network` must be attached."""
     prompt = config.with_trigger(config.preview_prompt or config.prompt)
+    count = len(WEIGHTS)
     multipliers = torch.tensor(WEIGHTS, device=host.device) * weight
     network.multiplier = 0.0  # it is attached, and may act on the text model
     uncond, cond = (
-        cond_at(host, text, plain, network, multipliers)
+        conds_at(host, [text] * count, plain.expand(count, -1, -1), network, multipliers)
         for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(1), strict=True)
     )
     latents = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
-    count = len(WEIGHTS)
     clean = ddim(
         host,
         latents.to(host.device).expand(count, -1, -1, -1),

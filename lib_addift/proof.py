@@ -14,19 +14,23 @@ import torch
 from PIL import Image
 
 from lib_addift.config import TrainConfig
-from lib_addift.encode import LatentPair, cond_at
+from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
 from lib_addift.plan import Direction
 from lib_addift.preview import labelled_row
+from lib_addift.reference import samples_at_once
 from lib_addift.sample import ddim, ddim_timesteps
 from lib_addift.schedule import NoiseSchedule
 
 LEARNT = 0.2  # a recovery below this is no proof
-_GRID = (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0)  # in units of the training multiplier
-_HALVINGS = 3
-WEIGHTS_TRIED = len(_GRID) + _HALVINGS
+_GRID = (1.0, 2.0, 4.0, 8.0, 14.0)  # in units of the training multiplier
+_HALVINGS = 2
+WEIGHTS_TRIED = 1 + len(_GRID) + 2 + _HALVINGS  # backwards, the grid, beside the best of it, and closing in
 NOISES = 2
+TRIPS = tuple((direction, noise) for direction in Direction for noise in range(NOISES))  # of each pair and weight
+_ENOUGH_STEPS = 6  # find the weight that 12 find, within a tenth, in half the time (docs/method.md)
+_SIDES = ((Direction.FORWARD, "original", 1), (Direction.REVERSE, "target", -1))
 # Past the best weight the score hardly falls, but on new pictures other things begin to change: of the weights that are
 # nearly as good as the best, the weakest is taken (measured on the tiny world: docs/method.md).
 _NEARLY = 0.98
@@ -72,11 +76,23 @@ class RoundTrip:
         return f"The LoRA reproduces {self.recovery:.0%} of the difference."
 
 
+def trip_steps(config: TrainConfig) -> int:
+    """DDIM steps of a round trip that is measured."""
+    return min(config.sampling_steps, _ENOUGH_STEPS)
+
+
 @torch.no_grad()
 def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
-    """Try a grid of weights in both directions, then close in on the one to use; `network` must be attached."""
+    """Try weights on the side that reproduces the difference, then close in on the one to use.
+
+    `network` must be attached.
+    """
     probe = _Probe(host, network, pairs, config)
-    scores = probe.scores([m * config.train_multiplier for m in _GRID])
+    unit = config.train_multiplier
+    scores = probe.scores([-unit, *(weight * unit for weight in _GRID)])
+    if max(scores, key=scores.__getitem__) < 0:
+        scores |= probe.scores([-weight * unit for weight in _GRID[1:]])
+    scores |= probe.scores(_beside(max(scores, key=scores.__getitem__), [0.0, *scores]))
     best = max(scores, key=scores.__getitem__)
 
     def is_enough(weight: float) -> bool:
@@ -93,6 +109,14 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
     return RoundTrip(max(0.0, scores[weight]), weight, tuple(sorted(scores.items())))
 
 
+def _beside(best: float, weights: Sequence[float]) -> list[float]:
+    """The middles between the best of `weights` and its neighbours on its own side of 0."""
+    side = sorted({abs(weight) for weight in weights if weight * best >= 0})
+    place = side.index(abs(best))
+    neighbours = side[max(place - 1, 0) : place] + side[place + 1 : place + 2]
+    return [math.copysign((abs(best) + neighbour) / 2, best) for neighbour in neighbours]
+
+
 @torch.no_grad()
 def recovery_at(
     host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
@@ -106,55 +130,75 @@ def round_trip_pictures(
     host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
     """Both round trips side by side: each picture, denoised without the LoRA, and at `weight`, which is weight 1."""
-    probe = _Probe(host, network, [pair], config)
+    trips = [_Trip(direction, 0, tried) for direction in Direction for tried in (0.0, weight)]
+    drawn = _denoised(host, network, pair, trips, config=config, steps=config.sampling_steps).split(2)
     latents, labels = [], []
-    for direction, name, sign in ((Direction.FORWARD, "original", 1), (Direction.REVERSE, "target", -1)):
-        latents += [pair.reference(direction).latents, probe.pictures(pair, direction, 0, [0.0, sign * weight])]
+    for (direction, name, sign), pictures in zip(_SIDES, drawn, strict=True):
+        latents += [pair.reference(direction).latents, pictures]
         labels += [name, "no LoRA", f"weight {sign}"]
     return labelled_row(host.decode_latents(torch.cat(latents)), labels)
 
 
+@dataclass(frozen=True)
+class _Trip:
+    """A picture's way there and back: the original's at `weight`, the target's at `-weight`."""
+
+    direction: Direction
+    noise: int  # which one
+    weight: float
+
+
 class _Probe:
-    """Runs round trips and scores them; what does not depend on the weight is computed once."""
+    """Scores weights; what comes back without the LoRA is drawn once, with the first weights."""
 
     def __init__(self, host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> None:
         self._host, self._network, self._pairs, self._config = host, network, pairs, config
-        self._timesteps = ddim_timesteps(config.sampling_steps, config.proof_strength)
-        self._still: dict[tuple[int, Direction, int], torch.Tensor] = {}
+        self._still: dict[int, torch.Tensor] = {}  # of a pair: (trips, 1, 4, h, w)
 
     def scores(self, weights: Sequence[float]) -> dict[float, float]:
         """1 - (squared error / squared difference) of each weight, averaged over pairs, directions and noises."""
-        totals = torch.zeros(len(weights))
-        runs = [(p, d, n) for p in range(len(self._pairs)) for d in Direction for n in range(NOISES)]
-        for run in runs:
-            totals += self._score_run(run, weights)
-        return dict(zip(weights, (totals / len(runs)).nan_to_num(nan=-math.inf).tolist(), strict=True))
+        found = torch.stack([self._score(number, weights) for number in range(len(self._pairs))]).mean(dim=0)
+        return dict(zip(weights, found.nan_to_num(nan=-math.inf).tolist(), strict=True))
 
-    def _score_run(self, run: tuple[int, Direction, int], weights: Sequence[float]) -> torch.Tensor:
-        pair, direction, noise = self._pairs[run[0]], run[1], run[2]
-        sign = 1.0 if direction is Direction.FORWARD else -1.0
-        first_time = run not in self._still
-        results = self.pictures(pair, direction, noise, [*[0.0] * first_time, *[sign * weight for weight in weights]])
-        if first_time:
-            self._still[run], results = results[:1], results[1:]
-        wanted = pair.student(direction).latents - pair.reference(direction).latents
+    def _score(self, number: int, weights: Sequence[float]) -> torch.Tensor:
+        """The scores on one pair, (len(weights),)."""
+        pair = self._pairs[number]
+        asked = [*([] if number in self._still else [0.0]), *weights]
+        trips = [_Trip(direction, noise, weight) for direction, noise in TRIPS for weight in asked]
+        steps = trip_steps(self._config)
+        drawn = _denoised(self._host, self._network, pair, trips, config=self._config, steps=steps)
+        drawn = drawn.unflatten(0, (len(TRIPS), len(asked)))
+        if number not in self._still:
+            self._still[number], drawn = drawn[:, :1], drawn[:, 1:]
+        wanted = torch.cat([pair.student(d).latents - pair.reference(d).latents for d, _ in TRIPS]).unsqueeze(1)
         # Against the round trip without LoRA, so that what the noising itself loses does not count.
-        error = (results - self._still[run] - wanted).square()
+        error = (drawn - self._still[number] - wanted).square()
         if pair.mask is not None:
             error, wanted = error * pair.mask, wanted * pair.mask.sqrt()
-        return 1 - (error.sum(dim=(1, 2, 3)) / wanted.square().sum()).cpu()
+        scores: torch.Tensor = 1 - error.sum(dim=(2, 3, 4)) / wanted.square().sum(dim=(2, 3, 4))
+        return scores.mean(dim=0).cpu()
 
-    def pictures(self, pair: LatentPair, direction: Direction, noise: int, weights: Sequence[float]) -> torch.Tensor:
-        """The reference side of `direction`, noised and denoised at each weight: latents (len(weights), 4, h, w)."""
-        start = pair.reference(direction)
-        schedule = NoiseSchedule(self._host.alphas_cumprod)
-        generator = torch.Generator("cpu").manual_seed(self._config.seed + noise)
-        noise_latents = torch.randn(start.latents.shape, generator=generator).to(start.latents.device)
-        first = torch.tensor([self._timesteps[0]], device=start.latents.device)
-        noisy = schedule.add_noise(start.latents, noise_latents, first)
-        multipliers = torch.tensor(weights, device=noisy.device)
-        cond = cond_at(self._host, start.prompt, start.cond, self._network, multipliers)
-        return ddim(
-            self._host, noisy.expand(len(weights), -1, -1, -1), cond, self._timesteps, network=self._network,
-            multipliers=multipliers,
-        )  # fmt: skip
+
+def _denoised(
+    host: Host, network: LoraNetwork, pair: LatentPair, trips: Sequence[_Trip], *, config: TrainConfig, steps: int
+) -> torch.Tensor:
+    """The latents (len(trips), 4, h, w) at the end of each trip, as many at once as the reference predictions are."""
+    timesteps = ddim_timesteps(steps, config.proof_strength)
+    schedule = NoiseSchedule(host.alphas_cumprod)
+    noises = [
+        torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed + noise))
+        for noise in range(NOISES)
+    ]
+    size = samples_at_once(*pair.original.latents.shape[-2:])
+    ends = []
+    for chunk in (trips[start : start + size] for start in range(0, len(trips), size)):
+        sides = [pair.reference(trip.direction) for trip in chunk]
+        latents = torch.cat([side.latents for side in sides])
+        noise = torch.cat([noises[trip.noise] for trip in chunk]).to(latents.device)
+        noisy = schedule.add_noise(latents, noise, torch.full((len(chunk),), timesteps[0], device=latents.device))
+        signed = [trip.weight if trip.direction is Direction.FORWARD else -trip.weight for trip in chunk]
+        multipliers = torch.tensor(signed, device=latents.device)
+        cond = torch.cat([side.cond for side in sides])
+        cond = conds_at(host, [side.prompt for side in sides], cond, network, multipliers)
+        ends.append(ddim(host, noisy, cond, timesteps, network=network, multipliers=multipliers))
+    return torch.cat(ends)

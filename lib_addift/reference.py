@@ -12,6 +12,7 @@ from lib_addift.plan import Plan, Turn, turn_noise
 from lib_addift.schedule import NoiseSchedule
 
 _LATENT_PIXELS_AT_ONCE = 8 * 64 * 64  # eight pictures of 512 px: under 2 GB of activations in fp16
+_MOST_AT_ONCE = 64  # more of tiny ones gain nothing
 
 
 def noisy_batch(
@@ -23,6 +24,11 @@ def noisy_batch(
     timesteps = torch.tensor([turn.timestep for turn in turns], device=latents.device)
     noisy_latents = schedule.add_noise(latents, noise.to(latents.device), timesteps)
     return noisy_latents, timesteps, torch.cat([side.cond for side in sides])
+
+
+def samples_at_once(height: int, width: int) -> int:
+    """How many samples with latents of this size go in one pass that needs no gradients."""
+    return min(max(_LATENT_PIXELS_AT_ONCE // (height * width), 1), _MOST_AT_ONCE)
 
 
 @torch.no_grad()
@@ -39,7 +45,7 @@ def predict_references(
     for turn in turns:
         by_shape.setdefault(pairs[turn.pair].shape, []).append(turn)
     for (_, _, height, width, *_), alike in by_shape.items():
-        size = min(max(batch_size or _LATENT_PIXELS_AT_ONCE // (height * width), 1), 64)
+        size = batch_size or samples_at_once(height, width)
         for start in range(0, len(alike), size):
             chunk = alike[start : start + size]
             sides = [pairs[turn.pair].reference(turn.direction) for turn in chunk]

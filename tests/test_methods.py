@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib_addift.config import METHODS, TrainConfig
-from lib_addift.encode import LatentPair, Role, cond_at, encode_pair, unrelated_pairs
+from lib_addift.encode import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.hosts.base import lora_modules, text_layers
 from lib_addift.learner import Learner
@@ -331,7 +331,7 @@ def test_a_text_encoder_lora_learns_and_acts_in_the_conditions(tmp_path: Path) -
     network = LoraNetwork.over(lora_modules(host), tensors)
     before = host.encode_prompts(["a cat"])
     with network.attach():
-        moved = cond_at(host, "a cat", before, network, torch.tensor([0.0, 1.0, -1.0]))
+        moved = conds_at(host, ["a cat"] * 3, before.expand(3, -1, -1), network, torch.tensor([0.0, 1.0, -1.0]))
     assert torch.allclose(moved[0], before[0])
     assert all((each - before[0]).abs().max() > 1e-6 for each in moved[1:])
     assert torch.equal(host.encode_prompts(["a cat"]), before)
