@@ -23,14 +23,13 @@ _NOISE_SEED = 72_000  # of the pictures that are measured; training has noise of
 class Scale:
     """How much is drawn."""
 
-    faces: int = 32
-    growth_faces: int = 12  # of them, at the weights other than -1, 0 and 1
-    probe_faces: int = 12  # of them, for the kept steps
+    faces: int = 24
+    growth_faces: int = 8  # of them, at the weights other than -1, 0 and 1
+    probe_faces: int = 10  # of them, for the kept steps
     sampling_steps: int = 8
-    rough_steps: int = 6  # of the round trips in the laboratory; those of a run are as its settings say
 
 
-QUICK = Scale(faces=6, growth_faces=3, probe_faces=4, sampling_steps=4, rough_steps=2)
+QUICK = Scale(faces=6, growth_faces=3, probe_faces=4, sampling_steps=4)
 
 
 @dataclass(frozen=True, eq=False)

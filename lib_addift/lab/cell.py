@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,7 +105,7 @@ def _recovery(bench: Bench, task: Task, seed: int, network: LoraNetwork) -> dict
 
     Measured alike for all methods, with the mask of the task's preset. What is best at a negative weight has none.
     """
-    config = replace(TrainConfig.create(task.preset), sampling_steps=bench.scale.rough_steps)
+    config = TrainConfig.create(task.preset)
     with bench.host.exclusive(), network.attach():
         proof = round_trip(bench.host, network, _latents(bench.host, task.pairs(seed), config), config)
     return {"recovery": proof.recovery if proof.weight > 0 else 0.0, "best_weight": proof.weight}
@@ -124,7 +124,7 @@ class _Reached:
 
     def __init__(self, bench: Bench, task: Task, variant: Variant, seed: int) -> None:
         self._bench, self._task, self._seed = bench, task, seed
-        self._config = replace(variant.config(task, seed), sampling_steps=bench.scale.rough_steps)
+        self._config = variant.config(task, seed)
         self._prompts = [task.prompt(face) for face in task.new_faces(seed, bench.scale.probe_faces)]
         with bench.host.exclusive():
             self._pairs = _latents(bench.host, task.pairs(seed, variant.pairs), self._config)

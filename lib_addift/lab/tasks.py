@@ -1,7 +1,7 @@
 """What LoRAs shall learn in the laboratory: the pair, the area that it may change, and how the result is read.
 
-Six kinds of difference: a local attribute, a detail, a colour, geometry, a style, and objects that the checkpoint has
-never seen.
+Six kinds of difference: a local attribute, a detail, a colour, geometry, a style, and an object that the checkpoint
+has never seen.
 """
 
 from __future__ import annotations
@@ -179,10 +179,6 @@ TASKS = {
         Task(
             "ribbon", "object", "detail", _LIGHT, "there", things.ribbon_level, _on_the_background, things.paint_ribbon,
             things.RIBBON_THRESHOLD, {"style": "flat"},
-        ),
-        Task(
-            "badge", "object", "detail", _LIGHT, "there", things.badge_level, _on_the_background, things.paint_badge,
-            things.BADGE_THRESHOLD,
         ),
     )
 }  # fmt: skip

@@ -1,8 +1,8 @@
-"""Two things that the checkpoint has never seen, painted over the world's faces, and how to read them back.
+"""A thing that the checkpoint has never seen, painted over the world's faces, and how to read it back.
 
 The bundled VAE knows little beyond the world. Of glasses, hats, patches, strips and badges in many colours it gives
-back two thirds at most, as a blur, and most change other attributes too. Two are left: dots, which it stores cell by
-cell and draws with hard edges, in a place where they never stand alone; and a black square, which becomes a soft spot.
+back two thirds at most, as a blur, and most change other attributes too. What is left are dots, which it stores cell by
+cell and draws with hard edges, in a place where they never stand alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from lib_addift.demo import world
 
 _RIBBON_TOP = 48  # px
 _RIBBON_MARGIN = 22  # px beside the head's centre: there is only background
-_BADGE = (2, 44, 12)  # px from the free side's edge, from the top; size
-# Half of what is read on painted pictures after the VAE, on the mean of 64 faces.
-RIBBON_THRESHOLD = 0.08
-BADGE_THRESHOLD = 0.27
+RIBBON_THRESHOLD = 0.08  # half of what is read on painted pictures after the VAE, on the mean of 64 faces
 
 
 def paint_ribbon(face: world.Face) -> Image.Image:
@@ -36,27 +33,6 @@ def ribbon_level(picture: np.ndarray) -> float:
     dots, beside = _dots(), _beside_the_head(reading["centre"])
     brightness = pixels.mean(axis=2) / max(float(reading["background"].mean()), 1.0)
     return float(brightness[beside & ~dots].mean() - brightness[beside & dots].mean())
-
-
-def paint_badge(face: world.Face) -> Image.Image:
-    """A face with a black square on the background, on the side where there is room."""
-    pixels = np.array(world.draw(face))
-    pixels[_badge(face.position == "left")] = 0
-    return Image.fromarray(pixels)
-
-
-def badge_level(picture: np.ndarray) -> float:
-    """How much darker the badge's place is than the background: 0 as bright, 1 black."""
-    reading = world.measure(picture)
-    brightness = np.asarray(picture, dtype=np.float64)[_badge(reading["centre"] < world.SIZE / 2)].mean()
-    return 1 - float(brightness) / max(float(reading["background"].mean()), 1.0)
-
-
-def _badge(on_the_right: bool) -> tuple[slice, slice]:
-    left, top, size = _BADGE
-    if on_the_right:
-        left = world.SIZE - left - size
-    return slice(top, top + size), slice(left, left + size)
 
 
 def _with_style(face: world.Face, style: str) -> world.Face:
