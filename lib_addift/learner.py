@@ -18,6 +18,7 @@ from lib_addift.lora import LoraNetwork
 from lib_addift.methods.phase import Goal, Phase
 from lib_addift.optim import LossScale, make_optimizer, rate_at
 from lib_addift.plan import Turn, turn_noise
+from lib_addift.reference import References
 
 _MAX_SKIPPED_IN_A_ROW = 10
 _REFERENCE_WIDTH = 320  # channels of SD1.5's first layer; learning rates are stated for this width
@@ -46,7 +47,7 @@ def width_factor(host: Host) -> float:
 class Learner:
     """Lessons, and the LoRAs that they teach one after the other.
 
-    `pairs` are those that the lessons' turns count; `references` has the frozen prediction of each turn that needs it.
+    `pairs` are those that the lessons' turns count; `references` has the frozen prediction of those that need it.
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class Learner:
         *,
         lessons: Sequence[Lesson],
         pairs: Sequence[LatentPair],
-        references: Mapping[Turn, torch.Tensor],
+        references: References,
         config: TrainConfig,
     ) -> None:
         self.networks, self.lessons, self.pairs, self.config = list(networks), list(lessons), pairs, config
         self.total = sum(len(lesson.plan) for lesson in lessons)
         self.step = 0  # steps done
-        self._references = references
+        self.references = references
         self._base_rate = config.learning_rate * width_factor(host)
         self._needs_scaling = host.needs_loss_scaling
         self._skipped, self._skipped_in_a_row = 0, 0
@@ -123,7 +124,7 @@ class Learner:
     def goal(self, turn: Turn) -> torch.Tensor:
         """The epsilon (1, 4, h, w) that the LoRA's prediction of a turn shall become."""
         if goal_of(turn, self.phase, self.pairs) is Goal.MODEL:
-            return self._references[turn]
+            return self.references[turn]
         latents = self.pairs[turn.pair].student(turn.direction).latents
         return turn_noise(turn, latents.shape).to(latents.device)
 

@@ -16,6 +16,7 @@ from lib_addift.arithmetic import resize
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
+from lib_addift.features import leave_encoder_alone
 from lib_addift.hosts.base import Host, lora_modules, text_layers
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons
@@ -26,10 +27,9 @@ from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, S
 from lib_addift.methods import method_of
 from lib_addift.optim import make_optimizer
 from lib_addift.pairs import ImagePair, PairSource, load_source
-from lib_addift.plan import Turn
 from lib_addift.preview import preview_strip
 from lib_addift.proof import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
-from lib_addift.reference import predict_references
+from lib_addift.reference import References
 from lib_addift.trainer import train
 
 _MOST_SNAPSHOTS = 30
@@ -117,15 +117,11 @@ class TrainingRun:
         material = self._material = yield from encode_material(self.host, self.pairs, self.request.pairs, config)
         phases, pairs = self._method.phases(config, len(material.pairs)), material.all_learnt
         lessons = make_lessons(config, phases, pairs, material.views)
-        asked = asked_turns(lessons, pairs)
-        references: dict[Turn, torch.Tensor] = {}
-        total = len({turn for step in asked for turn in step})
-        for turn, noise_pred in predict_references(self.host, pairs, asked, config.reference_batch_size):
-            references[turn] = noise_pred
-            yield Stage("asking the model", len(references), total)
-            if self._stopped:
-                return
         networks = [self._network(index) for index in range(1 + max(phase.network for phase in phases))]
+        references = References(
+            self.host, pairs, asked_turns(lessons, pairs), config.reference_batch_size,
+            shares_encoder=leave_encoder_alone(networks),
+        )  # fmt: skip
         self._learner = Learner(self.host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
         if self.checkpoint:
             self._learner.restore(self.checkpoint.learner)

@@ -10,6 +10,7 @@ import torch
 
 from lib_addift.encode import LatentPair
 from lib_addift.errors import TrainingError
+from lib_addift.features import replaying
 from lib_addift.hosts.base import Host, encode_to_length
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lora import LoraNetwork, LoraStack
@@ -40,6 +41,8 @@ def train_together(host: Host, learners: Sequence[Learner]) -> Iterator[dict[Lea
     schedule = NoiseSchedule(host.alphas_cumprod)
     failed: set[Learner] = set()
     while active := [each for each in learners if not each.is_done and each not in failed]:
+        for learner in active:
+            learner.references.look_ahead(learner.turns)
         with _acting(active) as network:
             losses = _differentiate(host, network, active, schedule)
         reports: dict[Learner, StepReport | TrainingError] = {}
@@ -97,7 +100,9 @@ def _differentiate(
         if any(learner.network.has_text for learner in learners):
             prompts = [side.prompt for side in sides]
             cond = encode_to_length(host.encode_prompts_with_grad, prompts, cond.shape[1])
-        noise_pred = host.predict_noise(noisy_latents, timesteps, cond)
+        features = [learners[sample.owner].references.student_features(sample.turn) for sample in samples]
+        with replaying(host.unet, features):
+            noise_pred = host.predict_noise(noisy_latents, timesteps, cond)
         scaled = []
         for owner in dict.fromkeys(sample.owner for sample in samples):
             learner, chosen = learners[owner], [n for n, sample in enumerate(samples) if sample.owner == owner]

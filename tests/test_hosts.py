@@ -32,7 +32,7 @@ from tests.fake_webui import KINDS, SCALE, inside
 PICTURES = np.stack([np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")])  # (2, 64, 64, 3)
 ORIGINAL, TARGET = PICTURES
 SMALL = {"max_train_steps": 3, "sampling_steps": 1, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
-STAGES = ["encoding the pictures", "asking the model", "step 2", "proving it: the round trip", "drawing the preview"]
+STAGES = ["encoding the pictures", "step 1", "step 2", "proving it: the round trip", "drawing the preview"]
 
 only_a1111 = pytest.mark.parametrize("webui", ["a1111"], indirect=True)
 only_forge = pytest.mark.parametrize("webui", ["forge"], indirect=True)

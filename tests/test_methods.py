@@ -22,7 +22,7 @@ from lib_addift.methods import Goal, is_simple, method_of
 from lib_addift.pairs import ImagePair, PairSource
 from lib_addift.pipeline import TrainingRun
 from lib_addift.plan import Direction, turn_noise
-from lib_addift.reference import noisy_batch
+from lib_addift.reference import References, noisy_batch
 from lib_addift.schedule import NoiseSchedule
 from lib_addift.trainer import train
 from tests.fake_host import FakeHost
@@ -348,7 +348,8 @@ def test_the_text_encoder_learns_at_its_own_rate() -> None:
         network = LoraNetwork.create({**modules, **text_layers(host)}, rank=2, alpha=2.0, seed=1)
         pairs = pairs_of(host, config)
         lessons = make_lessons(config, method_of(config).phases(config, 1), pairs)
-        learner = Learner(host, [network], lessons=lessons, pairs=pairs, references={}, config=config)
+        references = References(host, pairs, asked_turns(lessons, pairs))
+        learner = Learner(host, [network], lessons=lessons, pairs=pairs, references=references, config=config)
         next(train(host, learner))
         return {name: float(layer.lora_up.detach().norm()) for name, layer in network.layers.items()}
 

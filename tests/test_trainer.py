@@ -19,7 +19,7 @@ from lib_addift.methods import method_of
 from lib_addift.optim import LossScale, rate_at
 from lib_addift.pairs import ImagePair
 from lib_addift.plan import Turn, make_plan
-from lib_addift.reference import predict_references
+from lib_addift.reference import References
 from lib_addift.trainer import train, train_together
 from tests.fake_host import FakeHost
 
@@ -38,7 +38,7 @@ def run(
 
 def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> Learner:
     lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
-    references = dict(predict_references(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size))
+    references = References(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
     networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
     return Learner(host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
 
@@ -49,7 +49,12 @@ def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
 
 
 def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Turn, torch.Tensor]:
-    return dict(predict_references(host, [pair], make_plan(config), config.reference_batch_size))
+    plan, known = make_plan(config), {}
+    references = References(host, [pair], plan, config.reference_batch_size)
+    for turns in plan:
+        references.look_ahead(turns)
+        known |= {turn: references[turn] for turn in turns}
+    return known
 
 
 @pytest.mark.parametrize("directions", ["alternate", "both"])
@@ -88,7 +93,7 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     steps = train(host, learner)
     assert [next(steps).step for _ in range(3)] == [1, 2, 3]
     steps.close()
-    assert host.calls == calls + 3, "the loop runs the student only, once a step"
+    assert host.calls == calls + 1 + 3, "all references at once, then the student, once a step"
     assert all(torch.equal(before[key], value) for key, value in host.unet.state_dict().items())
     assert not any(module._forward_hooks for module in host.unet.modules())
 
@@ -147,7 +152,7 @@ def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, t
     together = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     calls = host.calls
     rounds = list(train_together(host, together))
-    assert host.calls == calls + 9, "one pass a step, for all of them"
+    assert host.calls == calls + 3 + 9, "each one's references at once, then one pass a step, for all of them"
     assert [len(reports) for reports in rounds] == [3] * 6 + [1] * 3
     for one, other in zip(alone, together, strict=True):
         for name, layer in one.network.layers.items():

@@ -40,6 +40,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+_JOBS = """
+return [...document.querySelectorAll("#addift_queue [data-addift-row]")].map(
+    (row) => [row.querySelector("h4").textContent, row.getAttribute("data-addift-state") || ""]);
+"""
+
+
 def found(tab: Tab) -> dict[str, str]:
     """The sets on show, each with its state."""
     rows = tab.all("#addift_batch [data-addift-set]")
@@ -47,9 +53,8 @@ def found(tab: Tab) -> dict[str, str]:
 
 
 def jobs(tab: Tab) -> list[tuple[str, str]]:
-    """The jobs in the queue, from top to bottom, each with its state."""
-    names = [str(name.get_property("textContent")) for name in tab.all("#addift_queue h4")]
-    return list(zip(names, [row.get_attribute("data-addift-state") or "" for row in rows(tab)], strict=True))
+    """The jobs in the queue, from top to bottom, each with its state: read at once, for rows come and go."""
+    return [(name, state) for name, state in tab.driver.execute_script(_JOBS)]
 
 
 def rows(tab: Tab) -> list[WebElement]:
