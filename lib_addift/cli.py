@@ -1,4 +1,4 @@
-"""The command line: train, batch, demo, lab, ui, inspect, lora, settings."""
+"""The command line: train, batch, demo, lab, bench, ui, inspect, lora, settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lib_addift import cli_batch, cli_lab, cli_lora
+from lib_addift import cli_batch, cli_bench, cli_lab, cli_lora
 from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.config_text import parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
     lab = cli_lab.add_parser(commands)
     lab.set_defaults(run=cli_lab.run_lab)
+
+    bench = cli_bench.add_parser(commands)
+    bench.set_defaults(run=cli_bench.run_bench)
 
     ui = commands.add_parser("ui", help="open the training tab in a browser, without a WebUI")
     ui.add_argument("--checkpoint", type=Path, help="an SD1.5 .safetensors file (default: the bundled tiny model)")

@@ -1,0 +1,56 @@
+"""Who is timed: our training as a person gets it, ours with the rival's settings, and the rival's loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lib_addift.bench.rival import train_as_rival
+from lib_addift.config import TrainConfig
+from lib_addift.hosts.base import Host
+from lib_addift.lab.variants import VARIANTS
+from lib_addift.learner import StepReport
+from lib_addift.messages import Request
+from lib_addift.pairs import PairSource, load_pair
+from lib_addift.pipeline import TrainingRun
+
+Steps = Iterator[int]  # the number of each step when it has been taken; the end: all is done
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who trains on a pair of pictures."""
+
+    name: str
+    words: str  # for the table
+    settings: dict[str, Any]  # over the preset 'action'
+    run: Callable[[Host, PairSource, TrainConfig], Steps]
+
+    def config(self, *, steps: int, pixels: int) -> TrainConfig:
+        return TrainConfig.create("action", **{**self.settings, "max_train_steps": steps, "resolution": pixels})
+
+    def turns(self, steps: int) -> int:
+        """Samples that are learnt from."""
+        return steps * (2 if self.config(steps=steps, pixels=512).directions == "both" else 1)
+
+
+def _ours(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
+    """With the proof, the preview and the file."""
+    run = TrainingRun(host, Request((pair,), "bench", config, overwrite=True))
+    yield from (event.step for event in run.events() if isinstance(event, StepReport))
+
+
+def _rival(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
+    """The loop alone: it neither proves nor draws anything, and its file is written in no time."""
+    pictures = load_pair(pair.original, pair.target, replace(config, mask="off"))
+    with host.exclusive(precision=config.precision):
+        for number, _loss in enumerate(train_as_rival(host, pictures, config), 1):
+            yield number
+
+
+_PUBLISHED = dict(VARIANTS["published"].settings)
+RIVAL = Contender("rival", "the rival's loop with its settings", _PUBLISHED, _rival)
+SAME = Contender("same", "ours with the rival's settings: the same arithmetic", _PUBLISHED, _ours)
+OURS = Contender("ours", "ours as shipped: both directions in a step, output blocks only", {}, _ours)
+CONTENDERS = (RIVAL, SAME, OURS)

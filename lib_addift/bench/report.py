@@ -1,0 +1,75 @@
+"""The bench's table and JSON."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lib_addift.bench.contenders import RIVAL
+from lib_addift.bench.floor import Device
+from lib_addift.bench.run import Measured, Together
+from lib_addift.hosts.base import Host
+
+
+def heading(host: Host, *, size: str, pixels: int, steps: int, rounds: int, device: Device) -> str:
+    """Where and on what was measured."""
+    dtype = str(next(host.unet.parameters()).dtype).removeprefix("torch.")
+    return (
+        f"{_device_name(host)}; torch {torch.__version__}; {size} model in {dtype}, {pixels} px, {steps} steps, "
+        f"medians of {rounds} rounds. The device: {device.operations / 1e12:.3g} Tera-operations/s in a matrix "
+        f"product, {device.bandwidth / 1e9:.3g} GB/s in a copy."
+    )
+
+
+def table(found: Sequence[Measured], device: Device, steps: int) -> str:
+    """One row for each contender, Markdown."""
+    rival = next((each for each in found if each.contender is RIVAL), None)
+    lines = [
+        "| who | s a step | times the rival | floor, s a step | share of floor | s to first step | s to last step "
+        "| s until all is done | peak beside the model, MB |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        last = each.median(lambda times: times.last_step)
+        floor = each.work.floor(device)
+        ratio = rival.median(lambda times: times.last_step) / last if rival else 1.0
+        lines.append(
+            f"| {each.contender.words} | {last / steps:.4g} | {ratio:.2f} | {floor:.3g} | {floor * steps / last:.0%} "
+            f"| {each.median(lambda times: times.first_step):.3g} | {last:.3g} "
+            f"| {each.median(lambda times: times.done):.3g} "
+            f"| {each.median(lambda times: times.peak_bytes) / 1e6:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def together_table(found: Sequence[Together]) -> str:
+    lines = ["| LoRAs at once | s of training | one alone, s | times the samples/s |", "|---|---|---|---|"]
+    lines += [f"| {each.count} | {each.together:.3g} | {each.alone:.3g} | {each.gain:.2f} |" for each in found]
+    return "\n".join(lines)
+
+
+def figures(found: Sequence[Measured], together: Sequence[Together], device: Device, steps: int) -> dict[str, Any]:
+    """All that was measured, for JSON."""
+    return {
+        "device": vars(device),
+        "steps": steps,
+        "contenders": {
+            each.contender.name: {
+                "runs": [vars(times) for times in each.runs],
+                "operations_a_step": each.work.operations,
+                "weight_bytes_a_step": each.work.weight_bytes,
+                "turns_a_step": each.contender.turns(1),
+            }
+            for each in found
+        },
+        "together": [vars(each) | {"gain": each.gain} for each in together],
+    }
+
+
+def _device_name(host: Host) -> str:
+    if host.device.type == "cuda":
+        return torch.cuda.get_device_name(host.device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

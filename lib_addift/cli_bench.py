@@ -1,0 +1,94 @@
+"""The command `bench`: speed and memory beside the rival's loop."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lib_addift.errors import AddiftError, ConfigError
+
+_FULL_SIZE = "full_size_random.safetensors"
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Add the command; its `run` is for the caller to set."""
+    parser: argparse.ArgumentParser = commands.add_parser("bench", help="time training beside the rival's loop")
+    parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="the bundled model, or SD1.5's size")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
+    parser.add_argument("--pixels", type=int, default=0, help="of the pictures (default: 64 for tiny, 512 for full)")
+    parser.add_argument("--steps", type=int, default=30, help="of each run (default: 30)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs (default: 3)")
+    parser.add_argument("--sets", default="2,4,8", metavar="A,B", help="how many LoRAs at once ('' = do not measure)")
+    parser.add_argument("--out", type=Path, default=Path("bench_out"), help="for bench.json, bench.md and the model")
+    return parser
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """Measure, print the table, and write it. Returns 0."""
+    if importlib.util.find_spec("psutil") is None:
+        raise AddiftError("the bench measures memory with psutil: run 'pip install psutil'.")
+    counts = _counts(options)
+    from lib_addift.bench.floor import Device
+    from lib_addift.bench.report import figures, heading, table, together_table
+    from lib_addift.bench.run import measure, measure_together
+    from lib_addift.demo import world
+    from lib_addift.demo.run import CHECKPOINT, TASKS
+    from lib_addift.hosts.standalone import StandaloneHost
+    from lib_addift.pairs import PairSource
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    pixels = options.pixels or {"tiny": world.SIZE, "full": 512}[options.size]
+    checkpoint = CHECKPOINT if options.size == "tiny" else _full_size(options.out)
+    original, target = (world.draw(face).resize((pixels, pixels)) for face in TASKS["eyes"].faces())
+    pair = PairSource(original, target)
+    with tempfile.TemporaryDirectory() as folder:
+        host = StandaloneHost(checkpoint, lora_dir=Path(folder), device=options.device, precision=options.precision)
+        device = Device.measure(host.device, next(host.unet.parameters()).dtype)
+        found = {}
+        for each in measure(host, pair, steps=options.steps, pixels=pixels, rounds=options.rounds):
+            found[each.contender.name] = each
+            print(f"{each.contender.name}: {each.runs[-1].last_step:.3g} s for {options.steps} steps", flush=True)
+        together = measure_together(host, pair, counts, steps=options.steps, pixels=pixels)
+        measured = list(found.values())
+        head = heading(
+            host, size=options.size, pixels=pixels, steps=options.steps, rounds=options.rounds, device=device
+        )
+    page = "\n\n".join(
+        [head, table(measured, device, options.steps), *([together_table(together)] if together else [])]
+    )
+    print(f"\n{page}")
+    (options.out / "bench.md").write_text(page + "\n", encoding="utf-8")
+    content = {"where": head} | figures(measured, together, device, options.steps)
+    (options.out / "bench.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _counts(options: argparse.Namespace) -> list[int]:
+    """The numbers of LoRAs. Raises ConfigError for what cannot be measured."""
+    for flag, least in (("steps", 2), ("rounds", 1)):
+        value = getattr(options, flag)
+        if value < least:
+            raise ConfigError(f"--{flag} {value} is too few: give at least {least}.")
+    if options.pixels % 64 or options.pixels < 0:
+        raise ConfigError(f"--pixels {options.pixels} does not fit the model: give a multiple of 64.")
+    numbers = [text.strip() for text in options.sets.split(",") if text.strip()]
+    wrong = [text for text in numbers if not text.isdecimal() or int(text) < 1]
+    if wrong:
+        raise ConfigError(f"--sets {wrong[0]} is no number of LoRAs: give whole numbers from 1 on, such as 2,4,8.")
+    return [int(text) for text in numbers]
+
+
+def _full_size(folder: Path) -> Path:
+    """The checkpoint of random weights, written by the first call."""
+    from lib_addift.bench.full_size import write_full_size
+
+    path = folder / _FULL_SIZE
+    if not path.exists():
+        print(f"writing {path} (2.1 GB) ...", flush=True)
+        write_full_size(path)
+    return path
