@@ -8,10 +8,11 @@ import time
 import torch
 
 from lib_addift.config import TrainConfig
+from lib_addift.finish import PROVEN_PAIRS
 from lib_addift.hosts.base import Host
 from lib_addift.material import held_out_pairs
 from lib_addift.methods import Goal, Phase, method_of
-from lib_addift.pipeline import PROVEN_PAIRS, snapshot_spacing
+from lib_addift.pipeline import snapshot_spacing
 from lib_addift.preview import WEIGHTS
 from lib_addift.proof import TRIPS, WEIGHTS_TRIED, trip_steps
 

@@ -7,34 +7,32 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from PIL import Image
 
 from lib_addift.arithmetic import resize
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.features import leave_encoder_alone
+from lib_addift.finish import check_alive, prove, save
 from lib_addift.hosts.base import Host, lora_modules, text_layers
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons
 from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import build_metadata, lora_path, read_lora, save_lora
+from lib_addift.lora_file import lora_path, read_lora
 from lib_addift.material import Material, check_method, encode_material
 from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
 from lib_addift.methods import method_of
 from lib_addift.optim import make_optimizer
 from lib_addift.pairs import ImagePair, PairSource, load_source
 from lib_addift.preview import preview_strip
-from lib_addift.proof import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 from lib_addift.reference import References
 from lib_addift.trainer import train
 
 _MOST_SNAPSHOTS = 30
 _CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept
-PROVEN_PAIRS = 4  # the round trip takes as long as training does, for each pair
 T = TypeVar("T")
 
 
@@ -251,72 +249,20 @@ class TrainingRun:
 
     def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Events:
         """Check, calibrate and save the LoRA as it is now."""
-        _check_alive(network)
-        shown, held_out = self._material.pairs[0], None
-        with network.attach():
-            proof = RoundTrip.without_pairs()
-            if pairs := self._material.differing:
-                yield Stage("proving it: the round trip")
-                proof = round_trip(self.host, network, pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)], self.config)
-            trained_weight = proof.weight if self._is_calibrated(proof) else 1.0
-            if self._material.held_out:
-                held_out = recovery_at(self.host, network, self._material.held_out, self.config, trained_weight)
-            weight = self.config.strength * trained_weight
-            yield Stage("drawing the preview")
-            strip = preview_strip(self.host, network, shown, self.config, weight)
-            pictures = round_trip_pictures(self.host, network, shown, self.config, weight)
+        check_alive(network)
+        proved = yield from prove(self.host, network, self._material, self.config)
         if self._stopped and name == self.request.name:
             return
         yield Stage("saving")
-        steps = step or self.steps_done
-        path = self._save(name, network.tensors(weight), proof, strip, steps=steps, held_out=held_out)
-        self.results.append(Result(path, steps, self.train_seconds, proof, weight, strip, pictures, held_out))
-        self.host.refresh_loras(path)
-
-    def _is_calibrated(self, proof: RoundTrip) -> bool:
-        """Whether `proof` sets the weight: not where it found next to nothing."""
-        return self.config.calibrate and proof.recovery >= LEARNT
-
-    def _save(
-        self,
-        name: str,
-        tensors: Mapping[str, torch.Tensor],
-        proof: RoundTrip,
-        strip: Image.Image,
-        *,
-        steps: int,
-        held_out: float | None,
-    ) -> Path:
-        height, width = self.pair.original.shape[:2]
-        report: dict[str, Any] = {
-            "steps": steps,
-            "recovery": round(proof.recovery, 4),
-            "verdict": proof.verdict,
-            "best_weight": round(proof.weight, 6),
-            "calibrated": self._is_calibrated(proof),
-            "pair": self.pair_report.to_dict(),
-        }
-        if len(self.pairs) > 1:
-            report["pairs"] = len(self.pairs)
-        if held_out is not None:
-            report |= {"held_out_pairs": len(self._material.held_out), "held_out_recovery": round(held_out, 4)}
-        metadata = build_metadata(
-            self.config,
-            name=name,
-            model_title=self.host.model_title,
-            model_hash=self.host.model_hash,
-            prediction_type=self.host.prediction_type,
-            clip_skip=self.host.clip_skip,
-            report=report,
-            tensors=tensors,
-            resolution=(width, height),
-            steps=steps,
-        )
-        overwrite = self.request.overwrite or name != self.request.name  # `_step_name` has looked already
-        return save_lora(
-            self.host.lora_dir / f"{name}.safetensors", tensors, metadata, precision=self.config.save_precision,
-            preview=strip, overwrite=overwrite,
+        steps, tensors = step or self.steps_done, network.tensors(proved.weight)
+        path = save(
+            self.host, self.request, name, tensors, proved, steps=steps, pairs=self.pair_reports,
+            held_out_pairs=len(self._material.held_out),
         )  # fmt: skip
+        self.results.append(Result(
+            path, steps, self.train_seconds, proved.proof, proved.weight, proved.strip, proved.pictures, proved.held_out
+        ))  # fmt: skip
+        self.host.refresh_loras(path)
 
 
 def timed(items: Iterable[T]) -> Iterator[tuple[float, T]]:
@@ -343,15 +289,3 @@ def _load(source: PairSource, request: Request) -> ImagePair:
 def snapshot_spacing(config: TrainConfig) -> int:
     """Steps between snapshots: as asked, but no more than 30 of them, which are a few MB each."""
     return max(config.preview_every, math.ceil(config.max_train_steps / _MOST_SNAPSHOTS)) if config.preview_every else 0
-
-
-def _check_alive(network: LoraNetwork) -> None:
-    """Raises TrainingError when the LoRA would change nothing or everything."""
-    grown = [p.detach().norm() for layer in network.layers.values() for p in layer.grown_parameters()]
-    if not all(torch.isfinite(p).all() for p in network.parameters()):
-        raise TrainingError("the LoRA's weights are not finite, so it was not saved: lower the learning rate.")
-    if not torch.stack(grown).any():
-        raise TrainingError(
-            "training changed nothing, so no LoRA was saved: every step was skipped or had no gradient. "
-            "Choose precision fp32 or bf16, or a larger mask."
-        )

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 import lib_addift.atomic
+import lib_addift.finish
 import lib_addift.job
 import lib_addift.pipeline
 import lib_addift.worker
@@ -275,9 +276,13 @@ def test_waiting_ends_with_the_timeout_or_with_the_job(jobs: Jobs, gate: Gate) -
 def test_eight_threads_lose_nothing_and_run_nothing_twice(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # these take long
-    for drawing in ("preview_strip", "round_trip_pictures"):
-        monkeypatch.setattr(lib_addift.pipeline, drawing, lambda *_: Image.new("RGB", (64, 64)))
+    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # these take long
+    for module, drawing in (
+        (lib_addift.pipeline, "preview_strip"),
+        (lib_addift.finish, "preview_strip"),
+        (lib_addift.finish, "round_trip_pictures"),
+    ):
+        monkeypatch.setattr(module, drawing, lambda *_: Image.new("RGB", (64, 64)))
     names = [[f"n{thread}-{number}" for number in range(20)] for thread in range(8)]
     odd = {}  # jobs that were stopped
 
@@ -628,7 +633,7 @@ def test_a_kept_step_can_be_saved(jobs: Jobs, host: WatchedHost) -> None:
 def test_a_saved_step_is_what_was_kept_scaled_by_its_calibration(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
-    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, weight, ((weight, 0.8),)))
+    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, weight, ((weight, 0.8),)))
     job = done(jobs, preview_every=1, save_precision="fp32", strength=2.0)
     jobs.save_step(job.id, 2)
     saved = read_lora(ended(jobs, job).results[-1].path)[0]

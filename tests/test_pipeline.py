@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import lib_addift.finish
 import lib_addift.pipeline
 from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
@@ -556,7 +557,7 @@ def test_calibration_folds_the_best_weight_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
     proof = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
-    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: proof)
+    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: proof)
     as_trained, calibrated = (
         finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
         for calibrate in (False, True)
@@ -574,7 +575,7 @@ def test_calibration_folds_the_best_weight_into_the_file(
 
 
 def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
+    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
     result = finish(FakeHost(tmp_path)).results[0]
     tensors, metadata = read_lora(result.path)
     assert result.weight == 1.0
