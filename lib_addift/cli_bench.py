@@ -23,6 +23,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--pixels", type=int, default=0, help="of the pictures (default: 64 for tiny, 512 for full)")
     parser.add_argument("--steps", type=int, default=30, help="of each run (default: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs (default: 3)")
+    parser.add_argument("--no-proof", action="store_true", help="end ours after its last step: the proof takes long")
     parser.add_argument("--sets", default="2,4,8", metavar="A,B", help="how many LoRAs at once ('' = do not measure)")
     parser.add_argument("--out", type=Path, default=Path("bench_out"), help="for bench.json, bench.md and the model")
     return parser
@@ -35,7 +36,7 @@ def run_bench(options: argparse.Namespace) -> int:
     counts = _counts(options)
     from lib_addift.bench.floor import Device
     from lib_addift.bench.report import figures, heading, table, together_table
-    from lib_addift.bench.run import measure, measure_together
+    from lib_addift.bench.run import Plan, measure, measure_together
     from lib_addift.demo import world
     from lib_addift.demo.run import CHECKPOINT, TASKS
     from lib_addift.hosts.standalone import StandaloneHost
@@ -50,14 +51,13 @@ def run_bench(options: argparse.Namespace) -> int:
         host = StandaloneHost(checkpoint, lora_dir=Path(folder), device=options.device, precision=options.precision)
         device = Device.measure(host.device, next(host.unet.parameters()).dtype)
         found = {}
-        for each in measure(host, pair, steps=options.steps, pixels=pixels, rounds=options.rounds):
+        plan = Plan(options.steps, pixels, options.rounds, with_proof=not options.no_proof)
+        for each in measure(host, pair, plan):
             found[each.contender.name] = each
             print(f"{each.contender.name}: {each.runs[-1].last_step:.3g} s for {options.steps} steps", flush=True)
         together = measure_together(host, pair, counts, steps=options.steps, pixels=pixels)
         measured = list(found.values())
-        head = heading(
-            host, size=options.size, pixels=pixels, steps=options.steps, rounds=options.rounds, device=device
-        )
+        head = heading(host, options.size, plan, device)
     page = "\n\n".join(
         [head, table(measured, device, options.steps), *([together_table(together)] if together else [])]
     )

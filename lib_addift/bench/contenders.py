@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from lib_addift.messages import Request
 from lib_addift.pairs import PairSource, load_pair
 from lib_addift.pipeline import TrainingRun
 
-Steps = Iterator[int]  # the number of each step when it has been taken; the end: all is done
+Steps = Generator[int, None, None]  # the number of each step when it has been taken; the end: all is done
 
 
 @dataclass(frozen=True)

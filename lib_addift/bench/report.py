@@ -10,17 +10,18 @@ import torch
 
 from lib_addift.bench.contenders import RIVAL
 from lib_addift.bench.floor import Device
-from lib_addift.bench.run import Measured, Together
+from lib_addift.bench.run import Measured, Plan, Together
 from lib_addift.hosts.base import Host
 
 
-def heading(host: Host, *, size: str, pixels: int, steps: int, rounds: int, device: Device) -> str:
+def heading(host: Host, size: str, plan: Plan, device: Device) -> str:
     """Where and on what was measured."""
     dtype = str(next(host.unet.parameters()).dtype).removeprefix("torch.")
     return (
-        f"{_device_name(host)}; torch {torch.__version__}; {size} model in {dtype}, {pixels} px, {steps} steps, "
-        f"medians of {rounds} rounds. The device: {device.operations / 1e12:.3g} Tera-operations/s in a matrix "
-        f"product, {device.bandwidth / 1e9:.3g} GB/s in a copy."
+        f"{_device_name(host)}; torch {torch.__version__}; {size} model in {dtype}, {plan.pixels} px, "
+        f"{plan.steps} steps, medians of {plan.rounds} rounds. "
+        f"The device: {device.operations / 1e12:.3g} Tera-operations/s in a matrix product, "
+        f"{device.bandwidth / 1e9:.3g} GB/s in a copy."
     )
 
 
@@ -33,14 +34,13 @@ def table(found: Sequence[Measured], device: Device, steps: int) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
-        last = each.median(lambda times: times.last_step)
-        floor = each.work.floor(device)
-        ratio = rival.median(lambda times: times.last_step) / last if rival else 1.0
+        last, floor = _number(each, "last_step"), each.work.floor(device)
+        ratio = _number(rival, "last_step") / last if rival else 1.0
+        done = each.median("done")
         lines.append(
             f"| {each.contender.words} | {last / steps:.4g} | {ratio:.2f} | {floor:.3g} | {floor * steps / last:.0%} "
-            f"| {each.median(lambda times: times.first_step):.3g} | {last:.3g} "
-            f"| {each.median(lambda times: times.done):.3g} "
-            f"| {each.median(lambda times: times.peak_bytes) / 1e6:.0f} |"
+            f"| {_number(each, 'first_step'):.3g} | {last:.3g} | {'-' if done is None else f'{done:.3g}'} "
+            f"| {_number(each, 'peak_bytes') / 1e6:.0f} |"
         )
     return "\n".join(lines)
 
@@ -67,6 +67,12 @@ def figures(found: Sequence[Measured], together: Sequence[Together], device: Dev
         },
         "together": [vars(each) | {"gain": each.gain} for each in together],
     }
+
+
+def _number(measured: Measured, key: str) -> float:
+    value = measured.median(key)
+    assert value is not None
+    return value
 
 
 def _device_name(host: Host) -> str:

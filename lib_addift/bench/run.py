@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ class Times:
 
     first_step: float
     last_step: float
-    done: float  # for ours the LoRA is proved, drawn and saved
+    done: float | None  # for ours the LoRA is proved, drawn and saved; None: it was not to be
     peak_bytes: int
 
 
@@ -37,33 +37,52 @@ class Measured:
     work: Work
     runs: list[Times] = field(default_factory=list)
 
-    def median(self, read: Callable[[Times], float]) -> float:
-        return statistics.median(map(read, self.runs))
+    def median(self, key: str) -> float | None:
+        """Of one of the `Times`."""
+        values = [getattr(times, key) for times in self.runs]
+        return None if None in values else statistics.median(values)
 
 
-def measure(host: Host, pair: PairSource, *, steps: int, pixels: int, rounds: int) -> Iterator[Measured]:
-    """Yields each contender's runs anew after every one of them; the last three have all."""
-    found = [Measured(each, _work_of_a_step(host, each, pair, pixels)) for each in CONTENDERS]
-    for contender in CONTENDERS:  # what is done only once, such as choosing kernels, is nobody's
-        _time(host, contender, pair, steps=2, pixels=pixels)
-    for _ in range(rounds):
+@dataclass(frozen=True)
+class Plan:
+    """How the contenders run."""
+
+    steps: int
+    pixels: int
+    rounds: int
+    with_proof: bool  # whether ours goes on after the last step until the LoRA is there
+
+
+def measure(host: Host, pair: PairSource, plan: Plan) -> Iterator[Measured]:
+    """Yields each contender's runs anew after every one of them; the last ones have all."""
+    # Counting also does once what is done only once, such as choosing kernels.
+    found = [Measured(each, _work_of_a_step(host, each, pair, plan.pixels)) for each in CONTENDERS]
+    for _ in range(plan.rounds):
         for each in found:
-            each.runs.append(_time(host, each.contender, pair, steps=steps, pixels=pixels))
+            each.runs.append(_time(host, each.contender, pair, plan))
             yield each
 
 
-def _time(host: Host, contender: Contender, pair: PairSource, *, steps: int, pixels: int) -> Times:
-    config = contender.config(steps=steps, pixels=pixels)
+def _time(host: Host, contender: Contender, pair: PairSource, plan: Plan) -> Times:
+    config = contender.config(steps=plan.steps, pixels=plan.pixels)
+    first = last = 0.0
+    done = None
     with Peak(host.device) as peak:
         begun = time.perf_counter()
-        first = last = 0.0
-        for step in contender.run(host, pair, config):
-            if step in (1, steps):  # in between nobody waits for the device
-                synchronize(host.device)
-                last = time.perf_counter() - begun
-                first = first or last
-        synchronize(host.device)
-        done = time.perf_counter() - begun
+
+        def elapsed() -> float:
+            synchronize(host.device)
+            return time.perf_counter() - begun
+
+        with closing(contender.run(host, pair, config)) as taken:
+            for step in taken:
+                if step in (1, plan.steps):  # in between nobody waits for the device
+                    last = elapsed()
+                    first = first or last
+                if step == plan.steps and not plan.with_proof:
+                    break
+            else:
+                done = elapsed()
     return Times(first, last, done, peak.bytes)
 
 
@@ -72,7 +91,7 @@ def _work_of_a_step(host: Host, contender: Contender, pair: PairSource, pixels: 
 
     def steps(count: int) -> Work:
         def train() -> None:
-            with closing(contender.run(host, pair, contender.config(steps=count, pixels=pixels))) as taken:  # type: ignore[type-var]
+            with closing(contender.run(host, pair, contender.config(steps=count, pixels=pixels))) as taken:
                 for step in taken:
                     if step == count:
                         return
