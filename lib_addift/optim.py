@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,8 +32,9 @@ def make_optimizer(
             f"lora_plus_ratio = {config.lora_plus_ratio:g}: set that to 1, or use AdamW."
         )
     arguments = parse_arguments(config.optimizer_args)
+    groups = list(parameters)
     try:
-        optimizer = kind(parameters, lr=learning_rate, **arguments)
+        optimizer = kind(groups, lr=learning_rate, **_fused(kind, groups, arguments), **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"optimizer_args = '{config.optimizer_args}' does not suit {kind.__name__} ({error}): "
@@ -42,6 +43,28 @@ def make_optimizer(
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise ConfigError(f"optimizer = '{config.optimizer}' is no optimizer: AdamW is one.")
     return optimizer
+
+
+def check_optimizer(config: TrainConfig) -> None:
+    """Raises ConfigError when there is no such optimizer, or it does not take its arguments."""
+    make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], config.learning_rate)
+
+
+def _fused(kind: type[Any], groups: Sequence[Any], arguments: Mapping[str, Any]) -> dict[str, bool]:
+    """`fused=True` where the class can take a step over all parameters at once here: a LoRA has hundreds of small ones.
+
+    Not every version of torch can on every device.
+    """
+    if "fused" not in inspect.signature(kind).parameters or not arguments.keys().isdisjoint({"fused", "foreach"}):
+        return {}
+    first = groups[0]["params"][0] if isinstance(groups[0], dict) else groups[0]
+    probe = torch.nn.Parameter(torch.zeros(1, device=first.device))
+    probe.grad = torch.zeros_like(probe)
+    try:
+        kind([probe], lr=0.0, fused=True).step()
+    except (RuntimeError, TypeError, ValueError):
+        return {}
+    return {"fused": True}
 
 
 def _find_class(name: str) -> type[Any]:

@@ -25,7 +25,7 @@ from lib_addift.lora_file import lora_path, read_lora
 from lib_addift.material import Material, check_method, encode_material
 from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
 from lib_addift.methods import method_of
-from lib_addift.optim import make_optimizer
+from lib_addift.optim import check_optimizer
 from lib_addift.pairs import ImagePair, PairSource, load_source
 from lib_addift.preview import preview_strip
 from lib_addift.reference import References
@@ -62,7 +62,7 @@ class TrainingRun:
         check_method(self.config, request.pairs)
         self.pairs = [_load(source, request) for source in request.pairs]
         self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
-        make_optimizer(self.config, [torch.nn.Parameter(torch.zeros(1))], self.config.learning_rate)  # does it exist?
+        check_optimizer(self.config)
         self._model_title = model_title or host.model_title
         self._watched, self.checkpoint = watched, checkpoint
         self._preview_every = snapshot_spacing(self.config) if watched else 0

@@ -95,6 +95,26 @@ def test_optimizers_by_name() -> None:
         make_optimizer(TrainConfig.create(optimizer="AdamW", optimizer_args="momentum=1"), parameters, 1e-3)
 
 
+def test_optimizers_take_all_parameters_in_one_go_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+
+    def is_fused(**settings: object) -> bool:
+        return bool(make_optimizer(TrainConfig.create(**settings), parameters, 1e-3).defaults.get("fused"))
+
+    assert is_fused()
+    assert is_fused(optimizer="adam")
+    assert not is_fused(optimizer_args="foreach=True")
+    assert not is_fused(optimizer="RMSprop")
+
+    def step(_optimizer: object) -> None:
+        raise RuntimeError("fused is not supported on this device")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert not is_fused()
+
+
 @pytest.mark.parametrize("text", ["0.5", "a=", "a=open('x')", "**{}", "a=1) + f(b=2"])
 def test_optimizer_arguments_are_literals_only(text: str) -> None:
     with pytest.raises(ConfigError, match="optimizer_args"):
