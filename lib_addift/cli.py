@@ -262,6 +262,8 @@ def _show(events: Iterable[Event]) -> None:
         if isinstance(event, (Snapshot, Checkpoint)):
             continue
         if isinstance(event, StepReport):
+            if event.note:
+                print(f"\r{event.note:<100}")
             step = event.step
             text = _step_line(event, (step - start_step) / max(time.monotonic() - start, 1e-6))
             wanted = live or step in (1, event.total) or step % 10 == 0

@@ -192,6 +192,8 @@ class Job:
                 begun, since = self._pace
                 self.seconds_left = (now - since) / (event.step - begun) * (event.total - event.step)
             self.step, self.text = event.step, "training"
+            if event.note:
+                self.note(event.note)
             self.losses[event.step - 1 :] = [event.loss]  # a run may have gone back to its last checkpoint
             report(f"Train Difference LoRA: step {event.step} of {event.total}", event.step, event.total)
         else:

@@ -33,6 +33,7 @@ class StepReport:
     loss: float
     learning_rate: float
     skipped: int  # steps so far whose gradients were not finite and changed nothing
+    note: str = ""  # what a person should know of it
 
 
 def width_factor(host: Host) -> float:
@@ -138,7 +139,11 @@ class Learner:
         """By what the loss is multiplied before it is differentiated."""
         return self._scale.value
 
-    def take_step(self, loss: float) -> StepReport:
+    def drop_gradients(self) -> None:
+        """Forget what a pass that failed has left."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def take_step(self, loss: float, note: str = "") -> StepReport:
         """Take the step for which the gradients are there. Raises TrainingError when they stay non-finite."""
         lesson = self.lessons[self._lesson]
         rate = self._base_rate * rate_at(self.step - self._begun, self.config, len(lesson.plan))
@@ -150,7 +155,7 @@ class Learner:
         self._scale.update(finite)
         if finite:
             self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self.drop_gradients()
         self._skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
         if self._skipped_in_a_row == _MAX_SKIPPED_IN_A_ROW:
@@ -159,7 +164,7 @@ class Learner:
                 "was learnt: lower the learning rate, or choose precision fp32."
             )
         self.step += 1
-        report = StepReport(self.step, self.total, loss, rate, self._skipped)
+        report = StepReport(self.step, self.total, loss, rate, self._skipped, note)
         if self.step - self._begun == len(lesson.plan) and not self.is_in_last_lesson:
             self._begin(self._lesson + 1)
         return report

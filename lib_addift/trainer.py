@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from lib_addift.objective import difference_loss
 from lib_addift.plan import Turn
 from lib_addift.reference import noisy_batch
 from lib_addift.schedule import NoiseSchedule
+
+_MOST_AT_ONCE = 1024  # samples in a pass, before memory says otherwise
+_TIGHT = "memory is full: from now on no more than {} samples go through the model at once, which is slower"
+_log = logging.getLogger(__name__)
 
 
 def train(host: Host, learner: Learner) -> Iterator[StepReport]:
@@ -36,23 +41,45 @@ def train_together(host: Host, learners: Sequence[Learner]) -> Iterator[dict[Lea
     """One step of every learner that has steps left, all samples in one pass; a learner that fails drops out.
 
     Several need one lesson each, and LoRAs of the same layers and rank. The caller takes a learner out of `learners`
-    for which there is no more use.
+    for which there is no more use. When a GPU's memory is full, the step is taken again with half as many samples in a
+    pass, and so are those that follow.
     """
     schedule = NoiseSchedule(host.alphas_cumprod)
     failed: set[Learner] = set()
+    at_once = _MOST_AT_ONCE
     while active := [each for each in learners if not each.is_done and each not in failed]:
         for learner in active:
             learner.references.look_ahead(learner.turns)
-        with _acting(active) as network:
-            losses = _differentiate(host, network, active, schedule)
+        losses, fitting = _as_memory_allows(host, active, schedule, at_once)
+        note = _TIGHT.format(fitting) if fitting < at_once else ""
+        at_once = fitting
         reports: dict[Learner, StepReport | TrainingError] = {}
         for learner, loss in zip(active, losses, strict=True):
             try:
-                reports[learner] = learner.take_step(float(loss))
+                reports[learner] = learner.take_step(float(loss), note)
             except TrainingError as error:
                 reports[learner] = error
                 failed.add(learner)
         yield reports
+
+
+def _as_memory_allows(
+    host: Host, learners: Sequence[Learner], schedule: NoiseSchedule, at_once: int
+) -> tuple[list[torch.Tensor], int]:
+    """See `_differentiate`; also returns how many samples at once did fit."""
+    while True:
+        try:
+            with _acting(learners) as network:
+                return _differentiate(host, network, learners, schedule, at_once), at_once
+        except torch.cuda.OutOfMemoryError:
+            at_once = min(at_once, sum(len(learner.turns) for learner in learners))
+            if at_once == 1:
+                raise
+        at_once = (at_once + 1) // 2  # here nothing of the pass that failed is held any more
+        for learner in learners:
+            learner.drop_gradients()
+        torch.cuda.empty_cache()
+        _log.warning(_TIGHT.format(at_once))
 
 
 @contextmanager
@@ -84,16 +111,19 @@ class _Sample:
 
 
 def _differentiate(
-    host: Host, network: LoraNetwork | LoraStack, learners: Sequence[Learner], schedule: NoiseSchedule
+    host: Host, network: LoraNetwork | LoraStack, learners: Sequence[Learner], schedule: NoiseSchedule, at_once: int
 ) -> list[torch.Tensor]:
-    """The mean loss of each learner's next turns, its gradients added up; pictures of one size go in one pass."""
+    """The mean loss of each learner's next turns, its gradients added up; pictures of one size go in one pass.
+
+    No more than `at_once` samples do.
+    """
     groups: dict[tuple[int, ...], list[_Sample]] = {}
     for owner, learner in enumerate(learners):
         for turn in learner.turns:
             pair = learner.pairs[turn.pair]
             groups.setdefault(pair.shape, []).append(_Sample(owner, turn, pair))
     losses = [torch.zeros((), device=host.device) for _ in learners]
-    for samples in groups.values():
+    for samples in (group[n : n + at_once] for group in groups.values() for n in range(0, len(group), at_once)):
         _set_multipliers(network, samples, learners, host.device)
         sides = [sample.pair.student(sample.turn.direction) for sample in samples]
         noisy_latents, timesteps, cond = noisy_batch(sides, [sample.turn for sample in samples], schedule)

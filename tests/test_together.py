@@ -155,19 +155,63 @@ def test_the_runner_takes_those_that_fit_and_ends_each(tmp_path: Path) -> None:
     assert not queue.left
 
 
-def test_full_memory_halves_the_number_and_fails_only_who_is_alone(tmp_path: Path) -> None:
-    class SmallHost(FakeHost):
-        def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-            if torch.is_grad_enabled() and len(latents) > 4:  # both directions of two runs
-                raise torch.cuda.OutOfMemoryError("full")
-            return super().predict_noise(latents, timesteps, cond)
+class SmallHost(FakeHost):
+    """Has memory for `room` samples that are learnt from in one pass."""
 
+    room = 3
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(latents) > self.room:
+            raise torch.cuda.OutOfMemoryError("full")
+        return super().predict_noise(latents, timesteps, cond)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 4}, {"batch_size": 4, "directions": "alternate", "dropout": 0.0}])
+def test_full_memory_makes_passes_smaller_and_the_same_is_learnt(tmp_path: Path, settings: dict[str, Any]) -> None:
+    host = SmallHost(tmp_path / "small")
+    before = fingerprint(host.unet)
+    run, roomy = start(host, 1, **settings), start(FakeHost(tmp_path / "roomy"), 1, **settings)
+    reports = [event for event in run.events() if isinstance(event, StepReport)]
+    list(roomy.events())
+    notes = [report.note for report in reports]
+    assert "no more than 2 samples" in notes[0], "8 were too many, and 4, or 4 alone"
+    assert notes[1:] == [""] * 3, "it is said once, and tried once"
+    ours, theirs = (read_lora(each.results[0].path)[0] for each in (run, roomy))
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=2e-3, atol=1e-5)
+    assert fingerprint(host.unet) == before
+
+
+def test_several_learn_in_smaller_passes_when_memory_is_full(tmp_path: Path) -> None:
+    runs = [start(SmallHost(tmp_path), seed) for seed in range(5)]
+    assert ends(Queue(runs), together=5) == [None] * 5
+    assert [run.steps_done for run in runs] == [4] * 5
+
+
+def test_one_sample_that_is_too_much_is_an_error(tmp_path: Path) -> None:
     host = SmallHost(tmp_path)
-    runs = [*(start(host, seed) for seed in range(5)), start(host, 9, batch_size=4)]
-    found = ends(Queue(runs), together=6)
+    host.room = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(start(host, 1).events())
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+def test_runs_whose_pictures_do_not_fit_at_once_are_done_in_halves(tmp_path: Path) -> None:
+    class CrowdedHost(FakeHost):
+        pictures = 0
+
+        def encode_images(self, images: np.ndarray) -> torch.Tensor:
+            self.pictures += 1
+            if self.pictures > 4 or images.shape[1] > 64:
+                self.pictures = 0
+                raise torch.cuda.OutOfMemoryError("full")
+            return super().encode_images(images)
+
+    host = CrowdedHost(tmp_path)
+    runs = [*(start(host, seed) for seed in range(5)), start(host, 9, size=128)]
+    found = ends(Queue(runs), together=5)
     assert [type(end) for end in found] == [*[type(None)] * 5, torch.cuda.OutOfMemoryError]
     assert [[result.steps for result in run.results] for run in runs] == [[4]] * 5 + [[]]
-    assert [run.steps_done for run in runs[:5]] == [4] * 5
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_gives_the_same_file(tmp_path: Path) -> None:
