@@ -73,6 +73,29 @@ class Combined:
     kept: float = 1.0
 
 
+class Gathering:
+    """A new LoRA, layer by layer."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._ranks: dict[str, int] = {}
+        self._kept = self._total = 0.0
+
+    def add(self, name: str, result: Kept) -> None:
+        """Put in what was kept of a layer."""
+        self._kept, self._total = self._kept + result.energy, self._total + result.total
+        if result.layer is not None:
+            self._tensors |= layer_tensors(name, result.layer)
+            self._ranks[name] = result.layer.rank
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._tensors
+
+    def whole(self) -> Combined:
+        return Combined(self._tensors, self._ranks, self._kept / self._total if self._total else 1.0)
+
+
 class Source(Protocol):
     """A LoRA from which layers can be read one at a time."""
 
@@ -120,22 +143,17 @@ def combine(terms: Sequence[Term], size: Size, report: Report | None = None) -> 
     Raises LoraFileError when layers cannot be read or added, or when nothing is left.
     """
     names = sorted({layer for term in terms for layer in term.source.layers})
-    tensors: dict[str, torch.Tensor] = {}
-    ranks: dict[str, int] = {}
-    kept = total = 0.0
+    gathered = Gathering()
     for number, name in enumerate(names, 1):
         layer = _sum(name, terms)
         if layer is not None:
-            result = truncate(layer, size) if size.is_limit or layer.rank > layer.full_rank else Kept(layer, 0, 0)
-            kept, total = kept + result.energy, total + result.total
-            if result.layer is not None:
-                tensors |= layer_tensors(name, result.layer)
-                ranks[name] = result.layer.rank
+            is_cut = size.is_limit or layer.rank > layer.full_rank
+            gathered.add(name, truncate(layer, size) if is_cut else Kept(layer, 0, 0))
         if report is not None:
             report("layer", number, len(names))
-    if not tensors:
+    if gathered.is_empty:
         raise LoraFileError("nothing is left of it, for every layer is zero: use other weights or other files.")
-    return Combined(tensors, ranks, kept / total if total else 1.0)
+    return gathered.whole()
 
 
 def resize(tensors: Parts, rank: int = 0, energy: float = 1.0) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from lib_addift.arithmetic import Combined, Report, Size, compress, layer_tensors
+from lib_addift.arithmetic import Combined, Gathering, Report, Size, compress
 from lib_addift.blocks import block_of
 from lib_addift.errors import ConfigError, HostError
 from lib_addift.lora import layer_kind
@@ -44,9 +44,7 @@ def difference(
     together or do not differ.
     """
     names = _chosen(tuned, base, layers, parts)
-    tensors: dict[str, torch.Tensor] = {}
-    ranks: dict[str, int] = {}
-    kept = total = 0.0
+    gathered = Gathering()
     for number, name in enumerate(names, 1):
         change = tuned.weight(name).to(torch.float64) - base.weight(name).to(torch.float64)
         if not change.isfinite().all():
@@ -54,18 +52,14 @@ def difference(
                 f"layer '{name}' of the checkpoints is not finite: one of the files is broken, get it again."
             )
         if change.any():
-            result = compress(change, size)
-            kept, total = kept + result.energy, total + result.total
-            if result.layer is not None:
-                tensors |= layer_tensors(name, result.layer)
-                ranks[name] = result.layer.rank
+            gathered.add(name, compress(change, size))
         if report is not None:
             report("layer", number, len(names))
-    if not tensors:
+    if gathered.is_empty:
         raise HostError(
             f"'{tuned.title}' and '{base.title}' do not differ in the layers chosen: choose other files or layers."
         )
-    return Combined(tensors, ranks, kept / total)
+    return gathered.whole()
 
 
 def _chosen(tuned: Weights, base: Weights, layers: Collection[str], parts: Collection[str]) -> list[str]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from lib_addift.bench.full_size import write_full_size
 from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
-from lib_addift.demo.train_world import save_checkpoint
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora
@@ -26,47 +22,10 @@ from lib_addift.pipeline import TrainingRun
 pytestmark = pytest.mark.full_size
 
 
-def build_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)  # the rest are diffusers' defaults
-
-
-def build_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-    )
-
-
-def build_text_model() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-        )
-    )
-
-
-@torch.no_grad()
-def random_model(build: Callable[[], nn.Module]) -> nn.Module:
-    """fp16 from the start, which takes half the memory; weights as large as layers of this width have them."""
-    with torch.device("meta"):
-        model = build().half()
-    model = model.to_empty(device="cpu")
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            parameter.normal_(0, 1 / math.sqrt(parameter[0].numel()))
-        else:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    return model
-
-
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("full_size") / "sd15.safetensors"
-    save_checkpoint(path, random_model(build_unet), random_model(build_vae), random_model(build_text_model), {})
+    write_full_size(path)
     yield path
     path.unlink()  # pytest would keep three runs of 2 GB
 

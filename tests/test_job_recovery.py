@@ -20,14 +20,12 @@ import torch
 from PIL import Image
 
 import lib_addift.atomic
-import lib_addift.finish
-import lib_addift.pipeline
 from lib_addift.errors import HostError, JobError
 from lib_addift.job_store import JobStore
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
-from lib_addift.proof import RoundTrip
+from tests.conftest import skip_proof_and_pictures
 from tests.fake_host import FakeHost
 from tests.queue_program import STEPS
 from tests.test_jobs import PATIENCE, Gate, WatchedHost, ended, loras, request
@@ -441,13 +439,7 @@ def test_everything_about_a_job_survives_a_restart(open_jobs: Callable[..., Jobs
 
 
 def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # these take long
-    for module, drawing in (
-        (lib_addift.pipeline, "preview_strip"),
-        (lib_addift.finish, "preview_strip"),
-        (lib_addift.finish, "round_trip_pictures"),
-    ):
-        monkeypatch.setattr(module, drawing, lambda *_: Image.new("RGB", (64, 64)))
+    skip_proof_and_pictures(monkeypatch)
     monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)
     chance, names = random.Random(0), [f"n{number:03}" for number in range(200)]
     host = WatchedHost(tmp_path / "lora")

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import lib_addift.atomic
 import lib_addift.finish
 import lib_addift.job
-import lib_addift.pipeline
 import lib_addift.worker
 from lib_addift.config import BLOCKS, TrainConfig
 from lib_addift.demo import world
@@ -39,7 +37,7 @@ from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Stage
 from lib_addift.proof import RoundTrip
 from lib_addift.together import LocalRunner
-from tests.conftest import fingerprint
+from tests.conftest import fingerprint, skip_proof_and_pictures
 from tests.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
@@ -276,13 +274,7 @@ def test_waiting_ends_with_the_timeout_or_with_the_job(jobs: Jobs, gate: Gate) -
 def test_eight_threads_lose_nothing_and_run_nothing_twice(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # these take long
-    for module, drawing in (
-        (lib_addift.pipeline, "preview_strip"),
-        (lib_addift.finish, "preview_strip"),
-        (lib_addift.finish, "round_trip_pictures"),
-    ):
-        monkeypatch.setattr(module, drawing, lambda *_: Image.new("RGB", (64, 64)))
+    skip_proof_and_pictures(monkeypatch)
     names = [[f"n{thread}-{number}" for number in range(20)] for thread in range(8)]
     odd = {}  # jobs that were stopped
 
