@@ -23,6 +23,9 @@ _PUBLISHED_STYLE = {
     "max_train_steps": 50, "learning_rate": 5e-5, "min_timestep": 200, "max_timestep": 400, "strength": 5.0,
 }  # fmt: skip
 
+# As published it learns next to nothing here, so that a comparison would be too easy.
+_FAST = {"learning_rate": 1e-3, "calibrate": True, "strength": 1.0}
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -54,8 +57,8 @@ VARIANTS = {
         Variant(
             "published", "ADDifT with its author's settings", _PUBLISHED, {"style": _PUBLISHED_STYLE}, ("style",)
         ),
-        Variant("published-calibrated", "the same, calibrated", _PUBLISHED | {"calibrate": True},
-                {"style": _PUBLISHED_STYLE | {"strength": 1.0}}),
+        Variant("published-fast", "the same at ten times the rate, calibrated", {**_PUBLISHED, **_FAST},
+                {"style": {**_PUBLISHED_STYLE, **_FAST}}),
         Variant("ours", "the presets as they are"),
         Variant("no-mask", "ours without the mask", {"mask": "off"}),
         Variant("no-calibration", "ours, weight 1 as it comes", {"calibrate": False, "strength": 1.0}),
