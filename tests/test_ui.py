@@ -274,7 +274,7 @@ def test_a_preset_fills_in_its_settings_and_leaves_the_others(page: Page) -> Non
     page.do("choose_preset", preset="detail")
     assert page.shown["strength"] == PRESETS["detail"]["strength"]
     page.do("choose_preset", preset="style")
-    assert page.shown["strength"] == 1.0
+    assert page.shown["strength"] == PRESETS["style"]["strength"]
     assert page.shown["mask"] == "off"
     assert page.shown["rank"] == 9
 

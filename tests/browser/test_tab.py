@@ -132,7 +132,7 @@ def test_a_preset_fills_in_its_settings(tab: Tab) -> None:
     tab.wait(lambda: float(tab.value(strength)) == 2, "the detail preset's strength")
     choose(tab, "style")
     tab.wait(lambda: tab.value("#addift_set_mask input") == "off", "the style preset's mask")
-    assert float(tab.value(strength)) == 1
+    assert float(tab.value(strength)) == 1.25
     tab.reload()
     tab.open_advanced()
     assert tab.value("#addift_set_mask input") == "off"
