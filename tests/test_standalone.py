@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lib_addift.pipeline
+import lib_addift.finish
 from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
@@ -621,7 +621,7 @@ def test_a_picture_waits_while_the_model_is_in_use(
 def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
     host: StandaloneHost, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lib_addift.pipeline, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
+    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
     settings = {**SMALL, "layers": "cross_attention", "sampling_steps": 1, "preview_every": 1}
     request = Request.of(ORIGINAL, TARGET, "wink", TrainConfig.create(**settings))
     before, expected = fingerprint(host.unet, host.vae, host.text_model), draw("a face")
