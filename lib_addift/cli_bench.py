@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lib_addift.atomic import replace_files
 from lib_addift.errors import AddiftError, ConfigError
 
 _FULL_SIZE = "full_size_random.safetensors"
@@ -62,9 +63,9 @@ def run_bench(options: argparse.Namespace) -> int:
         [head, table(measured, device, options.steps), *([together_table(together)] if together else [])]
     )
     print(f"\n{page}")
-    (options.out / "bench.md").write_text(page + "\n", encoding="utf-8")
     content = {"where": head} | figures(measured, together, device, options.steps)
-    (options.out / "bench.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    texts = {"bench.json": json.dumps(content, indent=1), "bench.md": page}
+    replace_files({options.out / name: f"{text}\n".encode() for name, text in texts.items()}, durable=False)
     return 0
 
 

@@ -130,7 +130,7 @@ def round_trip_pictures(
     host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
     """Both round trips side by side: each picture, denoised without the LoRA, and at `weight`, which is weight 1."""
-    trips = [_Trip(direction, 0, tried) for direction in Direction for tried in (0.0, weight)]
+    trips = [_Trip(direction, 0, tried) for direction, *_ in _SIDES for tried in (0.0, weight)]
     drawn = _denoised(host, network, pair, trips, config=config, steps=config.sampling_steps).split(2)
     latents, labels = [], []
     for (direction, name, sign), pictures in zip(_SIDES, drawn, strict=True):

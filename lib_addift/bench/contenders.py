@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lib_addift.bench.rival import train_as_rival
@@ -12,7 +12,7 @@ from lib_addift.hosts.base import Host
 from lib_addift.lab.variants import VARIANTS
 from lib_addift.learner import StepReport
 from lib_addift.messages import Request
-from lib_addift.pairs import PairSource, load_pair
+from lib_addift.pairs import PairSource, load_source
 from lib_addift.pipeline import TrainingRun
 
 Steps = Generator[int, None, None]  # the number of each step when it has been taken; the end: all is done
@@ -43,7 +43,7 @@ def _ours(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
 
 def _rival(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
     """The loop alone: it neither proves nor draws anything, and its file is written in no time."""
-    pictures = load_pair(pair.original, pair.target, replace(config, mask="off"))
+    pictures = load_source(pair, config)
     with host.exclusive(precision=config.precision):
         for number, _loss in enumerate(train_as_rival(host, pictures, config), 1):
             yield number

@@ -27,7 +27,7 @@ def heading(host: Host, size: str, plan: Plan, device: Device) -> str:
 
 def table(found: Sequence[Measured], device: Device, steps: int) -> str:
     """One row for each contender, Markdown."""
-    rival = next((each for each in found if each.contender is RIVAL), None)
+    rival = next(each for each in found if each.contender is RIVAL)
     lines = [
         "| who | s a step | times the rival | floor, s a step | share of floor | s to first step | s to last step "
         "| s until all is done | peak beside the model, MB |",
@@ -35,7 +35,7 @@ def table(found: Sequence[Measured], device: Device, steps: int) -> str:
     ]
     for each in found:
         last, floor = _number(each, "last_step"), each.work.floor(device)
-        ratio = _number(rival, "last_step") / last if rival else 1.0
+        ratio = _number(rival, "last_step") / last
         done = each.median("done")
         lines.append(
             f"| {each.contender.words} | {last / steps:.4g} | {ratio:.2f} | {floor:.3g} | {floor * steps / last:.0%} "
