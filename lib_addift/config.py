@@ -198,8 +198,9 @@ class TrainConfig:
     )  # fmt: skip
     gradient_checkpointing: bool = _setting(False, "Gradient checkpointing", "Slower, needs much less memory.")
     reference_batch_size: int = _setting(
-        0, "Reference batch", "Predictions computed at once before training; 0 chooses by memory.", low=0, high=4096
-    )
+        0, "Reference batch", "Predictions without the LoRA in one pass; 0 chooses by the size of the pictures.", low=0,
+        high=4096,
+    )  # fmt: skip
 
     # The result
     calibrate: bool = _setting(True, "Calibrate", "Scale the LoRA so that weight 1 is the difference you showed.")
