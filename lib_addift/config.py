@@ -196,7 +196,9 @@ class TrainConfig:
         "auto", "Precision", "auto: as the model is loaded, which in a WebUI is decided at its start.",
         choices=("auto", "fp32", "fp16", "bf16"),
     )  # fmt: skip
-    gradient_checkpointing: bool = _setting(False, "Gradient checkpointing", "Slower, needs much less memory.")
+    gradient_checkpointing: bool = _setting(
+        False, "Gradient checkpointing", "Slower, needs much less memory. Off: only where a GPU has too little."
+    )
     reference_batch_size: int = _setting(
         0, "Reference batch", "Predictions without the LoRA in one pass; 0 chooses by the size of the pictures.", low=0,
         high=4096,

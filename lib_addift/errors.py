@@ -1,6 +1,6 @@
 """The errors a person may meet. Each message names the value, the rule it broke and the remedy."""
 
-OUT_OF_MEMORY = "the memory is full: lower resolution or batch_size, or set gradient_checkpointing = true."
+OUT_OF_MEMORY = "the memory is full: lower resolution, or close what else needs memory."
 
 
 class AddiftError(Exception):

@@ -226,8 +226,7 @@ class TrainingRun:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """The host's model, if it still is the one for which this run was made."""
-        config = self.config
-        with self.host.exclusive(gradient_checkpointing=config.gradient_checkpointing, precision=config.precision):
+        with self.host.exclusive(precision=self.config.precision):
             self.check_model()
             yield
 

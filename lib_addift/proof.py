@@ -17,6 +17,7 @@ from lib_addift.config import TrainConfig
 from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
+from lib_addift.memory import in_parts
 from lib_addift.plan import Direction
 from lib_addift.preview import labelled_row
 from lib_addift.reference import samples_at_once
@@ -189,9 +190,8 @@ def _denoised(
         torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed + noise))
         for noise in range(NOISES)
     ]
-    size = samples_at_once(*pair.original.latents.shape[-2:])
-    ends = []
-    for chunk in (trips[start : start + size] for start in range(0, len(trips), size)):
+
+    def ends(chunk: Sequence[_Trip]) -> torch.Tensor:
         sides = [pair.reference(trip.direction) for trip in chunk]
         latents = torch.cat([side.latents for side in sides])
         noise = torch.cat([noises[trip.noise] for trip in chunk]).to(latents.device)
@@ -200,5 +200,8 @@ def _denoised(
         multipliers = torch.tensor(signed, device=latents.device)
         cond = torch.cat([side.cond for side in sides])
         cond = conds_at(host, [side.prompt for side in sides], cond, network, multipliers)
-        ends.append(ddim(host, noisy, cond, timesteps, network=network, multipliers=multipliers))
-    return torch.cat(ends)
+        return ddim(host, noisy, cond, timesteps, network=network, multipliers=multipliers)
+
+    size = samples_at_once(*pair.original.latents.shape[-2:])
+    chunks = [trips[start : start + size] for start in range(0, len(trips), size)]
+    return torch.cat([part for chunk in chunks for part in in_parts(ends, chunk)])

@@ -11,11 +11,14 @@ import torch
 from lib_addift.encode import LatentPair, Side
 from lib_addift.features import Features, encoder_parts, recording
 from lib_addift.hosts.base import Host
+from lib_addift.memory import in_parts
 from lib_addift.plan import Plan, Turn, turn_noise
 from lib_addift.schedule import NoiseSchedule
 
-_LATENT_PIXELS_AT_ONCE = 8 * 64 * 64  # eight pictures of 512 px: under 2 GB of activations in fp16
-_MOST_AT_ONCE = 64  # more of tiny ones gain nothing
+# Eight samples without gradients need no more memory than two from which a LoRA learns; of the smallest ones it takes
+# more to keep a device busy. Measured: docs/performance.md.
+_AT_ONCE, _SMALL_AT_ONCE = 8, 16
+_SMALL = 8 * 8  # latent pixels
 
 
 def noisy_batch(
@@ -31,7 +34,7 @@ def noisy_batch(
 
 def samples_at_once(height: int, width: int) -> int:
     """How many samples with latents of this size go in one pass that needs no gradients."""
-    return min(max(_LATENT_PIXELS_AT_ONCE // (height * width), 1), _MOST_AT_ONCE)
+    return _SMALL_AT_ONCE if height * width <= _SMALL else _AT_ONCE
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,9 @@ class References:
                 alike = [known for known in self._known if known.shape == window.shape]
                 for stale in alike[:-1]:
                     del self._known[stale]
-                self._known[window] = self._ask(window)
+                self._known[window] = {}
+                for answers in in_parts(self._ask, window.turns):
+                    self._known[window] |= answers
 
     def __getitem__(self, turn: Turn) -> torch.Tensor:
         """The epsilon (1, 4, h, w) of a turn that was looked ahead to."""
@@ -103,12 +108,12 @@ class References:
         return self._known[window][seen].features if window in self._known else None
 
     @torch.no_grad()
-    def _ask(self, window: _Window) -> dict[Turn, _Answer]:
-        sides = [self._pairs[turn.pair].reference(turn.direction) for turn in window.turns]
+    def _ask(self, turns: Sequence[Turn]) -> dict[Turn, _Answer]:
+        sides = [self._pairs[turn.pair].reference(turn.direction) for turn in turns]
         with recording(self._recorded) as features:
-            noise_pred = self._host.predict_noise(*noisy_batch(sides, window.turns, self._schedule))
+            noise_pred = self._host.predict_noise(*noisy_batch(sides, turns, self._schedule))
         is_whole = len(features) == len(sides)  # a host may have added samples of its own
         return {
             turn: _Answer(epsilon, features[place] if is_whole else None)
-            for place, (turn, epsilon) in enumerate(zip(window.turns, noise_pred.split(1), strict=True))
+            for place, (turn, epsilon) in enumerate(zip(turns, noise_pred.split(1), strict=True))
         }

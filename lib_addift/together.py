@@ -11,6 +11,7 @@ import torch
 
 from lib_addift.config import TrainConfig
 from lib_addift.errors import AddiftError, TrainingError
+from lib_addift.memory import Thrift, free_bytes
 from lib_addift.messages import Event, Events
 from lib_addift.methods import is_simple
 from lib_addift.pipeline import TrainingRun, timed
@@ -24,9 +25,6 @@ _log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 16
 _CPU_LATENT_PIXELS = 2 * 64 * 64  # in one pass: without a GPU more at once is no faster, and memory is short
-# What a sample of 512 px needs of a GPU's memory while it learns, in 16 bit: an estimate, on the safe side. Where it is
-# wrong, the pass runs out of memory and half as many are tried.
-_BYTES_PER_LATENT_PIXEL = 1.5e9 / (64 * 64)
 
 RunSaid = tuple[TrainingRun, Event | Exception]
 
@@ -161,11 +159,12 @@ def _do(jobs: Sequence[Job]) -> Iterator[Said]:
 
 
 def room_for(run: TrainingRun) -> int:
-    """How many runs like this one fit into one pass."""
+    """How many runs like this one fit into one pass; where it is too many, the pass takes fewer samples at once."""
     height, width = run.pair.original.shape[:2]
     samples = run.config.batch_size * (2 if run.config.directions == "both" else 1)
     pixels: int = samples * height * width // 64
-    if not torch.cuda.is_available():
+    free = free_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
+    if free is None:
         return max(1, min(_MOST_AT_ONCE, _CPU_LATENT_PIXELS // pixels))
-    free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return max(1, min(_MOST_AT_ONCE, int(free / (_BYTES_PER_LATENT_PIXEL * pixels))))
+    one = Thrift(samples, recomputes=False).needs(height * width // 64, whole_unet=True, element_size=2)
+    return max(1, min(_MOST_AT_ONCE, free // one))

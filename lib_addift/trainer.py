@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from lib_addift.encode import LatentPair
 from lib_addift.errors import TrainingError
-from lib_addift.features import replaying
+from lib_addift.features import leave_encoder_alone, replaying
 from lib_addift.hosts.base import Host, encode_to_length
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lora import LoraNetwork, LoraStack
+from lib_addift.memory import Thrift, fitting, free_bytes, recomputing
 from lib_addift.objective import difference_loss
 from lib_addift.plan import Turn
 from lib_addift.reference import noisy_batch
 from lib_addift.schedule import NoiseSchedule
 
-_MOST_AT_ONCE = 1024  # samples in a pass, before memory says otherwise
-_TIGHT = "memory is full: from now on no more than {} samples go through the model at once, which is slower"
 _log = logging.getLogger(__name__)
 
 
@@ -41,18 +41,19 @@ def train_together(host: Host, learners: Sequence[Learner]) -> Iterator[dict[Lea
     """One step of every learner that has steps left, all samples in one pass; a learner that fails drops out.
 
     Several need one lesson each, and LoRAs of the same layers and rank. The caller takes a learner out of `learners`
-    for which there is no more use. When a GPU's memory is full, the step is taken again with half as many samples in a
-    pass, and so are those that follow.
+    for which there is no more use. Where a GPU has too little memory, fewer samples go through the model at once, and
+    blocks are computed twice, from the first step on; and when it is full nevertheless, from that step on.
     """
     schedule = NoiseSchedule(host.alphas_cumprod)
     failed: set[Learner] = set()
-    at_once = _MOST_AT_ONCE
+    thrift: Thrift | None = None
     while active := [each for each in learners if not each.is_done and each not in failed]:
         for learner in active:
             learner.references.look_ahead(learner.turns)
-        losses, fitting = _as_memory_allows(host, active, schedule, at_once)
-        note = _TIGHT.format(fitting) if fitting < at_once else ""
-        at_once = fitting
+        planned = thrift or _planned(host, active)
+        losses, used = _as_memory_allows(host, active, schedule, planned)
+        note = _note(_wished(active) if thrift is None else thrift, used)
+        thrift = used
         reports: dict[Learner, StepReport | TrainingError] = {}
         for learner, loss in zip(active, losses, strict=True):
             try:
@@ -63,23 +64,45 @@ def train_together(host: Host, learners: Sequence[Learner]) -> Iterator[dict[Lea
         yield reports
 
 
+def _wished(learners: Sequence[Learner]) -> Thrift:
+    """How the samples would go through the model if there were memory enough."""
+    samples = sum(len(learner.turns) for learner in learners)
+    return Thrift(samples, any(learner.config.gradient_checkpointing for learner in learners))
+
+
+def _planned(host: Host, learners: Sequence[Learner]) -> Thrift:
+    """How they will, by what is free before the first step."""
+    networks = [network for learner in learners for network in learner.networks]
+    latent_pixels = max(math.prod(pair.shape[2:]) for learner in learners for pair in learner.pairs)
+    stored = next(host.unet.parameters()).element_size()
+    return fitting(
+        _wished(learners), free_bytes(host.device), latent_pixels,
+        whole_unet=not leave_encoder_alone(networks), element_size=max(stored, 2),
+    )  # fmt: skip
+
+
+def _note(before: Thrift, now: Thrift) -> str:
+    """What a person should know of a step that needed more thrift."""
+    return "" if now == before else f"memory is short: from now on {now}, which is slower"
+
+
 def _as_memory_allows(
-    host: Host, learners: Sequence[Learner], schedule: NoiseSchedule, at_once: int
-) -> tuple[list[torch.Tensor], int]:
-    """See `_differentiate`; also returns how many samples at once did fit."""
+    host: Host, learners: Sequence[Learner], schedule: NoiseSchedule, thrift: Thrift
+) -> tuple[list[torch.Tensor], Thrift]:
+    """See `_differentiate`; also returns the thrift with which the memory did suffice."""
     while True:
         try:
             with _acting(learners) as network:
-                return _differentiate(host, network, learners, schedule, at_once), at_once
+                return _differentiate(host, network, learners, schedule, thrift), thrift
         except torch.cuda.OutOfMemoryError:
-            at_once = min(at_once, sum(len(learner.turns) for learner in learners))
-            if at_once == 1:
+            tighter = thrift.tighter()
+            if tighter is None:
                 raise
-        at_once = (at_once + 1) // 2  # here nothing of the pass that failed is held any more
+        thrift = tighter  # here nothing of the pass that failed is held any more
         for learner in learners:
             learner.drop_gradients()
         torch.cuda.empty_cache()
-        _log.warning(_TIGHT.format(at_once))
+        _log.warning("memory is full: %s", thrift)
 
 
 @contextmanager
@@ -111,19 +134,17 @@ class _Sample:
 
 
 def _differentiate(
-    host: Host, network: LoraNetwork | LoraStack, learners: Sequence[Learner], schedule: NoiseSchedule, at_once: int
+    host: Host, network: LoraNetwork | LoraStack, learners: Sequence[Learner], schedule: NoiseSchedule, thrift: Thrift
 ) -> list[torch.Tensor]:
-    """The mean loss of each learner's next turns, its gradients added up; pictures of one size go in one pass.
-
-    No more than `at_once` samples do.
-    """
+    """The mean loss of each learner's next turns, its gradients added up; pictures of one size go in one pass."""
     groups: dict[tuple[int, ...], list[_Sample]] = {}
     for owner, learner in enumerate(learners):
         for turn in learner.turns:
             pair = learner.pairs[turn.pair]
             groups.setdefault(pair.shape, []).append(_Sample(owner, turn, pair))
     losses = [torch.zeros((), device=host.device) for _ in learners]
-    for samples in (group[n : n + at_once] for group in groups.values() for n in range(0, len(group), at_once)):
+    size = thrift.at_once
+    for samples in (group[n : n + size] for group in groups.values() for n in range(0, len(group), size)):
         _set_multipliers(network, samples, learners, host.device)
         sides = [sample.pair.student(sample.turn.direction) for sample in samples]
         noisy_latents, timesteps, cond = noisy_batch(sides, [sample.turn for sample in samples], schedule)
@@ -131,7 +152,7 @@ def _differentiate(
             prompts = [side.prompt for side in sides]
             cond = encode_to_length(host.encode_prompts_with_grad, prompts, cond.shape[1])
         features = [learners[sample.owner].references.student_features(sample.turn) for sample in samples]
-        with replaying(host.unet, features):
+        with replaying(host.unet, features), recomputing(host.unet) if thrift.recomputes else nullcontext():
             noise_pred = host.predict_noise(noisy_latents, timesteps, cond)
         scaled = []
         for owner in dict.fromkeys(sample.owner for sample in samples):

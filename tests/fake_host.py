@@ -103,7 +103,7 @@ class FakeHost:
         self._dtype, self._fail_at = dtype, fail_at
 
     @contextmanager
-    def exclusive(self, *, gradient_checkpointing: bool = False, precision: str = "auto") -> Iterator[None]:
+    def exclusive(self, *, precision: str = "auto") -> Iterator[None]:
         yield
 
     def lora_name(self, module_name: str) -> str:

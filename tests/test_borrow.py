@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from lib_addift.hosts import borrow
+from lib_addift.memory import recomputing
 from tests.conftest import fingerprint
 from tests.fake_unet import CONTEXT, BasicTransformerBlock, UNetModel
 
 BORROWINGS = [
-    borrow.frozen, borrow.without_inference_tensors, borrow.staying_in_place, borrow.safe_residual_sums,
-    borrow.checkpointed,
+    borrow.frozen, borrow.without_inference_tensors, borrow.staying_in_place, borrow.safe_residual_sums, recomputing,
 ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_all_of_them_together_make_forges_unet_trainable(unet):
     inference(unet)
     before = fingerprint(unet)
     with contextlib.ExitStack() as stack:
-        for take in (borrow.without_inference_tensors, borrow.frozen, borrow.safe_residual_sums, borrow.checkpointed):
+        for take in (borrow.without_inference_tensors, borrow.frozen, borrow.safe_residual_sums, recomputing):
             stack.enter_context(take(unet))
         torch.testing.assert_close(run(unet), expected)
     assert fingerprint(unet) == before
@@ -236,29 +236,6 @@ def test_hooks_of_others_stay(unet):
     with borrow.safe_residual_sums(unet):
         handle = norm.register_forward_pre_hook(lambda _m, _args: None)
     assert list(norm._forward_pre_hooks) == [handle.id]
-
-
-# Checkpoints
-
-
-def test_checkpoints_give_the_same_gradients_and_recompute(unet):
-    with borrow.safe_residual_sums(unet):
-        expected = run(unet)
-        for part in unet.input_blocks:
-            part.runs = 0
-        with borrow.checkpointed(unet):
-            assert torch.equal(run(unet), expected)
-    assert [part.runs for part in unet.input_blocks] == [2, 2]
-    assert not any("forward" in vars(part) for part in unet.modules())
-
-
-def test_a_forward_that_somebody_else_has_put_there_stays(unet):
-    block = unet.middle_block
-    theirs = block.forward
-    block.forward = theirs
-    with borrow.checkpointed(unet):
-        assert vars(block)["forward"] is theirs
-    assert vars(block)["forward"] is theirs
 
 
 # fp32

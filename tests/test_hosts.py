@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from lib_addift.jobs import Jobs, JobState
 from lib_addift.learner import StepReport
 from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import read_lora
+from lib_addift.memory import recomputing
 from lib_addift.messages import Request, Stage
 from lib_addift.pipeline import TrainingRun
 from lib_addift.schedule import sd15_alphas_cumprod
@@ -302,7 +304,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_computes_blocks_aga
     gradients, runs = [], []
     blocks = [part for part in webui.unet.modules() if isinstance(part, TimestepEmbedSequential)]
     for checkpointing in (False, True):
-        with webui.host.exclusive(gradient_checkpointing=checkpointing):
+        with webui.host.exclusive(), recomputing(webui.host.unet) if checkpointing else nullcontext():
             modules = select_layers(webui.host.unet, webui.host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
             network = LoraNetwork.create(modules, rank=1, alpha=1.0, seed=1)
             with network.attach():

@@ -6,7 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from lib_addift.jobs import Jobs, JobState
 from lib_addift.learner import StepReport
 from lib_addift.lora import LoraNetwork, layer_kind, select_layers
 from lib_addift.lora_file import read_lora
+from lib_addift.memory import recomputing
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import RoundTrip
@@ -238,7 +239,8 @@ def gradients(host: StandaloneHost, checkpointing: bool) -> tuple[Tensors, int]:
     counted = host.unet.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")
     handle = counted.register_forward_hook(lambda *_: calls.append(1))
     try:
-        with host.exclusive(gradient_checkpointing=checkpointing), network.attach():
+        again = recomputing(host.unet) if checkpointing else nullcontext()
+        with host.exclusive(), again, network.attach():
             network.multiplier = torch.tensor([0.25, -0.25])
             host.predict_noise(*inputs(host)).square().mean().backward()
     finally:
@@ -256,9 +258,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(host: StandaloneHost) -
         torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_exclusive_restores_even_after_an_error(host: StandaloneHost) -> None:
+def test_recomputing_restores_even_after_an_error(host: StandaloneHost) -> None:
     before = fingerprint(host.unet, host.vae, host.text_model)
-    with pytest.raises(RuntimeError, match="simulated"), host.exclusive(gradient_checkpointing=True):
+    with pytest.raises(RuntimeError, match="simulated"), recomputing(host.unet):
         assert fingerprint(host.unet, host.vae, host.text_model) != before
         raise RuntimeError("simulated")
     assert fingerprint(host.unet, host.vae, host.text_model) == before

@@ -174,7 +174,7 @@ def test_full_memory_makes_passes_smaller_and_the_same_is_learnt(tmp_path: Path,
     reports = [event for event in run.events() if isinstance(event, StepReport)]
     list(roomy.events())
     notes = [report.note for report in reports]
-    assert "no more than 2 samples" in notes[0], "8 were too many, and 4, or 4 alone"
+    assert "2 at a time" in notes[0], "8 were too many, and 4, or 4 alone"
     assert notes[1:] == [""] * 3, "it is said once, and tried once"
     ours, theirs = (read_lora(each.results[0].path)[0] for each in (run, roomy))
     for key, tensor in theirs.items():

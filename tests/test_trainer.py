@@ -152,7 +152,9 @@ def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, t
     together = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     calls = host.calls
     rounds = list(train_together(host, together))
-    assert host.calls == calls + 3 + 9, "each one's references at once, then one pass a step, for all of them"
+    assert host.calls == calls + 4 + 9, (
+        "references of 12, 9 and 24 turns, 16 in a pass; then one pass a step, for all of them"
+    )
     assert [len(reports) for reports in rounds] == [3] * 6 + [1] * 3
     for one, other in zip(alone, together, strict=True):
         for name, layer in one.network.layers.items():

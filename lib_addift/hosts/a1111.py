@@ -71,15 +71,13 @@ class A1111Host(WebUIHost):
             return None
 
     @contextmanager
-    def _take(self, gradient_checkpointing: bool) -> Iterator[None]:
+    def _take(self) -> Iterator[None]:
         model = shared.sd_model  # loads what is selected, if nothing is loaded yet
         _check(model)
         _make_pristine(model)
         with ExitStack() as borrowed:
             borrowed.enter_context(borrow.without_inference_tensors(model))
             borrowed.enter_context(borrow.frozen(model))
-            if gradient_checkpointing:
-                borrowed.enter_context(borrow.checkpointed(self.unet))
             yield
 
     @torch.no_grad()

@@ -95,9 +95,7 @@ class Host(Protocol):
         """Whether gradients pass through fp16."""
         ...
 
-    def exclusive(
-        self, *, gradient_checkpointing: bool = False, precision: str = "auto"
-    ) -> AbstractContextManager[None]:
+    def exclusive(self, *, precision: str = "auto") -> AbstractContextManager[None]:
         """The model for ourselves: frozen, usable for autograd, on its device; on leaving everything is as it was.
 
         Raises HostError when there is no such model, or when it does not compute in `precision`.

@@ -5,16 +5,13 @@ Each function is a context manager; what it finds changed by somebody else in be
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 _IN_PLACE_BLOCK = "BasicTransformerBlock"  # its residual sums are `x += n` in the Forge family
-_CHECKPOINTED = "TimestepEmbedSequential"  # one residual block with its attention, in every CompVis UNet
 
 
 @contextmanager
@@ -94,20 +91,6 @@ def safe_residual_sums(unet: nn.Module) -> Iterator[None]:
 
 def _copy_input(_module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (args[0].clone(), *args[1:]) if torch.is_grad_enabled() else args
-
-
-@contextmanager
-def checkpointed(unet: nn.Module) -> Iterator[None]:
-    """Each block of the UNet is computed again in backward instead of being kept: slower, with much less memory."""
-    wrapped = [part for part in unet.modules() if type(part).__name__ == _CHECKPOINTED and "forward" not in vars(part)]
-    try:
-        for part in wrapped:
-            # Not reentrant: reentrant checkpoints lose the gradients of parameters that are not among the inputs.
-            part.forward = functools.partial(checkpoint, part.forward, use_reentrant=False)
-        yield
-    finally:
-        for part in wrapped:
-            del part.forward
 
 
 @contextmanager

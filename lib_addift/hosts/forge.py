@@ -34,7 +34,6 @@ class ForgeHost(WebUIHost):
     name = "forge"
 
     def __init__(self) -> None:
-        self._checkpointed = False
         self._borrowed: ExitStack | None = None  # open while the UNet is ours
         self._has_text = False  # whether the text model is ours as well
 
@@ -102,10 +101,9 @@ class ForgeHost(WebUIHost):
         return model
 
     @contextmanager
-    def _take(self, gradient_checkpointing: bool) -> Iterator[None]:
+    def _take(self) -> Iterator[None]:
         model = self._load()
         _check(model)
-        self._checkpointed = gradient_checkpointing
         remove_timed_loras()
         objects = model.forge_objects
         try:
@@ -134,8 +132,6 @@ class ForgeHost(WebUIHost):
                 stack.enter_context(borrow.without_inference_tensors(model))
                 stack.enter_context(borrow.frozen(model))
             stack.enter_context(borrow.safe_residual_sums(self.unet))
-            if self._checkpointed:
-                stack.enter_context(borrow.checkpointed(self.unet))
             self._borrowed, self._has_text = stack.pop_all(), with_text
 
     def _give_back(self) -> None:

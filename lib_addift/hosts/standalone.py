@@ -88,15 +88,10 @@ class StandaloneHost:
         return text
 
     @contextmanager
-    def exclusive(self, *, gradient_checkpointing: bool = False, precision: str = "auto") -> Iterator[None]:
+    def exclusive(self, *, precision: str = "auto") -> Iterator[None]:
         check_precision(precision, self._dtype)
         with self._lock:
-            try:
-                if gradient_checkpointing:
-                    self._unet.enable_gradient_checkpointing()
-                yield
-            finally:
-                self._unet.disable_gradient_checkpointing()
+            yield
 
     def lora_name(self, module_name: str) -> str:
         return names.kohya(module_name)

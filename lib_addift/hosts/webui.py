@@ -73,7 +73,7 @@ class WebUIHost:
         """The WebUI's record of the chosen checkpoint, or None."""
 
     @abstractmethod
-    def _take(self, gradient_checkpointing: bool) -> Any:
+    def _take(self) -> Any:
         """A context manager: the pristine model, usable for autograd."""
 
     @abstractmethod
@@ -84,13 +84,13 @@ class WebUIHost:
         """Drop whatever the WebUI remembers of an earlier file of this name."""
 
     @contextmanager
-    def exclusive(self, *, gradient_checkpointing: bool = False, precision: str = "auto") -> Iterator[None]:
+    def exclusive(self, *, precision: str = "auto") -> Iterator[None]:
         """Holds the lock that every picture takes: pictures asked for meanwhile wait. Raises HostError."""
         with call_queue.queue_lock:
             shared.state.begin(job="addift")
             try:
                 # A gradio handler of a WebUI may run in inference mode; training cannot.
-                with torch.inference_mode(False), torch.enable_grad(), self._take(gradient_checkpointing):
+                with torch.inference_mode(False), torch.enable_grad(), self._take():
                     check_precision(precision, self.dtype)
                     yield
             finally:
