@@ -12,6 +12,10 @@ from torch import nn
 WIDTH, CONTEXT = 8, 6
 
 
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return (query @ key.transpose(1, 2)).softmax(dim=-1) @ value
+
+
 class Attention(nn.Module):
     def __init__(self, context: int = WIDTH) -> None:
         super().__init__()
@@ -19,11 +23,11 @@ class Attention(nn.Module):
         self.to_k = nn.Linear(context, WIDTH, bias=False)
         self.to_v = nn.Linear(context, WIDTH, bias=False)
         self.to_out = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Identity())
+        self.attend = attend  # a WebUI puts its own way of computing here
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         context = x if context is None else context
-        weights = (self.to_q(x) @ self.to_k(context).transpose(1, 2)).softmax(dim=-1)
-        return self.to_out(weights @ self.to_v(context))
+        return self.to_out(self.attend(self.to_q(x), self.to_k(context), self.to_v(context)))
 
 
 class BasicTransformerBlock(nn.Module):

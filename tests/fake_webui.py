@@ -24,7 +24,7 @@ from torch import nn
 from lib_addift.hosts.lora_tag import remove_timed_loras
 from lib_addift.schedule import sd15_alphas_cumprod
 from tests.conftest import fingerprint
-from tests.fake_unet import AutoencoderKL, BasicTransformerBlock, TextModel, UNetModel
+from tests.fake_unet import Attention, AutoencoderKL, BasicTransformerBlock, TextModel, UNetModel, attend
 
 SCALE = 0.18215
 # What imports a WebUI's modules when it is imported itself.
@@ -124,6 +124,7 @@ class FakeWebUI:
         self.drawn: list[StableDiffusionProcessing] = []
         self.pictures = [Image.new("RGBA", (64, 32), (10, 20, 30, 255))]
         self.listed = 0
+        self.attended: set[str] = set()  # the ways of computing attention through which gradients went
         self.unet = UNetModel().to(dtype)
         self.vae, self.text = AutoencoderKL().to(dtype), TextModel().to(dtype)
         self.model: Any = self.make_model()
@@ -148,7 +149,25 @@ class FakeWebUI:
         """What a picture with a LoRA in its prompt leaves behind."""
         raise NotImplementedError
 
+    def choose_attention(self, name: str) -> None:
+        """As the person does, by an option of the start."""
+        raise NotImplementedError
+
+    def chosen_attention(self) -> object:
+        raise NotImplementedError
+
     # What is common
+
+    def attention(self, name: str) -> Callable[..., torch.Tensor]:
+        """A way of computing attention; `self.attended` has its name when gradients go through it."""
+
+        def function(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_more: Any) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                self.attended.add(name)
+            return attend(q, k, v)
+
+        function.__name__ = name
+        return function
 
     def modules(self) -> dict[str, ModuleType]:
         options = SimpleNamespace(CLIP_stop_at_last_layers=1)
@@ -215,6 +234,7 @@ class FakeWebUI:
             **fingerprint(self.unet, self.vae, self.text),
             "parameters": [id(p) for model in (self.unet, self.text) for p in model.parameters()],
             "loras": self.prompt_loras(),
+            "attention": self.chosen_attention(),
         }
 
     @property
@@ -288,13 +308,30 @@ class FakeA1111(FakeWebUI):
             "modules.hypernetworks.hypernetwork",
             load_hypernetworks=lambda names: self.undone.append(("hypernetworks", names)),
         )
+        for part in self.unet.modules():
+            if isinstance(part, Attention):
+                part.attend = lambda *args: self.cross_attention.forward(*args)  # noqa: PLW0108 - replaced later
+        self.cross_attention = type("CrossAttention", (), {})  # real ones have their forward there too
+        self.sd_hijack = module("modules.sd_hijack", model_hijack=hijack)
+        self.choose_attention("Doggettx")
+        optimizations = module(
+            "modules.sd_hijack_optimizations", scaled_dot_product_attention_forward=self.attention("fused")
+        )
         return [
-            self.devices,
-            module("modules.sd_hijack", model_hijack=hijack),
+            self.devices, self.sd_hijack, optimizations,
+            module("ldm", __path__=[]), module("ldm.modules", __path__=[]),
+            module("ldm.modules.attention", CrossAttention=self.cross_attention),
             module("modules.sd_unet", apply_unet=lambda option: self.undone.append(("unet", option))),
             module("modules.hypernetworks", __path__=[], hypernetwork=hypernetwork),
             hypernetwork,
-        ]
+        ]  # fmt: skip
+
+    def choose_attention(self, name: str) -> None:
+        self.sd_hijack.current_optimizer = SimpleNamespace(name=name)
+        self.cross_attention.forward = staticmethod(self.attention(name))
+
+    def chosen_attention(self) -> object:
+        return self.cross_attention.forward
 
 
 class DiffusionWrapper(nn.Module):
@@ -444,6 +481,12 @@ def _move(model: nn.Module) -> None:
                 part._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)
 
 
+def _parents(name: str) -> list[str]:
+    """The packages in which a module is."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
 class ForgeObjects:
     def __init__(self, unet: Any, clip: Any, vae: Any) -> None:
         self.unet, self.clip, self.vae = unet, clip, vae
@@ -502,6 +545,7 @@ class FakeInitialModel:
 class FakeForge(FakeWebUI):
     name = "forge"
     memory_module = "backend.memory_management"
+    attention_module, unet_module, attention_name = "backend.attention", "backend.nn.unet", "attention_function"
 
     def __init__(self, lora_dir: Path, dtype: torch.dtype = torch.float32) -> None:
         self.memory = MemoryManagement()
@@ -533,12 +577,23 @@ class FakeForge(FakeWebUI):
         )  # fmt: skip
 
     def own_modules(self) -> list[ModuleType]:
-        path = self.memory_module
-        made = [module(path, load_models_gpu=self.memory.load_models_gpu)]
-        while "." in path:
-            path, _, name = path.rpartition(".")
-            made.append(module(path, __path__=[], **{name: made[-1]}))
-        return made
+        for part in self.unet.modules():
+            if isinstance(part, Attention):
+                part.attend = lambda q, k, v: vars(self.unet_code)[self.attention_name](q, k, v, 1)
+        ways = {name: self.attention(name) for name in ("attention_pytorch", "attention_xformers", "attention_sage")}
+        attention = module(self.attention_module, **ways)
+        self.unet_code = attention if self.unet_module == self.attention_module else module(self.unet_module)
+        self.choose_attention("attention_sage")
+        memory = module(self.memory_module, load_models_gpu=self.memory.load_models_gpu)
+        made = {each.__name__: each for each in (memory, attention, self.unet_code)}
+        packages = {parent for name in made for parent in _parents(name)}
+        return [*made.values(), *(module(name, __path__=[]) for name in packages)]
+
+    def choose_attention(self, name: str) -> None:
+        setattr(self.unet_code, self.attention_name, self.attention(name))
+
+    def chosen_attention(self) -> object:
+        return getattr(self.unet_code, self.attention_name)
 
     def merge_lora(self) -> None:
         original = self.model.forge_objects_original.unet
@@ -562,6 +617,8 @@ class FakeReForge(FakeForge):
 
     name = "reforge"
     memory_module = "ldm_patched.modules.model_management"
+    attention_module = unet_module = "ldm_patched.ldm.modules.attention"
+    attention_name = "optimized_attention"
 
     def make_model(self) -> Any:
         for part in (self.unet.input_blocks, self.vae, self.text.transformer.text_model.encoder.layers[0]):

@@ -82,6 +82,44 @@ def predict(webui, timesteps=(900, 100), **options: Any) -> torch.Tensor:
         return webui.host.predict_noise(latents, torch.tensor(timesteps), cond)
 
 
+# Attention
+
+
+@pytest.mark.parametrize(
+    ("kind", "fused"), [("a1111", "fused"), ("forge", "attention_pytorch"), ("reforge", "attention_pytorch")]
+)
+def test_attention_that_is_slow_or_has_no_backward_is_replaced_while_it_learns(open_webui, kind, fused):
+    webui = open_webui(kind)
+    before = webui.snapshot()
+    list(start(webui).events())
+    assert webui.attended == {fused}
+    assert webui.snapshot()["attention"] == before["attention"]
+    predict(webui)
+    with webui.host.exclusive(), pytest.raises(RuntimeError, match="broken"):
+        assert webui.snapshot()["attention"] != before["attention"]
+        raise RuntimeError("broken")
+    assert webui.snapshot()["attention"] == before["attention"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [("a1111", "xformers"), ("a1111", "sdp"), ("a1111", "sdp-no-mem"), ("forge", "attention_xformers"),
+     ("forge", "attention_pytorch"), ("reforge", "attention_xformers")],
+)  # fmt: skip
+def test_attention_that_is_good_for_training_stays(open_webui, kind, chosen):
+    webui = open_webui(kind)
+    webui.choose_attention(chosen)
+    list(start(webui).events())
+    assert webui.attended == {chosen}
+
+
+def test_attention_without_any_optimization_is_replaced_too(open_webui):
+    webui = open_webui("a1111")
+    webui.sd_hijack.current_optimizer = None
+    list(start(webui).events())
+    assert webui.attended == {"fused"}
+
+
 # A whole job
 
 
@@ -539,13 +577,13 @@ def expected_gradients(webui, prompts, multipliers) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}])
-def test_gradients_reach_the_text_model_through_the_unet(webui, options, clip_skip):
+@pytest.mark.parametrize("around", [lambda _unet: nullcontext(), recomputing])
+def test_gradients_reach_the_text_model_through_the_unet(webui, around, clip_skip):
     prompts, multipliers = ["a face", "an open mouth"], [0.5, -1.0]
     before = webui.snapshot()
     expected = expected_gradients(webui, prompts, multipliers) if clip_skip == 1 else {}
     webui.shared.opts.CLIP_stop_at_last_layers = clip_skip
-    with webui.host.exclusive(**options):
+    with webui.host.exclusive(), around(webui.host.unet):
         for _ in range(2):  # the second step finds everything in its place
             network = learn(webui, prompts, multipliers)
         assert all(parameter.grad is None for parameter in webui.text.parameters())

@@ -25,6 +25,9 @@ from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
 
 T = TypeVar("T")
 
+# Forge's ways of computing attention through which one can train. Of the others some keep all scores for backward, at
+# 512 px three times as much as all else, and some (sage) have no backward at all.
+_TRAINABLE_ATTENTION = ("attention_xformers", "attention_pytorch")
 _TRAINING_MEMORY = 3 * 2**30  # bytes that Forge is asked to keep free beside the UNet: one step at 512 px
 
 
@@ -110,10 +113,27 @@ class ForgeHost(WebUIHost):
             # The text model and the VAE without LoRAs too.
             model.forge_objects = model.forge_objects_original.shallow_copy()
             self._borrow()
-            yield
+            with self._trainable_attention():
+                yield
         finally:
             self._give_back()
             model.forge_objects = objects
+
+    @property
+    def _attention(self) -> tuple[ModuleType, str, ModuleType]:
+        """The module of the UNet's code, the name of the attention function in it, and the module of all of them."""
+        from backend import attention
+        from backend.nn import unet
+
+        return unet, "attention_function", attention
+
+    @contextmanager
+    def _trainable_attention(self) -> Iterator[None]:
+        code, name, functions = self._attention
+        with ExitStack() as stack:
+            if getattr(code, name).__name__ not in _TRAINABLE_ATTENTION:
+                stack.enter_context(borrow.replaced(code, name, functions.attention_pytorch))
+            yield
 
     def _borrow(self, *, with_text: bool = False) -> None:
         """The pristine UNet on its device, usable for autograd; with it the text model. Does nothing while it is ours.

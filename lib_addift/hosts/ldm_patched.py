@@ -26,6 +26,12 @@ class LdmPatchedHost(ForgeHost):
         return module
 
     @property
+    def _attention(self) -> tuple[ModuleType, str, ModuleType]:
+        from ldm_patched.ldm.modules import attention
+
+        return attention, "optimized_attention", attention
+
+    @property
     def dtype(self) -> torch.dtype:
         model = self._patcher.model
         dtype: torch.dtype = model.manual_cast_dtype or model.get_dtype()
