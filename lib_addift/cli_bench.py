@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs (default: 3)")
     parser.add_argument("--no-proof", action="store_true", help="end ours after its last step: the proof takes long")
     parser.add_argument("--sets", default="2,4,8", metavar="A,B", help="how many LoRAs at once ('' = do not measure)")
+    parser.add_argument("--scaling", action="store_true", help="also 30 to 3000 steps, and 1 to 100 pairs")
     parser.add_argument("--out", type=Path, default=Path("bench_out"), help="for bench.json, bench.md and the model")
     return parser
 
@@ -36,8 +37,9 @@ def run_bench(options: argparse.Namespace) -> int:
         raise AddiftError("the bench measures memory with psutil: run 'pip install psutil'.")
     counts = _counts(options)
     from lib_addift.bench.floor import Device
-    from lib_addift.bench.report import figures, heading, table, together_table
-    from lib_addift.bench.run import Plan, measure, measure_together
+    from lib_addift.bench.report import figures, heading, scaling_table, table, together_table
+    from lib_addift.bench.run import Plan, measure, measure_memory, measure_together
+    from lib_addift.bench.scaling import all_sizes, measure_scaling
     from lib_addift.demo import world
     from lib_addift.demo.run import CHECKPOINT, TASKS
     from lib_addift.hosts.standalone import StandaloneHost
@@ -58,12 +60,13 @@ def run_bench(options: argparse.Namespace) -> int:
             print(f"{each.contender.name}: {each.runs[-1].last_step:.3g} s for {options.steps} steps", flush=True)
         together = measure_together(host, pair, counts, steps=options.steps, pixels=pixels)
         measured = list(found.values())
+        measure_memory(host, measured, pair, plan)
+        scaled = list(measure_scaling(host, pixels=pixels, sizes=all_sizes() if options.scaling else []))
         head = heading(host, options.size, plan, device)
-    page = "\n\n".join(
-        [head, table(measured, device, options.steps), *([together_table(together)] if together else [])]
-    )
+    more = [*([together_table(together)] if together else []), *([scaling_table(scaled)] if scaled else [])]
+    page = "\n\n".join([head, table(measured, device, options.steps), *more])
     print(f"\n{page}")
-    content = {"where": head} | figures(measured, together, device, options.steps)
+    content = {"where": head} | figures(measured, together, scaled, device, options.steps)
     texts = {"bench.json": json.dumps(content, indent=1), "bench.md": page}
     replace_files({options.out / name: f"{text}\n".encode() for name, text in texts.items()}, durable=False)
     return 0

@@ -12,8 +12,10 @@ from torch import nn
 from lib_addift.bench.contenders import OURS, RIVAL, SAME
 from lib_addift.bench.floor import Device, Work, count_work
 from lib_addift.bench.memory import Peak
+from lib_addift.bench.report import scaling_table
 from lib_addift.bench.rival import train_as_rival
 from lib_addift.bench.run import Measured, Times, Together
+from lib_addift.bench.scaling import all_sizes, measure_scaling
 from lib_addift.cli import main
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS
@@ -35,6 +37,7 @@ def test_the_bench_writes_its_table_and_its_figures(tmp_path: Path, capsys: pyte
         assert 0 < run["first_step"] < run["last_step"]
         assert run["done"] is None
         assert each["operations_a_step"] > 1e8
+        assert 1e6 < each["peak_bytes"] < 1e9
     rival, same, ours = found["contenders"].values()
     assert [each["turns_a_step"] for each in (rival, same, ours)] == [1, 1, 2]
     assert same["weight_bytes_a_step"] < rival["weight_bytes_a_step"], "references go in batches"
@@ -101,8 +104,17 @@ def test_the_peak_is_what_was_there_at_once() -> None:
     assert 40e6 < peak.bytes < 150e6
 
 
+def test_scaling_times_runs_of_each_size(tmp_path: Path) -> None:
+    found = list(measure_scaling(FakeHost(tmp_path), pixels=64, sizes=[(2, 1), (4, 5)]))
+    assert [(each.steps, each.pairs) for each in found] == [(2, 1), (4, 5)]
+    assert all(each.prepare > 0 and each.train > 0 and each.peak_bytes >= 0 for each in found)
+    assert "| 4 | 5 |" in scaling_table(found)
+    assert all_sizes() == [(30, 1), (300, 1), (3000, 1), (30, 10), (30, 100)]
+    assert not list(tmp_path.iterdir())
+
+
 def test_medians_and_gains() -> None:
-    runs = [Times(1.0, last, None, 10) for last in (3.0, 9.0, 4.0)]
+    runs = [Times(1.0, last, None) for last in (3.0, 9.0, 4.0)]
     measured = Measured(OURS, Work(1.0, 1.0), runs)
     assert (measured.median("last_step"), measured.median("done")) == (4.0, None)
     assert Together(4, alone=2.0, together=4.0).gain == 2.0

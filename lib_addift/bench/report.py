@@ -11,6 +11,7 @@ import torch
 from lib_addift.bench.contenders import RIVAL
 from lib_addift.bench.floor import Device
 from lib_addift.bench.run import Measured, Plan, Together
+from lib_addift.bench.scaling import Scaled
 from lib_addift.hosts.base import Host
 
 
@@ -40,7 +41,7 @@ def table(found: Sequence[Measured], device: Device, steps: int) -> str:
         lines.append(
             f"| {each.contender.words} | {last / steps:.4g} | {ratio:.2f} | {floor:.3g} | {floor * steps / last:.0%} "
             f"| {_number(each, 'first_step'):.3g} | {last:.3g} | {'-' if done is None else f'{done:.3g}'} "
-            f"| {_number(each, 'peak_bytes') / 1e6:.0f} |"
+            f"| {each.peak_bytes / 1e6:.0f} |"
         )
     return "\n".join(lines)
 
@@ -51,7 +52,22 @@ def together_table(found: Sequence[Together]) -> str:
     return "\n".join(lines)
 
 
-def figures(found: Sequence[Measured], together: Sequence[Together], device: Device, steps: int) -> dict[str, Any]:
+def scaling_table(found: Sequence[Scaled]) -> str:
+    lines = [
+        "| steps | pairs | s to read and encode | s of training | s a step | peak beside the model, MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {each.steps} | {each.pairs} | {each.prepare:.3g} | {each.train:.3g} | {each.train / each.steps:.3g} "
+        f"| {each.peak_bytes / 1e6:.0f} |"
+        for each in found
+    ]
+    return "\n".join(lines)
+
+
+def figures(
+    found: Sequence[Measured], together: Sequence[Together], scaled: Sequence[Scaled], device: Device, steps: int
+) -> dict[str, Any]:
     """All that was measured, for JSON."""
     return {
         "device": vars(device),
@@ -62,10 +78,12 @@ def figures(found: Sequence[Measured], together: Sequence[Together], device: Dev
                 "operations_a_step": each.work.operations,
                 "weight_bytes_a_step": each.work.weight_bytes,
                 "turns_a_step": each.contender.turns(1),
+                "peak_bytes": each.peak_bytes,
             }
             for each in found
         },
         "together": [vars(each) | {"gain": each.gain} for each in together],
+        "scaling": [vars(each) for each in scaled],
     }
 
 

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lib_addift.bench.contenders import CONTENDERS, OURS, Contender
 from lib_addift.bench.floor import Work, count_work, synchronize
@@ -18,15 +18,16 @@ from lib_addift.pairs import PairSource
 from lib_addift.pipeline import TrainingRun
 from lib_addift.together import train_runs
 
+_STEPS_FOR_MEMORY = 10  # it does not grow with them (`scaling`)
+
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds since the pictures were given, and bytes beside the model."""
+    """Seconds since the pictures were given."""
 
     first_step: float
     last_step: float
     done: float | None  # for ours the LoRA is proved, drawn and saved; None: it was not to be
-    peak_bytes: int
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Measured:
     contender: Contender
     work: Work
     runs: list[Times] = field(default_factory=list)
+    peak_bytes: int = 0  # beside the model
 
     def median(self, key: str) -> float | None:
         """Of one of the `Times`."""
@@ -54,7 +56,7 @@ class Plan:
 
 
 def measure(host: Host, pair: PairSource, plan: Plan) -> Iterator[Measured]:
-    """Yields each contender's runs anew after every one of them; the last ones have all."""
+    """Yields each contender's runs anew after every one of them; the last ones have all, but for their memory."""
     # Counting also does once what is done only once, such as choosing kernels.
     found = [Measured(each, _work_of_a_step(host, each, pair, plan.pixels)) for each in CONTENDERS]
     for _ in range(plan.rounds):
@@ -67,23 +69,31 @@ def _time(host: Host, contender: Contender, pair: PairSource, plan: Plan) -> Tim
     config = contender.config(steps=plan.steps, pixels=plan.pixels)
     first = last = 0.0
     done = None
-    with Peak(host.device) as peak:
-        begun = time.perf_counter()
+    begun = time.perf_counter()
 
-        def elapsed() -> float:
-            synchronize(host.device)
-            return time.perf_counter() - begun
+    def elapsed() -> float:
+        synchronize(host.device)
+        return time.perf_counter() - begun
 
-        with closing(contender.run(host, pair, config)) as taken:
-            for step in taken:
-                if step in (1, plan.steps):  # in between nobody waits for the device
-                    last = elapsed()
-                    first = first or last
-                if step == plan.steps and not plan.with_proof:
-                    break
-            else:
-                done = elapsed()
-    return Times(first, last, done, peak.bytes)
+    with closing(contender.run(host, pair, config)) as taken:
+        for step in taken:
+            if step in (1, plan.steps):  # in between nobody waits for the device
+                last = elapsed()
+                first = first or last
+            if step == plan.steps and not plan.with_proof:
+                break
+        else:
+            done = elapsed()
+    return Times(first, last, done)
+
+
+def measure_memory(host: Host, found: Sequence[Measured], pair: PairSource, plan: Plan) -> None:
+    """Fill in each contender's peak. To be called when nothing is to be timed any more."""
+    short = replace(plan, steps=min(plan.steps, _STEPS_FOR_MEMORY))
+    for each in found:
+        with Peak(host.device) as peak:
+            _time(host, each.contender, pair, short)
+        each.peak_bytes = peak.bytes
 
 
 def _work_of_a_step(host: Host, contender: Contender, pair: PairSource, pixels: int) -> Work:
