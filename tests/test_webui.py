@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from tests.fake_webui import KINDS, inside, module
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "addift.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "addift.py"
 
 
 @pytest.fixture(params=list(KINDS))
@@ -121,3 +123,29 @@ def test_the_script_registers_two_callbacks_and_does_nothing_else(fake, monkeypa
     assert not [name for name, value in contents.items() if isinstance(value, type)], "it would be taken for a Script"
     assert webui.jobs.cache_info().currsize == 0, "the model and the jobs come later"
     assert len(SCRIPT.read_text(encoding="utf-8").splitlines()) < 12
+
+
+_STARTING = """
+import time
+import numpy, PIL.Image, safetensors.torch, torch
+begun = time.process_time()
+import lib_addift.webui
+print(time.process_time() - begun)
+import sys
+print(*sys.modules)
+"""
+
+
+def test_the_webuis_start_loads_little_of_it_and_quickly():
+    seconds = []
+    for _ in range(3):  # the first one may have to compile
+        command = [sys.executable, "-c", _STARTING]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        seconds.append(float(found[0]))
+    assert min(seconds) < 0.3
+    modules = found[1].split()
+    own = {name.split(".")[1] for name in modules if name.startswith("lib_addift.")}
+    assert "pipeline" in own
+    assert not own & {"ui", "api", "lab", "bench", "demo", "cli", "cluster"}
+    packages = {name.partition(".")[0] for name in modules}
+    assert not packages & {"diffusers", "transformers", "gradio", "fastapi", "ray", "matplotlib", "psutil", "modules"}
