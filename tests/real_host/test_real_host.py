@@ -228,9 +228,17 @@ def test_a_stopped_run_saves_nothing_and_may_be_kept() -> None:
 def test_a_run_that_fails_in_the_middle_leaves_the_model_usable(kind: str) -> None:
     call("POST", f"/addift-probe/fail?kind={kind}&step=3")
     job = train("addift_failing")
+    call("POST", "/addift-probe/fail?kind=none&step=0")
     assert job["state"] == "failed"
     assert ("simulated failure" if kind == "error" else "memory is full") in job["error"]
     assert train("addift_failing")["state"] == "done"
+
+
+def test_a_full_gpu_makes_the_step_smaller_and_the_run_goes_on() -> None:
+    call("POST", "/addift-probe/fail?kind=memory%20once&step=3")
+    job = train("addift_full")
+    assert job["state"] == "done"
+    assert job["losses"] == pytest.approx(train("addift_full")["losses"], rel=1e-3)
 
 
 def test_a_picture_asked_for_during_training_comes_out_right(base: bytes) -> None:

@@ -10,10 +10,8 @@ import threading
 import torch
 from modules import call_queue, script_callbacks, shared
 
-FAILURES = {
-    "error": RuntimeError("simulated failure"),
-    "memory": torch.cuda.OutOfMemoryError("CUDA out of memory (simulated)"),
-}
+FULL = torch.cuda.OutOfMemoryError("CUDA out of memory (simulated)")
+FAILURES = {"error": RuntimeError("simulated failure"), "memory": FULL, "memory once": FULL}
 
 
 def _parts():
@@ -55,7 +53,10 @@ def fingerprint():
 
 
 def fail(kind: str, step: int):
-    """Raise between the forward and the backward pass of this step of the next run; 'none' takes it back."""
+    """Raise between the forward and the backward pass of this step of the next run; 'none' takes it back.
+
+    'memory' raises in all passes from then on.
+    """
     trainer = sys.modules["lib_addift.trainer"]
     original = getattr(trainer, "probed_losses", trainer._sample_losses)
     trainer.probed_losses = original
@@ -67,8 +68,9 @@ def fail(kind: str, step: int):
     def failing(*args, **kwargs):
         loss = original(*args, **kwargs)
         calls.append(loss)
-        if len(calls) == step:
-            trainer._sample_losses = original
+        if len(calls) >= step:
+            if kind != "memory":
+                trainer._sample_losses = original
             raise FAILURES[kind]
         return loss
 
