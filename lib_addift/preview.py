@@ -1,4 +1,4 @@
-"""The preview strip: one prompt and one seed, drawn with the LoRA at five weights in one batched sampling run."""
+"""The preview strip: one prompt and one seed, drawn with the LoRA at five weights at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lib_addift.config import TrainConfig
 from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork
+from lib_addift.memory import in_parts
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -25,23 +26,27 @@ def preview_strip(
 ) -> Image.Image:
     """The strip at WEIGHTS, where 1 stands for the multiplier `weight`; `network` must be attached."""
     prompt = config.with_trigger(config.preview_prompt or config.prompt)
-    count = len(WEIGHTS)
-    multipliers = torch.tensor(WEIGHTS, device=host.device) * weight
-    network.multiplier = 0.0  # it is attached, and may act on the text model
-    uncond, cond = (
-        conds_at(host, [text] * count, plain.expand(count, -1, -1), network, multipliers)
-        for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(1), strict=True)
-    )
-    latents = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
-    clean = ddim(
-        host,
-        latents.to(host.device).expand(count, -1, -1, -1),
-        cond,
-        ddim_timesteps(config.sampling_steps),
-        network=network,
-        multipliers=multipliers,
-        guidance=Guidance(uncond, config.preview_cfg_scale) if prompt and config.preview_cfg_scale > 1 else None,
-    )
+    noise = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
+
+    def drawn(weights: Sequence[float]) -> torch.Tensor:
+        count = len(weights)
+        multipliers = torch.tensor(weights, device=host.device) * weight
+        network.multiplier = 0.0  # it is attached, and may act on the text model
+        uncond, cond = (
+            conds_at(host, [text] * count, plain.expand(count, -1, -1), network, multipliers)
+            for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(1), strict=True)
+        )
+        return ddim(
+            host,
+            noise.to(host.device).expand(count, -1, -1, -1),
+            cond,
+            ddim_timesteps(config.sampling_steps),
+            network=network,
+            multipliers=multipliers,
+            guidance=Guidance(uncond, config.preview_cfg_scale) if prompt and config.preview_cfg_scale > 1 else None,
+        )
+
+    clean = torch.cat(in_parts(drawn, WEIGHTS))
     return labelled_row(host.decode_latents(clean), [f"{w:g}" for w in WEIGHTS])
 
 

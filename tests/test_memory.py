@@ -258,6 +258,6 @@ def test_blocks_are_computed_twice_where_that_is_asked_for(
 def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"sampling_steps": 1, "preview_every": 0}
     _, expected = learn(host, "whole", **settings)
-    monkeypatch.setattr(host, "without", 5)
+    monkeypatch.setattr(host, "without", 3)
     _, learnt = learn(host, "parts", **settings)
     same(learnt, expected)

@@ -102,12 +102,14 @@ class StandaloneHost:
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device, self._vae.dtype) / 127.5 - 1
-        latents: torch.Tensor = self._vae.encode(pixels).latent_dist.mode().float() * _SCALE_FACTOR
-        return latents
+        # One picture at a time, here and below: the VAE needs the most memory of all.
+        latents = [self._vae.encode(picture).latent_dist.mode() for picture in pixels.split(1)]
+        return torch.cat(latents).float() * _SCALE_FACTOR
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
-        pixels = self._vae.decode((latents / _SCALE_FACTOR).to(self._vae.dtype)).sample.float()
+        scaled = (latents / _SCALE_FACTOR).to(self._vae.dtype)
+        pixels = torch.cat([self._vae.decode(sample).sample.float() for sample in scaled.split(1)])
         images = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
         result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
         return result
