@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import tempfile
@@ -51,7 +52,10 @@ def run_bench(options: argparse.Namespace) -> int:
     original, target = (world.draw(face).resize((pixels, pixels)) for face in TASKS["eyes"].faces())
     pair = PairSource(original, target)
     with tempfile.TemporaryDirectory() as folder:
-        host = StandaloneHost(checkpoint, lora_dir=Path(folder), device=options.device, precision=options.precision)
+        open_host = functools.partial(
+            StandaloneHost, checkpoint, lora_dir=Path(folder), device=options.device, precision=options.precision
+        )
+        host = open_host()
         device = Device.measure(host.device, next(host.unet.parameters()).dtype)
         found = {}
         plan = Plan(options.steps, pixels, options.rounds, with_proof=not options.no_proof)
@@ -60,7 +64,7 @@ def run_bench(options: argparse.Namespace) -> int:
             print(f"{each.contender.name}: {each.runs[-1].last_step:.3g} s for {options.steps} steps", flush=True)
         together = measure_together(host, pair, counts, steps=options.steps, pixels=pixels)
         measured = list(found.values())
-        measure_memory(host, measured, pair, plan)
+        measure_memory(open_host, measured, pair, plan)
         scaled = list(measure_scaling(host, pixels=pixels, sizes=all_sizes() if options.scaling else []))
         head = heading(host, options.size, plan, device)
     more = [*([together_table(together)] if together else []), *([scaling_table(scaled)] if scaled else [])]

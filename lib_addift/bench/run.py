@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -56,7 +58,7 @@ class Plan:
 
 
 def measure(host: Host, pair: PairSource, plan: Plan) -> Iterator[Measured]:
-    """Yields each contender's runs anew after every one of them; the last ones have all, but for their memory."""
+    """Yields each contender's runs anew after every one of them; the last ones have all."""
     # Counting also does once what is done only once, such as choosing kernels.
     found = [Measured(each, _work_of_a_step(host, each, pair, plan.pixels)) for each in CONTENDERS]
     for _ in range(plan.rounds):
@@ -87,13 +89,24 @@ def _time(host: Host, contender: Contender, pair: PairSource, plan: Plan) -> Tim
     return Times(first, last, done)
 
 
-def measure_memory(host: Host, found: Sequence[Measured], pair: PairSource, plan: Plan) -> None:
-    """Fill in each contender's peak. To be called when nothing is to be timed any more."""
-    short = replace(plan, steps=min(plan.steps, _STEPS_FOR_MEMORY))
-    for each in found:
+def measure_memory(open_host: Callable[[], Host], found: Sequence[Measured], pair: PairSource, plan: Plan) -> None:
+    """Fill in each contender's peak, measured in a process of its own: what ran in this one has left gaps in memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        peaks = pool.submit(_peaks, open_host, pair, plan).result()
+    for each, peak in zip(found, peaks, strict=True):
+        each.peak_bytes = peak
+
+
+def _peaks(open_host: Callable[[], Host], pair: PairSource, plan: Plan) -> list[int]:
+    """Of each contender, in bytes."""
+    host = open_host()
+    found = []
+    for each in CONTENDERS:
+        _time(host, each, pair, replace(plan, steps=2))  # what is made once is there now
         with Peak(host.device) as peak:
-            _time(host, each.contender, pair, short)
-        each.peak_bytes = peak.bytes
+            _time(host, each, pair, replace(plan, steps=min(plan.steps, _STEPS_FOR_MEMORY)))
+        found.append(peak.bytes)
+    return found
 
 
 def _work_of_a_step(host: Host, contender: Contender, pair: PairSource, pixels: int) -> Work:
