@@ -93,9 +93,8 @@ class References:
                 alike = [known for known in self._known if known.shape == window.shape]
                 for stale in alike[:-1]:
                     del self._known[stale]
-                self._known[window] = {}
-                for answers in in_parts(self._ask, window.turns):
-                    self._known[window] |= answers
+                parts = in_parts(self._ask, window.turns)
+                self._known[window] = {turn: answer for answers in parts for turn, answer in answers.items()}
 
     def __getitem__(self, turn: Turn) -> torch.Tensor:
         """The epsilon (1, 4, h, w) of a turn that was looked ahead to."""

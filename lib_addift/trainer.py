@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,14 +46,15 @@ def train_together(host: Host, learners: Sequence[Learner]) -> Iterator[dict[Lea
     """
     schedule = NoiseSchedule(host.alphas_cumprod)
     failed: set[Learner] = set()
+    wished = said = _wished(learners)
     thrift: Thrift | None = None
     while active := [each for each in learners if not each.is_done and each not in failed]:
         for learner in active:
             learner.references.look_ahead(learner.turns)
-        planned = thrift or _planned(host, active)
-        losses, used = _as_memory_allows(host, active, schedule, planned)
-        note = _note(_wished(active) if thrift is None else thrift, used)
-        thrift = used
+        thrift = thrift or _planned(host, active, wished)
+        losses, thrift = _as_memory_allows(host, active, schedule, thrift)
+        note = "" if thrift == said else f"memory is short: from now on {thrift}, which is slower"
+        said = thrift
         reports: dict[Learner, StepReport | TrainingError] = {}
         for learner, loss in zip(active, losses, strict=True):
             try:
@@ -66,24 +67,19 @@ def train_together(host: Host, learners: Sequence[Learner]) -> Iterator[dict[Lea
 
 def _wished(learners: Sequence[Learner]) -> Thrift:
     """How the samples would go through the model if there were memory enough."""
-    samples = sum(len(learner.turns) for learner in learners)
+    samples = sum(max(len(turns) for lesson in learner.lessons for turns in lesson.plan) for learner in learners)
     return Thrift(samples, any(learner.config.gradient_checkpointing for learner in learners))
 
 
-def _planned(host: Host, learners: Sequence[Learner]) -> Thrift:
+def _planned(host: Host, learners: Sequence[Learner], wished: Thrift) -> Thrift:
     """How they will, by what is free before the first step."""
     networks = [network for learner in learners for network in learner.networks]
     latent_pixels = max(math.prod(pair.shape[2:]) for learner in learners for pair in learner.pairs)
     stored = next(host.unet.parameters()).element_size()
     return fitting(
-        _wished(learners), free_bytes(host.device), latent_pixels,
+        wished, free_bytes(host.device), latent_pixels,
         whole_unet=not leave_encoder_alone(networks), element_size=max(stored, 2),
     )  # fmt: skip
-
-
-def _note(before: Thrift, now: Thrift) -> str:
-    """What a person should know of a step that needed more thrift."""
-    return "" if now == before else f"memory is short: from now on {now}, which is slower"
 
 
 def _as_memory_allows(
@@ -95,7 +91,8 @@ def _as_memory_allows(
             with _acting(learners) as network:
                 return _differentiate(host, network, learners, schedule, thrift), thrift
         except torch.cuda.OutOfMemoryError:
-            tighter = thrift.tighter()
+            samples = sum(len(learner.turns) for learner in learners)
+            tighter = replace(thrift, at_once=min(thrift.at_once, samples)).tighter()
             if tighter is None:
                 raise
         thrift = tighter  # here nothing of the pass that failed is held any more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -194,11 +195,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> SmallHost:
 
 
 def learn(host: SmallHost, name: str, **settings: Any) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """The notes of the steps, and the LoRA."""
+    """The notes of the steps, and the LoRA. The model is as before."""
     host.recomputed = 0
+    before = fingerprint(host.unet)
     config = TrainConfig.create(max_train_steps=3, save_precision="fp32", **settings)
     training = TrainingRun(host, Request((PairSource(ORIGINAL, TARGET),), name, config, overwrite=True))
     notes = [event.note for event in training.events() if isinstance(event, StepReport)]
+    assert fingerprint(host.unet) == before
     return notes, read_lora(training.results[0].path)[0]
 
 
@@ -221,14 +224,12 @@ def test_what_does_not_fit_is_known_before_the_first_step(
 ) -> None:
     skip_proof_and_pictures(monkeypatch)
     monkeypatch.setattr(lib_addift.trainer, "free_bytes", lambda _device: 1)
-    before = fingerprint(host.unet)
     notes, learnt = learn(host, "planned")
     assert notes == [
         f"memory is short: from now on {WAYS[-1]}, which is slower", "", "",
     ]  # fmt: skip
     assert host.recomputed == 6, "one pass for each of two samples, thrice"
     same(learnt, roomy)
-    assert fingerprint(host.unet) == before
 
 
 def test_a_full_gpu_is_met_by_all_there_is(
@@ -237,12 +238,10 @@ def test_a_full_gpu_is_met_by_all_there_is(
     skip_proof_and_pictures(monkeypatch)
     monkeypatch.setattr(host, "with_gradients", 0)
     monkeypatch.setattr(host, "without", 3)
-    before = fingerprint(host.unet)
     notes, learnt = learn(host, "full")
     assert "1 at a time and its blocks are computed twice" in notes[0]
     assert notes[1:] == ["", ""]
     same(learnt, roomy)
-    assert fingerprint(host.unet) == before
 
 
 def test_blocks_are_computed_twice_where_that_is_asked_for(
@@ -261,3 +260,9 @@ def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch
     monkeypatch.setattr(host, "without", 3)
     _, learnt = learn(host, "parts", **settings)
     same(learnt, expected)
+
+
+def test_lessons_with_more_samples_than_the_first_step_are_not_cut() -> None:
+    plans = [[(1,)], [(1, 2, 3)]]
+    learner = SimpleNamespace(lessons=[SimpleNamespace(plan=plan) for plan in plans], config=TrainConfig())
+    assert lib_addift.trainer._wished([learner, learner]) == Thrift(6, recomputes=False)  # type: ignore[list-item]

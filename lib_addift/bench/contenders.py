@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,14 @@ class Contender:
         return steps * (2 if self.config(steps=steps, pixels=512).directions == "both" else 1)
 
 
-def _ours(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
+def ours(host: Host, pairs: Sequence[PairSource], config: TrainConfig) -> Steps:
     """With the proof, the preview and the file."""
-    run = TrainingRun(host, Request((pair,), "bench", config, overwrite=True))
+    run = TrainingRun(host, Request(tuple(pairs), "bench", config, overwrite=True))
     yield from (event.step for event in run.events() if isinstance(event, StepReport))
+
+
+def _ours(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
+    yield from ours(host, [pair], config)
 
 
 def _rival(host: Host, pair: PairSource, config: TrainConfig) -> Steps:

@@ -18,7 +18,7 @@ _M_MMAP_THRESHOLD, _LARGE = -3, 2**16  # see mallopt(3); bytes
 def _give_back_what_is_free() -> None:
     """What the C library keeps for later would hide what is taken anew, so from now on it keeps nothing that is large.
 
-    Only glibc keeps much. It makes the program slower, so nothing is timed afterwards.
+    Only glibc keeps much. It makes the program slower: what is compared in time is timed before.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -10,7 +10,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
-from lib_addift.bench.contenders import CONTENDERS, OURS, Contender
+import torch
+
+from lib_addift.bench.contenders import CONTENDERS, OURS, Contender, Steps
 from lib_addift.bench.floor import Work, count_work, synchronize
 from lib_addift.bench.memory import Peak
 from lib_addift.hosts.base import Host
@@ -69,20 +71,25 @@ def measure(host: Host, pair: PairSource, plan: Plan) -> Iterator[Measured]:
 
 def _time(host: Host, contender: Contender, pair: PairSource, plan: Plan) -> Times:
     config = contender.config(steps=plan.steps, pixels=plan.pixels)
+    return time_steps(contender.run(host, pair, config), plan.steps, host.device, with_proof=plan.with_proof)
+
+
+def time_steps(run: Steps, steps: int, device: torch.device, *, with_proof: bool) -> Times:
+    """Take so many steps, which are all, and with the proof also what comes after them."""
     first = last = 0.0
     done = None
     begun = time.perf_counter()
 
     def elapsed() -> float:
-        synchronize(host.device)
+        synchronize(device)
         return time.perf_counter() - begun
 
-    with closing(contender.run(host, pair, config)) as taken:
+    with closing(run) as taken:
         for step in taken:
-            if step in (1, plan.steps):  # in between nobody waits for the device
+            if step in (1, steps):  # in between nobody waits for the device
                 last = elapsed()
                 first = first or last
-            if step == plan.steps and not plan.with_proof:
+            if step == steps and not with_proof:
                 break
         else:
             done = elapsed()

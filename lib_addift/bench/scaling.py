@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 
-from lib_addift.bench.contenders import OURS
-from lib_addift.bench.floor import synchronize
+from lib_addift.bench.contenders import OURS, ours
 from lib_addift.bench.memory import Peak
+from lib_addift.bench.run import time_steps
 from lib_addift.demo import world
 from lib_addift.hosts.base import Host
-from lib_addift.learner import StepReport
-from lib_addift.messages import Request
 from lib_addift.pairs import PairSource
-from lib_addift.pipeline import TrainingRun
 
 FEW, STEPS, PAIRS = 30, (30, 300, 3000), (1, 10, 100)  # steps where the pairs vary
 
@@ -36,24 +31,11 @@ def measure_scaling(host: Host, *, pixels: int, sizes: Sequence[tuple[int, int]]
     """One run for each size, (steps, pairs)."""
     for steps, pairs in sizes:
         config = OURS.config(steps=steps, pixels=pixels)
-        pictures = tuple(_pairs(pairs, pixels))
-        prepared = ended = 0.0
+        pictures = list(_pairs(pairs, pixels))
         with Peak(host.device) as peak:
-            begun = time.perf_counter()
-            run = TrainingRun(host, Request(pictures, "bench", config, overwrite=True))
-            with closing(run.events()) as events:
-                for event in events:
-                    if not isinstance(event, StepReport):
-                        continue
-                    if event.step == 1:
-                        synchronize(host.device)
-                        prepared = time.perf_counter()
-                    if event.step == steps:
-                        synchronize(host.device)
-                        ended = time.perf_counter()
-                        break
-        step = (ended - prepared) / (steps - 1)
-        yield Scaled(steps, pairs, prepared - begun - step, step * steps, peak.bytes)
+            times = time_steps(ours(host, pictures, config), steps, host.device, with_proof=False)
+        step = (times.last_step - times.first_step) / (steps - 1)
+        yield Scaled(steps, pairs, times.first_step - step, step * steps, peak.bytes)
 
 
 def all_sizes() -> list[tuple[int, int]]:
