@@ -29,7 +29,7 @@ def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> floa
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
     spacing = snapshot_spacing(config) if watched else 0
-    strips = 1 + (-(-config.max_train_steps // spacing) if spacing else 0)
+    strips = 1 + ((config.max_train_steps - 1) // spacing if spacing else 0)  # the last step's is the finished one's
     return learning + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from PIL import Image
 
 from lib_addift.arithmetic import resize
 from lib_addift.config import TrainConfig
@@ -39,8 +40,8 @@ T = TypeVar("T")
 class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
-    A `watched` run yields a Snapshot every `config.preview_every` steps, and Checkpoints; given a `checkpoint`, it goes
-    on from there. `model_title` names the model for which it was asked, where that was before now. Raises PictureError,
+    A `watched` run yields a Snapshot every `config.preview_every` steps and of the finished LoRA, and Checkpoints; given
+    a `checkpoint`, it goes on from there. `model_title` names the model for which it was asked, where that was before now. Raises PictureError,
     LoraFileError or ConfigError, each before anything is written.
     """
 
@@ -153,7 +154,7 @@ class TrainingRun:
         if self._stopped:
             return
         if self.learner.has_result:
-            if self._preview_every and (is_last or report.step % self._preview_every == 0):
+            if self._preview_every and report.step % self._preview_every == 0 and not is_last:
                 yield self._snapshot(self._result())
             if self.config.save_every and report.step % self.config.save_every == 0 and not is_last:
                 yield from self._finish(self._result(), self._step_name(report.step))
@@ -172,7 +173,7 @@ class TrainingRun:
     def finish(self) -> Events:
         """Prove and save the LoRA after the last step."""
         if not self._stopped:
-            yield from self._finish(self._result(), self.request.name)
+            yield from self._finish(self._result(), self.request.name, is_whole=True)
 
     def restart(self) -> None:
         """Forget what was done, so that `events` begins anew, from the checkpoint where there is one."""
@@ -242,15 +243,20 @@ class TrainingRun:
         """Keep the LoRA of this step, with a strip at the weights that it has before calibration."""
         with network.attach():
             strip = preview_strip(self.host, network, self._material.pairs[0], self.config, self.config.strength)
-        snapshot = Snapshot(self.steps_done, network.tensors(), strip)
-        self.snapshots[self.steps_done] = snapshot
+        return self._kept(network, strip)
+
+    def _kept(self, network: LoraNetwork, strip: Image.Image) -> Snapshot:
+        """A snapshot of the LoRA as it is now."""
+        snapshot = self.snapshots[self.steps_done] = Snapshot(self.steps_done, network.tensors(), strip)
         return snapshot
 
-    def _finish(self, network: LoraNetwork, name: str, step: int | None = None) -> Events:
-        """Check, calibrate and save the LoRA as it is now."""
+    def _finish(self, network: LoraNetwork, name: str, step: int | None = None, *, is_whole: bool = False) -> Events:
+        """Check, calibrate and save the LoRA as it is now; `is_whole`: nothing is left to learn."""
         check_alive(network)
         proved = yield from prove(self.host, network, self._material, self.config)
-        if self._stopped and name == self.request.name:
+        if is_whole and self._preview_every:
+            yield self._kept(network, proved.strip)
+        if is_whole and self._stopped:
             return
         yield Stage("saving")
         steps, tensors = step or self.steps_done, network.tensors(proved.weight)

@@ -206,12 +206,13 @@ def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -
     assert [label(event) for event in events] == [
         "encoding the pictures",
         "step 1", "step 2", "kept 2", "checkpoint 2", "step 3", "step 4", "kept 4", "checkpoint 4",
-        "step 5", "kept 5", "checkpoint 5",
-        "proving it: the round trip", "drawing the preview", "saving",
+        "step 5", "checkpoint 5",
+        "proving it: the round trip", "drawing the preview", "kept 5", "saving",
     ]  # fmt: skip
     assert list(run.snapshots.values()) == [event for event in events if isinstance(event, Snapshot)]
     assert list(run.snapshots) == [2, 4, 5]
     assert all(snapshot.strip.width == 5 * CELL for snapshot in run.snapshots.values())
+    assert run.snapshots[5].strip is run.results[0].strip, "the finished LoRA is drawn once"
     assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"], "nothing is saved by itself"
 
 
