@@ -431,6 +431,7 @@ def test_stop_and_keep(client, host, body, monkeypatch):
 def test_kept_steps_are_shown_and_saved(client, host, body):
     job = client.post(f"{V1}/train?wait=true", json=body).json()
     assert job["kept_steps"] == [2, 4]
+    assert "saved 'closed_eyes'" in [line["text"] for line in job["log"]]
     shown = client.get(f"{V1}/jobs/{job['id']}/steps/2").json()
     assert shown["step"] == 2
     assert picture(shown["strip"]).width == 5 * 128

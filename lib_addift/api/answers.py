@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from lib_addift.api.models import ConfigAnswer, FindingAnswer, JobAnswer, PairAnswer, ResultAnswer
+from lib_addift.api.models import ConfigAnswer, FindingAnswer, JobAnswer, LogAnswer, PairAnswer, ResultAnswer
 from lib_addift.api.pictures import encode_png
 from lib_addift.config import TrainConfig
 from lib_addift.doctor import PairReport, examine, mask_overlay
@@ -37,6 +37,7 @@ def job_answer(job: Job, *, pictures: bool = False) -> JobAnswer:
         started=job.started,
         finished=job.finished,
         findings=_findings(job.report),
+        log=[LogAnswer(time=when, text=text) for when, text in list(job.log)],
         result=result_answer(finished, pictures=pictures) if finished else None,
         kept_steps=[snapshot.step for snapshot in snapshots],
         saved_steps=[result_answer(result, pictures=pictures) for result in results if result is not finished],

@@ -68,6 +68,13 @@ class ResultAnswer(BaseModel):
     pictures: str | None = Field(None, description=f"The round trip; {_PNG}; only with pictures=true")
 
 
+class LogAnswer(BaseModel):
+    """A line of a job's log."""
+
+    time: float = Field(description="Seconds since 1970")
+    text: str
+
+
 class JobAnswer(BaseModel):
     """A training run and how it stands."""
 
@@ -85,6 +92,7 @@ class JobAnswer(BaseModel):
     started: float | None = None
     finished: float | None = None
     findings: list[FindingAnswer] = Field(description="What the pair doctor says")
+    log: list[LogAnswer] = Field(description="What happened, the newest last: also when memory ran short")
     result: ResultAnswer | None = Field(None, description="The finished LoRA; null until it is saved")
     kept_steps: list[int] = Field(description="Steps that can be looked at and saved")
     saved_steps: list[ResultAnswer] = Field(description="Unfinished LoRAs that were saved, as NAME-stepN")
