@@ -45,9 +45,9 @@ class Variant:
         return TrainConfig.create(task.preset, **{**self.settings, **more, "seed": seed})
 
 
-def _hundreds(method: str, words: str, **settings: Any) -> Variant:
+def _hundreds(method: str, words: str) -> Variant:
     """A method that learns to draw the pictures, from the true noise, for which it needs many steps."""
-    return Variant(method, words, {"method": method, "max_train_steps": 300, "first_train_steps": 300, **settings})
+    return Variant(method, words, {"method": method, "max_train_steps": 300, "first_train_steps": 300})
 
 
 VARIANTS = {
@@ -70,7 +70,7 @@ VARIANTS = {
         Variant("four-pairs", "ours from four pairs", {"hold_out": False}, pairs=4),
         _hundreds("copier", "a LoRA of the original, then one of the target on top"),
         _hundreds("residual", "a LoRA of the target minus one of the original"),
-        _hundreds("slider", "the target at weight 1, the original at -1"),
+        Variant("slider", "the target at weight 1, the original at -1", {"method": "slider"}),
         _hundreds("lora", "the target's picture"),
         Variant(
             "differential", "copier for each of four pairs, averaged",
