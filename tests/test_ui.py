@@ -352,8 +352,10 @@ def test_the_kept_steps_can_be_walked_through_and_saved(trained: Page) -> None:
     assert job is not None
     assert trained.shown["kept is visible"]
     assert [s.step for s in job.snapshots] == [2, 4]
+    assert "After step 4 of 4, as it was saved." in trained.shown["strip"]
     trained.do("look", scrub=2)
     assert "data-addift-step=2" in trained.shown["strip"]
+    assert "calibration scales them" in trained.shown["strip"]
     trained.do("save_step")
     wait(trained)
     assert "&lt;lora:closed-step2:1&gt;" in trained.shown["result"]

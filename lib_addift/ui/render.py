@@ -196,11 +196,11 @@ def spoken(job: Job | None) -> str:
 def strip(image: Image.Image, step: int, total: int) -> str:
     """The preview strip of a kept step."""
     alt = f"Preview after step {step}: the same picture with the LoRA at weights {_STRIP_WEIGHTS}"
+    weights = "as it was saved" if step == total else "at its weights in training; at the end, calibration scales them"
     return (
         f'<figure class="addift-wide" tabindex="0" role="group" aria-label="Preview strip of step {step}">'
         f"{picture(image, alt, 'strip-img', f'data-addift-step={step}')}</figure>"
-        f'<p class="addift-hint">After step {step} of {total}, at the weights it has in training. '
-        "At the end, calibration scales them.</p>"
+        f'<p class="addift-hint">After step {step} of {total}, {weights}.</p>'
     )
 
 
