@@ -74,7 +74,7 @@ def _wished(learners: Sequence[Learner]) -> Thrift:
 def _planned(host: Host, learners: Sequence[Learner], wished: Thrift) -> Thrift:
     """How they will, by what is free before the first step."""
     networks = [network for learner in learners for network in learner.networks]
-    latent_pixels = max(math.prod(pair.shape[2:]) for learner in learners for pair in learner.pairs)
+    latent_pixels = max(math.prod(pair.original.latents.shape[2:]) for learner in learners for pair in learner.pairs)
     stored = next(host.unet.parameters()).element_size()
     return fitting(
         wished, free_bytes(host.device), latent_pixels,

@@ -232,6 +232,17 @@ def test_what_does_not_fit_is_known_before_the_first_step(
     same(learnt, roomy)
 
 
+def test_a_gpu_with_room_is_used(
+    host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_proof_and_pictures(monkeypatch)
+    monkeypatch.setattr(lib_addift.trainer, "free_bytes", lambda _device: 2**30)
+    notes, learnt = learn(host, "room")
+    assert notes == ["", "", ""]
+    assert host.recomputed == 0
+    same(learnt, roomy)
+
+
 def test_a_full_gpu_is_met_by_all_there_is(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
