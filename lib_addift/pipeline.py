@@ -153,10 +153,10 @@ class TrainingRun:
         yield report
         if self._stopped:
             return
-        if self.learner.has_result:
-            if self._preview_every and report.step % self._preview_every == 0 and not is_last:
+        if self.learner.has_result and not is_last:  # `finish` draws and saves the last one
+            if self._preview_every and report.step % self._preview_every == 0:
                 yield self._snapshot(self._result())
-            if self.config.save_every and report.step % self.config.save_every == 0 and not is_last:
+            if self.config.save_every and report.step % self.config.save_every == 0:
                 yield from self._finish(self._result(), self._step_name(report.step))
         # Last: what goes on from here does nothing of this step again.
         if self._watched and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
