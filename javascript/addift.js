@@ -11,6 +11,7 @@
     const QUEUE = // attributes that tell of a change in the queue
         ["open", "data-addift-row", "data-addift-act", "data-percent", "data-left", "data-text"];
     const ROLES = ["original", "target"];
+    const FILLING = "#addift_preset, #addift_set_method"; // a choice there fills in other fields
 
     const byId = (id) => document.getElementById(id);
     const press = (id) => byId(id)?.click();
@@ -54,8 +55,21 @@
         timers[question] = setTimeout(() => ask(question), QUIET);
     }
 
+    // The server fills in what a choice sets, and keeps it: the form as it was until then must not come after that.
+    function forgetDraft() {
+        clearTimeout(timers.keep_draft);
+        questions.delete("keep_draft");
+    }
+
+    // Fields that were edited meanwhile are told with those that came.
+    function filled() {
+        ask("refresh");
+        askSoon("keep_draft");
+    }
+
     function heard(event) {
         if (!isRestored()) return;
+        if (event.target.closest(FILLING)) return forgetDraft();
         if (event.target.closest("#addift_scrub")) askSoon("look");
         if (event.target.closest("#addift_form") && !event.target.closest("button[id]")) askSoon("keep_draft");
     }
@@ -238,7 +252,7 @@
         }
     }
 
-    window.addift = { insert, answered, refresh: () => ask("refresh"), act: () => acts.shift() ?? "" };
+    window.addift = { insert, answered, filled, refresh: () => ask("refresh"), act: () => acts.shift() ?? "" };
     document.addEventListener("click", pressed);
     for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, touch);
     setInterval(() => {

@@ -32,6 +32,7 @@ _MODE_HELP = (
 _TEXT_LINES = {"prompt": 2, "preview_prompt": 2}
 _ACT = "(_act, seen) => [window.addift?.act() ?? '', seen]"  # the button that was pressed in the queue, if any
 _QUESTIONS = ("refresh", "keep_draft", "look", "do")  # asked by JavaScript, one after the other
+_FILLING = ("preset", "method")  # they fill in other fields; the same two as in JavaScript
 Components = dict[str, Any]
 
 
@@ -276,7 +277,7 @@ def _binder(parts: Components) -> Callable[..., None]:
         components = ([parts[each] for each in names] for names in (told, outputs))
         done = compat.on(getattr(parts[name], event), call, *components, preprocess=preprocess, js=js)
         # Gradio lets answers overtake each other: whatever came last, a look at how things stand follows it.
-        after = "answered" if name in _QUESTIONS else "refresh"
+        after = "answered" if name in _QUESTIONS else "filled" if name in _FILLING else "refresh"
         compat.on(done.then, None, js=f"() => window.addift?.{after}()")
 
     return bind

@@ -161,6 +161,16 @@ class Tab:
         self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
         self.to_front()
 
+    def settle(self) -> None:
+        """Wait until all is told to the server that was touched so far."""
+        time.sleep(1)
+
+    def answer_after(self, seconds: float) -> None:
+        """Let every answer of the server take this long, as over a slow line."""
+        line = {"offline": False, "latency": seconds * 1000, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.driver.execute_cdp_cmd("Network.enable", {})
+        self.driver.execute_cdp_cmd("Network.emulateNetworkConditions", line)
+
     def to_front(self) -> None:
         """Choose the tab in the WebUI's row of tabs, and 'Pair' in it."""
         if self.server.setup.in_webui:

@@ -16,6 +16,12 @@ from lib_addift.demo.run import TASKS
 from lib_addift.lora_file import read_lora
 from tests.browser.tab import Tab
 
+_NOTE_MASKS = """
+const find = () => document.querySelector(arguments[0]).value;
+window.masks = []; // what the field held whenever the form was told to the server
+document.getElementById("addift_keep_draft").addEventListener("click", () => masks.push(find()));
+"""
+
 pytestmark = pytest.mark.browser
 
 LONG = 180  # s for a training run of the tiny world on a busy machine
@@ -133,11 +139,37 @@ def test_a_preset_fills_in_its_settings(tab: Tab) -> None:
     choose(tab, "style")
     tab.wait(lambda: tab.value("#addift_set_mask input") == "off", "the style preset's mask")
     assert float(tab.value(strength)) == 1.25
+    tab.settle()
     tab.reload()
     tab.open_advanced()
     assert tab.value("#addift_set_mask input") == "off"
     choose(tab, "action")
     tab.wait(lambda: tab.value("#addift_set_mask input") == "auto", "the action preset's mask")
+
+
+def test_a_preset_is_kept_however_slowly_its_settings_come(tab: Tab) -> None:
+    mask, name = "#addift_set_mask input", "#addift_name input, #addift_name textarea"
+    tab.open_advanced()
+    choose(tab, "action")
+    tab.wait(lambda: tab.value(mask) == "auto", "the action preset's mask")
+    tab.settle()
+    tab.driver.execute_script(_NOTE_MASKS, mask)
+    tab.answer_after(2)
+    try:
+        choose(tab, "style")
+        tab.wait(lambda: tab.value(mask) == "off", "the style preset's mask")
+        assert "auto" not in tab.driver.execute_script("return masks"), "the form as it was before the choice"
+        tab.wait(lambda: tab.driver.execute_script("return masks.at(-1)") == "off", "the style preset told")
+        choose(tab, "action")
+        tab.write(name, "meanwhile")
+        tab.wait(lambda: tab.value(mask) == "auto", "the action preset's mask")
+        tab.wait(lambda: tab.driver.execute_script("return masks.at(-1)") == "auto", "the action preset told")
+    finally:
+        tab.answer_after(0)
+    tab.reload()
+    tab.open_advanced()
+    assert tab.value(mask) == "auto"
+    assert tab.value(name) == "meanwhile"
 
 
 def choose(tab: Tab, preset: str) -> None:
