@@ -25,9 +25,11 @@ from lib_addift.sample import ddim, ddim_timesteps
 from lib_addift.schedule import NoiseSchedule
 
 LEARNT = 0.2  # a recovery below this is no proof
-_GRID = (1.0, 2.0, 4.0, 8.0, 14.0)  # in units of the training multiplier
+_LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 14.0)  # weights, in units of the training multiplier
+_START = slice(4, 6)  # the rungs between which most LoRAs have their best weight
+_OVERVIEW = slice(1, None, 2)
 _HALVINGS = 2
-WEIGHTS_TRIED = 1 + len(_GRID) + 2 + _HALVINGS  # backwards, the grid, beside the best of it, and closing in
+WEIGHTS_TRIED = 6  # for most LoRAs, at the most: the start, one or two rungs beside it, and the halvings
 NOISES = 2
 TRIPS = tuple((direction, noise) for direction in Direction for noise in range(NOISES))  # of each pair and weight
 _ENOUGH_STEPS = 6  # find the weight that 12 find, within a tenth, in half the time (docs/method.md)
@@ -84,16 +86,20 @@ def trip_steps(config: TrainConfig) -> int:
 
 @torch.no_grad()
 def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
-    """Try weights on the side that reproduces the difference, then close in on the one to use.
+    """Climb to the weight that reproduces the most of the difference, then close in on the one to use.
 
     `network` must be attached.
     """
     probe = _Probe(host, network, pairs, config)
-    unit = config.train_multiplier
-    scores = probe.scores([-unit, *(weight * unit for weight in _GRID)])
-    if max(scores, key=scores.__getitem__) < 0:
-        scores |= probe.scores([-weight * unit for weight in _GRID[1:]])
-    scores |= probe.scores(_beside(max(scores, key=scores.__getitem__), [0.0, *scores]))
+    ladder = [rung * config.train_multiplier for rung in _LADDER]
+    scores = probe.scores(ladder[_START])
+    _climb(probe, scores, ladder)
+    if max(scores.values()) < LEARNT:  # it learnt nothing, or backwards, or the top lies behind a dip
+        overview = ladder[_OVERVIEW]
+        scores |= probe.scores([weight for weight in (-overview[0], *overview) if weight not in scores])
+        if max(scores, key=scores.__getitem__) < 0:
+            scores |= probe.scores([-weight for weight in overview[1:]])
+        _climb(probe, scores, ladder)
     best = max(scores, key=scores.__getitem__)
 
     def is_enough(weight: float) -> bool:
@@ -110,12 +116,16 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
     return RoundTrip(max(0.0, scores[weight]), weight, tuple(sorted(scores.items())))
 
 
-def _beside(best: float, weights: Sequence[float]) -> list[float]:
-    """The middles between the best of `weights` and its neighbours on its own side of 0."""
-    side = sorted({abs(weight) for weight in weights if weight * best >= 0})
-    place = side.index(abs(best))
-    neighbours = side[max(place - 1, 0) : place] + side[place + 1 : place + 2]
-    return [math.copysign((abs(best) + neighbour) / 2, best) for neighbour in neighbours]
+def _climb(probe: _Probe, scores: dict[float, float], ladder: Sequence[float]) -> None:
+    """Add to `scores` the rungs beside the best one, on its own side of 0, until none of them is better."""
+    while True:
+        best = max(scores, key=scores.__getitem__)
+        place = ladder.index(abs(best))
+        beside = (*ladder[max(place - 1, 0) : place], *ladder[place + 1 : place + 2])
+        new = [weight for weight in (math.copysign(rung, best) for rung in beside) if weight not in scores]
+        if not new:
+            return
+        scores |= probe.scores(new)
 
 
 @torch.no_grad()

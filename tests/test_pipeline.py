@@ -25,7 +25,7 @@ from lib_addift.lora import LoraLayer, LoraNetwork
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Checkpoint, Event, Request, Snapshot
 from lib_addift.pipeline import TrainingRun
-from lib_addift.proof import _NEARLY, RoundTrip, round_trip, round_trip_pictures
+from lib_addift.proof import _NEARLY, WEIGHTS_TRIED, RoundTrip, _Probe, round_trip, round_trip_pictures
 from lib_addift.schedule import sd15_alphas_cumprod
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
@@ -648,6 +648,27 @@ def test_the_round_trip_finds_the_weight_that_reproduces_the_difference(weight: 
     assert proof.recovery >= 0.75 * _NEARLY, "the coarsest part of the grid, backwards, meets 0.75 of it"
 
 
+@pytest.mark.parametrize("weight", [0.7, 0.8, 0.9, 1.1])
+def test_where_most_loras_have_their_best_weight_the_round_trip_tries_few(weight: float) -> None:
+    assert len(painted_proof(DIFFERENCE / weight, DIFFERENCE).curve) <= WEIGHTS_TRIED <= 6
+
+
+@pytest.mark.parametrize("top", [-1.0, 1.0, 8.0, 14.0])
+def test_a_top_behind_a_dip_is_found_where_the_near_one_is_no_proof(
+    top: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two peaks in units of the training multiplier: one of 0.15 where the search begins, and the LoRA's own."""
+
+    def score(weight: float) -> float:
+        units = weight / TrainConfig().train_multiplier
+        return max(0.15 - (units - 3) ** 2, 0.9 - ((units - top) / (0.3 * top)) ** 2, -0.5)
+
+    monkeypatch.setattr(_Probe, "scores", lambda _self, weights: {weight: score(weight) for weight in weights})
+    proof = painted_proof(DIFFERENCE, DIFFERENCE)
+    assert proof.weight / TrainConfig().train_multiplier == pytest.approx(top, rel=0.1)
+    assert proof.recovery >= 0.9 * _NEARLY
+
+
 def test_the_verdict_is_a_sentence_for_each_outcome() -> None:
     assert painted_proof(DIFFERENCE / 0.5, DIFFERENCE).verdict.startswith("The LoRA reproduces ")
     backwards = painted_proof(-DIFFERENCE / 0.25, DIFFERENCE)
@@ -693,9 +714,14 @@ def test_the_curve_holds_every_weight_that_was_tried() -> None:
     proof = painted_proof(DIFFERENCE, DIFFERENCE)
     weights = [weight for weight, _ in proof.curve]
     assert weights == sorted(set(weights))
-    assert {-0.25, 1.0} <= set(weights)
+    assert {0.75, 1.0, 1.5} <= set(weights), "the best one, and one on each side of it"
     assert dict(proof.curve)[1.0] == pytest.approx(1.0, abs=1e-4)
-    assert dict(proof.curve)[-0.25] == pytest.approx(1 - 1.25**2, abs=1e-3), "the wrong way: farther off than nothing"
+
+
+def test_where_nothing_is_reproduced_both_directions_were_tried() -> None:
+    curve = dict(painted_proof(-DIFFERENCE / 20, DIFFERENCE).curve)
+    assert {-0.25, 0.25, 3.5, -3.5} <= set(curve)
+    assert curve[0.25] == pytest.approx(1 - (1 + 0.25 / 20) ** 2, abs=1e-3), "the wrong way: farther off than nothing"
 
 
 class OverflowingHost(PainterHost):
