@@ -134,7 +134,7 @@ class UNetModel(nn.Module):
             self.before_call()
         if not self.is_on_device:
             raise RuntimeError("Expected all tensors to be on the same device")
-        angles = timesteps[:, None].float() * torch.tensor([0.01, 0.003])
+        angles = timesteps[:, None].float() * torch.tensor([0.01, 0.003], device=timesteps.device)
         emb = self.time_embed(torch.cat([angles.sin(), angles.cos()], dim=1).to(x.dtype))
         for part in (*self.input_blocks, self.middle_block, *self.output_blocks):
             x = part(x, emb, context)
@@ -231,5 +231,6 @@ class TextModel(nn.Module):
         words = [[2 + sum(word.encode()) % 60 for word in prompt.split()] for prompt in prompts]
         chunks = max(1, *(-(-len(row) // 3) for row in words))
         tokens = [[[0, *row[3 * n : 3 * n + 3], 1, 1, 1, 1][:5] for row in words] for n in range(chunks)]
-        states = [self.transformer(torch.tensor(chunk))[-clip_skip] for chunk in tokens]
+        device = next(self.parameters()).device
+        states = [self.transformer(torch.tensor(chunk, device=device))[-clip_skip] for chunk in tokens]
         return torch.cat([self.transformer.text_model.final_layer_norm(state) for state in states], dim=1)

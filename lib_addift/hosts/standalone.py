@@ -249,7 +249,7 @@ def _ready(what: str, build: Callable[[State], Any], state: State, dtype: torch.
         problem = str(error).splitlines()[-1].strip().rstrip(".")
     if problem:
         raise HostError(f"the checkpoint's {what} is not SD1.x ({problem}). Choose an SD1.5 checkpoint.")
-    return module.eval().requires_grad_(False)
+    return module.to(device).eval().requires_grad_(False)  # buffers that are no weights are not there yet
 
 
 def _build_unet(state: State) -> UNet2DConditionModel:
