@@ -61,8 +61,11 @@ class TrainConfig:
 
     # The optimizer
     max_train_steps: int = _setting(
-        60, "Steps", "Optimizer steps in all. More than about 100 overfits.", low=1, high=100_000, advanced=False
-    )
+        60, "Steps",
+        "Optimizer steps in all. More than about 100 overfits one pair. A set of several gets the root of their number "
+        "times as many, unless they are given.",
+        low=1, high=100_000, advanced=False,
+    )  # fmt: skip
     learning_rate: float = _setting(
         1e-4,
         "Learning rate",

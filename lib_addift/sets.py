@@ -11,7 +11,7 @@ from typing import Any
 from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.doctor import Finding, examine
 from lib_addift.errors import AddiftError, ConfigError, PictureError
-from lib_addift.material import check_method
+from lib_addift.material import check_method, usual_steps
 from lib_addift.messages import Request
 from lib_addift.pairs import PairSource, Size, load_source
 from lib_addift.set_files import find_pairs, holds_pictures, inner_folders
@@ -43,8 +43,15 @@ class PairSet:
     overwrite: bool | None = None  # as the set wants it; None = as all
 
     def config(self, base: Mapping[str, Any] | None = None) -> TrainConfig:
-        """The settings of all, as `config.from_mapping` takes them, with the set's own on top. Raises ConfigError."""
-        return from_mapping({**(base or {}), **self.settings})
+        """The settings of all, as `config.from_mapping` takes them, with the set's own on top. Raises ConfigError.
+
+        Where none of them says how many steps, several pairs get more than one.
+        """
+        settings = {**(base or {}), **self.settings}
+        config = from_mapping(settings)
+        if "max_train_steps" in settings:
+            return config
+        return replace(config, max_train_steps=usual_steps(config, self.pairs))
 
     def request(self, base: Mapping[str, Any] | None = None, overwrite: bool = False) -> Request:
         """What to train. Raises ConfigError when the set has a problem or the settings are bad."""
