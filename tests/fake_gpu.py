@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 
 GPU = torch.device("cuda", 0)
 _aten = torch.ops.aten
-# A GPU's tensor may be filled from one of the CPU, and indexed by one.
-_ACROSS = {_aten.copy_, _aten._to_copy, _aten.index, _aten.index_put, _aten.index_put_, _aten._unsafe_index}
+_COPIES = {_aten.copy_, _aten._to_copy}
+_INDEXING = {_aten.index, _aten.index_put, _aten.index_put_}  # a GPU's tensor, by one of the CPU; not the other way
 
 
 class GpuTensor(torch.Tensor):
@@ -94,7 +94,8 @@ def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
     is_here = any(isinstance(each, GpuTensor) for each in tensors)
     strangers = [each for each in tensors if not isinstance(each, GpuTensor) and each.dim() > 0]
-    if is_here and strangers and func.overloadpacket not in _ACROSS:
+    is_allowed = func.overloadpacket in _COPIES or (func.overloadpacket in _INDEXING and isinstance(args[0], GpuTensor))
+    if is_here and strangers and not is_allowed:
         raise RuntimeError(f"{func}: expected all tensors to be on the same device, but found cuda:0 and cpu.")
     # What autograd asks for, it asks for where it believes the tensors to be; `cpu()` and `to()` never come here.
     is_autograds = torch._C._current_graph_task_id() != -1 or (is_here and func is _aten._to_copy.default)

@@ -60,6 +60,9 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
             made + torch.ones(4)
         with pytest.raises(RuntimeError, match="same device"):
             torch.nn.functional.linear(made, torch.ones(4, 4))
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.ones(4)[torch.tensor([1, 2], device=GPU)]
+        assert made[torch.tensor([1, 2])].device == GPU
         with pytest.raises(RuntimeError, match="generator"):
             torch.randn(2, generator=torch.Generator("cpu"), device=GPU)
         with pytest.raises(TypeError, match="cpu"):

@@ -585,3 +585,28 @@ def test_a_numbered_folder_with_settings_of_its_own_is_a_set(tmp_path: Path) -> 
     put(tmp_path / "5_cat", "cat.png", "cat_2.png")
     (tmp_path / "5_cat" / "addift.toml").write_text("rank = 8")
     assert [found.name for found in find_sets(tmp_path)] == ["5_cat"]
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("pairs", "own", "base", "steps"),
+    [
+        (1, "", {}, 60),
+        (2, "", {}, 85),
+        (4, "", {}, 104),  # one is held out
+        (4, "hold_out = false", {}, 120),
+        (9, "hold_out = false", {}, 180),
+        (4, "max_train_steps = 60", {}, 60),
+        (4, "", {"max_train_steps": 30}, 30),
+        (4, 'method = "slider"', {}, 100),
+    ],
+)
+def test_several_pairs_get_more_steps_unless_the_steps_are_given(
+    pairs: int, own: str, base: dict[str, Any], steps: int, tmp_path: Path
+) -> None:
+    names = [name for number in range(pairs) for name in (f"face{number}.png", f"face{number}_closed.png")]
+    found = find_set(put(tmp_path / "eyes", *names, addift_toml=own), base)
+    assert found.problem == ""
+    assert found.request(base).config.max_train_steps == steps
