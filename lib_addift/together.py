@@ -166,5 +166,6 @@ def room_for(run: TrainingRun) -> int:
     free = free_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
     if free is None:
         return max(1, min(_MOST_AT_ONCE, _CPU_LATENT_PIXELS // pixels))
-    one = Thrift(samples, recomputes=False).needs(height * width // 64, whole_unet=True, element_size=2)
+    whole_unet = run.config.blocks != ("OUT",)
+    one = Thrift(samples, recomputes=False).needs(height * width // 64, whole_unet=whole_unet, element_size=2)
     return max(1, min(_MOST_AT_ONCE, free // one))

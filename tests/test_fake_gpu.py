@@ -17,8 +17,10 @@ from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, StepReport
 from lib_addift.pairs import PairSource
 from lib_addift.pipeline import TrainingRun
+from lib_addift.together import room_for, train_runs
 from tests.conftest import skip_proof_and_pictures
 from tests.fake_gpu import GPU, fake_gpu
+from tests.fake_host import FakeHost
 from tests.fake_webui import FakeA1111, inside
 
 SOURCES = tuple(
@@ -109,6 +111,34 @@ def test_on_a_small_gpu_less_memory_is_used_from_the_first_step_on(
     assert note.startswith("memory is short: from now on samples go through the model 1 at a time and its blocks are")
     for name in on_cpu:
         torch.testing.assert_close(on_gpu[name], on_cpu[name], rtol=0.01, atol=1e-3)
+
+
+def test_two_loras_learn_at_once_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_proof_and_pictures(monkeypatch)
+
+    def both(host: StandaloneHost) -> list[dict[str, torch.Tensor]]:
+        runs = [TrainingRun(host, Request((s,), s.name, TrainConfig.create(**SMALL)), watched=False) for s in SOURCES]
+        assert not [said for _, said in train_runs(runs) if isinstance(said, Exception)]
+        return [read_lora(run.results[0].path)[0] for run in runs]
+
+    on_cpu = both(host_on("cpu", tmp_path / "cpu"))
+    with fake_gpu():
+        on_gpu = both(host_on("cuda:0", tmp_path / "gpu"))
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize(
+    ("free", "blocks", "count"), [(10, ("OUT",), 6), (10, ("MID", "OUT"), 4), (1, ("OUT",), 1), (140, ("OUT",), 16)]
+)
+def test_as_many_at_once_as_the_gpu_has_room_for(
+    free: int, blocks: tuple[str, ...], count: int, tmp_path: Path
+) -> None:
+    pictures = [np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 9, np.uint8)]
+    request = Request((PairSource(*pictures, name="pair"),), "pair", TrainConfig.create(blocks=blocks))
+    run = TrainingRun(FakeHost(tmp_path), request, watched=False)
+    with fake_gpu(free=free * 2**30):
+        assert room_for(run) == count
 
 
 def test_pictures_are_drawn_on_a_gpu_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
