@@ -36,7 +36,7 @@ def host_on(device: str, folder: Path, precision: str = "fp32") -> StandaloneHos
 def train(host: Any, pairs: int = 1, **settings: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The file's tensors, and what the steps' notes say."""
     config = TrainConfig.create(**{**SMALL, **settings})
-    training = TrainingRun(host, Request(SOURCES[:pairs], "blink", config), watched=True)
+    training = TrainingRun(host, Request(SOURCES[:pairs], "blink", config), watched=False)
     notes = {event.note for event in training.events() if isinstance(event, StepReport)}
     return read_lora(training.results[0].path)[0], notes
 
@@ -79,18 +79,15 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
 @pytest.mark.parametrize(
     ("precision", "pairs", "settings"),
     [
-        ("fp32", 1, {}),
-        ("fp16", 2, {"batch_size": 2, "preview_prompt": "a face", "mirror": True, "self_regularisation": 0.5}),
-        ("bf16", 1, {"train_text_encoder": True, "dora": True, "dropout": 0.2, "lora_plus_ratio": 4.0}),
-        ("fp32", 1, {"method": "copier", "first_train_steps": 2, "algorithm": "lokr"}),
-        ("fp32", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}),
+        ("fp32", 1, {"dora": True, "dropout": 0.2, "lora_plus_ratio": 4.0}),
+        ("fp16", 2, {"batch_size": 2, "mirror": True, "self_regularisation": 0.5, "train_text_encoder": True}),
+        ("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}),
     ],
 )
 def test_training_on_a_gpu_gives_the_same_lora(
     tmp_path: Path, precision: str, pairs: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if settings:  # proof and pictures are the same for all
-        skip_proof_and_pictures(monkeypatch)
+    skip_proof_and_pictures(monkeypatch)  # A1111's small model, below, is quicker with them
     on_cpu, _ = train(host_on("cpu", tmp_path / "cpu", precision), pairs, **settings)
     with fake_gpu():
         on_gpu, notes = train(host_on("cuda:0", tmp_path / "gpu", precision), pairs, **settings)

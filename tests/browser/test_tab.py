@@ -154,7 +154,7 @@ def test_a_preset_is_kept_however_slowly_its_settings_come(tab: Tab) -> None:
     tab.wait(lambda: tab.value(mask) == "auto", "the action preset's mask")
     tab.settle()
     tab.driver.execute_script(_NOTE_MASKS, mask)
-    tab.answer_after(2)
+    tab.answer_after(1)
     try:
         choose(tab, "style")
         tab.wait(lambda: tab.value(mask) == "off", "the style preset's mask")
