@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -88,15 +88,16 @@ def steps_of(config: TrainConfig, sources: Sequence[PairSource]) -> int:
     return total_steps(config, _learnt(config, sources))
 
 
-def usual_steps(config: TrainConfig, sources: Sequence[PairSource]) -> int:
-    """`max_train_steps` where nobody gave it: the root of the number of pairs times that for one.
+def with_usual_steps(config: TrainConfig, sources: Sequence[PairSource], given: Container[str]) -> TrainConfig:
+    """Where `max_train_steps` is not among the `given` settings: the root of the number of pairs times that for one.
 
     Measured: with the steps of one pair, four leave a LoRA that changes what it should not, and with the double one
     that is better than from a single pair (docs/lab.md).
     """
-    if config.method != "addift":
-        return config.max_train_steps
-    return round(config.max_train_steps * math.sqrt(max(1, _learnt(config, sources))))
+    if config.method != "addift" or "max_train_steps" in given:
+        return config
+    steps = config.max_train_steps * math.sqrt(max(1, _learnt(config, sources)))
+    return replace(config, max_train_steps=round(steps))
 
 
 def _learnt(config: TrainConfig, sources: Sequence[PairSource]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.doctor import Finding, examine
 from lib_addift.errors import AddiftError, ConfigError, PictureError
-from lib_addift.material import check_method, usual_steps
+from lib_addift.material import check_method, with_usual_steps
 from lib_addift.messages import Request
 from lib_addift.pairs import PairSource, Size, load_source
 from lib_addift.set_files import find_pairs, holds_pictures, inner_folders
@@ -48,10 +48,7 @@ class PairSet:
         Where none of them says how many steps, several pairs get more than one.
         """
         settings = {**(base or {}), **self.settings}
-        config = from_mapping(settings)
-        if "max_train_steps" in settings:
-            return config
-        return replace(config, max_train_steps=usual_steps(config, self.pairs))
+        return with_usual_steps(from_mapping(settings), self.pairs, settings)
 
     def request(self, base: Mapping[str, Any] | None = None, overwrite: bool = False) -> Request:
         """What to train. Raises ConfigError when the set has a problem or the settings are bad."""

@@ -28,7 +28,13 @@ ROUTES = {
     ("post", "/train"),
     ("get", "/jobs"),
     ("get", "/jobs/{job_id}"),
+    ("delete", "/jobs/{job_id}"),
     ("post", "/jobs/{job_id}/stop"),
+    ("post", "/jobs/{job_id}/retry"),
+    ("post", "/jobs/{job_id}/move"),
+    ("get", "/queue"),
+    ("post", "/queue/pause"),
+    ("post", "/queue/resume"),
     ("get", "/jobs/{job_id}/steps/{step}"),
     ("post", "/jobs/{job_id}/steps/{step}/save"),
     ("get", "/presets"),
@@ -454,6 +460,74 @@ def test_an_unknown_job_is_not_found(client):
         if "{job_id}" in path:
             response = client.request(method, V1 + path.format(job_id="nobody", step=2))
             refused(response, 404, "UnknownJobError", "nobody")
+
+
+def test_several_pairs_make_one_lora_with_more_steps(client, host, body):
+    wide = Image.new("RGB", (128, 64), "grey")
+    texts = []
+    for picture_ in (wide, wide.point(lambda value: value + 60)):
+        stream = io.BytesIO()
+        picture_.save(stream, "PNG")
+        texts.append(base64.b64encode(stream.getvalue()).decode())
+    more = [
+        {"original": texts[0], "target": texts[1], "original_prompt": "a dark wall"},
+        *({"original_path": "open.png", "target_path": "closed.png"} for _ in range(2)),
+    ]
+    body |= {"more_pairs": more, "settings": {**QUICK, "hold_out": False}}
+    given = client.post(f"{V1}/train?wait=true", json=body).json()
+    assert (given["state"], given["total"], given["error"]) == ("done", 4, "")
+    request = client.jobs.get(given["id"]).request
+    assert [pair.name for pair in request.pairs] == ["1", "2", "3", "4"]
+    assert [pair.original_prompt for pair in request.pairs] == ["", "a dark wall", "", ""]
+    del body["settings"]["max_train_steps"]
+    chosen = client.post(f"{V1}/train", json={**body, "name": "longer"}).json()
+    client.post(f"{V1}/jobs/{chosen['id']}/stop")
+    assert chosen["total"] == 2 * TrainConfig.create("action").max_train_steps
+
+
+def test_of_several_pairs_the_bad_one_is_named(client, body):
+    bad = {**body, "more_pairs": [{"original_path": "open.png", "target_path": "absent.png"}]}
+    refused(client.post(f"{V1}/train", json=bad), 422, "PictureError", "pair '2'", "absent.png")
+    bad = {**body, "more_pairs": [{"original_path": "open.png", "target_path": "open.png"}]}
+    refused(client.post(f"{V1}/train", json=bad), 422, "PictureError", "pair '2'", "identical")
+    bad = {**body, "more_pairs": [{"original_path": "open.png", "goal": "closed.png"}]}
+    refused(client.post(f"{V1}/train", json=bad), 422, "RequestError", "'more_pairs.0.goal'")
+    assert client.get(f"{V1}/jobs").json() == []
+
+
+def test_the_queue_is_paused_put_in_order_and_resumed(client, body):
+    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": []}
+    assert client.post(f"{V1}/queue/pause").json()["paused"]
+    a, b, c = (client.post(f"{V1}/train", json={**body, "name": name}).json()["id"] for name in "abc")
+    assert client.get(f"{V1}/queue").json() == {"paused": True, "waiting": [a, b, c]}
+    assert client.post(f"{V1}/jobs/{c}/move?before={a}").json()["waiting"] == [c, a, b]
+    assert client.post(f"{V1}/jobs/{c}/move").json()["waiting"] == [a, b, c]
+    refused(client.post(f"{V1}/jobs/{a}/move?before=nobody"), 404, "UnknownJobError", "nobody")
+    client.post(f"{V1}/jobs/{b}/stop")
+    refused(client.post(f"{V1}/jobs/{b}/move"), 409, "JobError", "'b'", "waits no more")
+    assert not client.post(f"{V1}/queue/resume").json()["paused"]
+    started = [client.get(f"{V1}/jobs/{job}?wait=true").json() for job in (a, c)]
+    assert [job["state"] for job in started] == ["done", "done"]
+    assert started[0]["finished"] <= started[1]["finished"]
+    assert client.get(f"{V1}/jobs/{b}").json()["state"] == "stopped"
+
+
+def test_an_ended_job_is_tried_again_and_forgotten(client, host, body):
+    host._fail_at = 1
+    job = client.post(f"{V1}/train?wait=true", json=body).json()
+    assert job["state"] == "failed"
+    host._fail_at = None
+    again = client.post(f"{V1}/jobs/{job['id']}/retry?wait=true").json()
+    assert (again["id"], again["state"], again["error"]) == (job["id"], "done", "")
+    refused(client.post(f"{V1}/jobs/{job['id']}/retry"), 409, "LoraFileError", "closed_eyes")
+    host.gate.clear()
+    running = client.post(f"{V1}/train", json={**body, "name": "other"}).json()["id"]
+    for method, path in (("delete", running), ("post", f"{running}/retry")):
+        refused(client.request(method, f"{V1}/jobs/{path}"), 409, "JobError", "'other'")
+    host.gate.set()
+    assert client.delete(f"{V1}/jobs/{job['id']}").json()["result"]["name"] == "closed_eyes"
+    refused(client.get(f"{V1}/jobs/{job['id']}"), 404, "UnknownJobError")
+    assert (host.lora_dir / "closed_eyes.safetensors").is_file()
 
 
 def test_a_failed_job_says_why(client, host, body):

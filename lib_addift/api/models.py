@@ -14,24 +14,39 @@ _PATH = "Instead: a file in one of the folders that the WebUI opens to the API."
 _PNG = "PNG as base64"
 
 
-class PairBody(BaseModel, extra="forbid"):
-    """Two pictures and how to look at them."""
+class PicturesBody(BaseModel, extra="forbid"):
+    """Two pictures."""
 
     original: str | None = Field(None, description=f"The picture as it is, {_BASE64}.")
     original_path: str | None = Field(None, description=_PATH)
     target: str | None = Field(None, description=f"The picture as it should become, {_BASE64}.")
     target_path: str | None = Field(None, description=_PATH)
+
+
+class PairBody(PicturesBody):
+    """Two pictures and how to look at them."""
+
     preset: str = Field(DEFAULT_PRESET, description="The kind of difference: see /addift/v1/presets.")
     settings: dict[str, Any] = Field(
         default_factory=dict, description="What differs from the preset: see /addift/v1/config."
     )
 
 
+class AnotherPairBody(PicturesBody):
+    """Another pair of the same difference."""
+
+    original_prompt: str = Field("", description="Of this pair; empty: as the settings say.")
+    target_prompt: str = Field("", description="Of this pair; empty: as the settings say.")
+
+
 class TrainBody(PairBody):
-    """Two pictures, and what the LoRA of their difference is to be called."""
+    """Two pictures, more pairs of the same difference if there are, and what their LoRA is to be called."""
 
     name: str = Field(description="Of the LoRA, as in <lora:NAME:1>.")
     overwrite: bool = Field(False, description="Replace a LoRA of this name.")
+    more_pairs: list[AnotherPairBody] = Field(
+        default_factory=list, description="Several pairs make a better LoRA, with more steps unless these are given."
+    )
 
 
 class FindingAnswer(BaseModel):
@@ -97,6 +112,13 @@ class JobAnswer(BaseModel):
     kept_steps: list[int] = Field(description="Steps that can be looked at and saved")
     saved_steps: list[ResultAnswer] = Field(description="Unfinished LoRAs that were saved, as NAME-stepN")
     strip: str | None = Field(None, description=f"The newest strip; {_PNG}; only with pictures=true")
+
+
+class QueueAnswer(BaseModel):
+    """What waits."""
+
+    paused: bool = Field(description="No further job is begun; what runs goes on to its end")
+    waiting: list[str] = Field(description="The jobs' ids, the next one first")
 
 
 class StepAnswer(BaseModel):

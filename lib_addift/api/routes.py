@@ -18,17 +18,20 @@ from lib_addift.api.models import (
     JobAnswer,
     PairAnswer,
     PairBody,
+    PicturesBody,
     PresetsAnswer,
+    QueueAnswer,
     StepAnswer,
     TrainBody,
 )
 from lib_addift.api.pictures import allowed_file, encode_png, read_picture
 from lib_addift.config import TrainConfig
-from lib_addift.errors import JobError, LoraFileError
+from lib_addift.errors import JobError, LoraFileError, PictureError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.lora_file import check_name
+from lib_addift.material import with_usual_steps
 from lib_addift.messages import Request, Snapshot
-from lib_addift.pairs import load_pair
+from lib_addift.pairs import PairSource, load_pair
 from lib_addift.presets import DEFAULT_PRESET, PRESETS
 
 PREFIX = "/addift/v1"
@@ -39,6 +42,8 @@ _STEP = Path(..., description="One of the job's kept steps")
 _WAIT = Query(False, description="Answer only when nothing about the job changes any more")
 _PICTURES = Query(False, description="Send the pictures too")
 _KEEP = Query(False, description="Save what was learnt so far as NAME-stepN")
+_FRESH = Query(False, description="From the start, though there is a checkpoint to go on from")
+_BEFORE = Query(None, description="The id of a job that waits; without one: to the end")
 
 
 def add_routes(
@@ -66,10 +71,16 @@ def add_routes(
 def _table(api: _Api) -> list[tuple[str, str, Callable[..., Any], str, tuple[int, ...]]]:
     """Method, path, endpoint, summary and error codes of every route."""
     return [
-        ("POST", "/train", api.train, "Learn the difference of two pictures", (409, 413, 422)),
+        ("POST", "/train", api.train, "Learn the difference of two pictures, or of several pairs", (409, 413, 422)),
         ("GET", "/jobs", api.jobs, "All jobs, the oldest first", ()),
         ("GET", "/jobs/{job_id}", api.job, "How a job stands", (404, 422)),
         ("POST", "/jobs/{job_id}/stop", api.stop, "Stop a job after its current step", (404, 409, 422)),
+        ("POST", "/jobs/{job_id}/retry", api.retry, "Queue an ended job again", (404, 409, 422)),
+        ("POST", "/jobs/{job_id}/move", api.move, "Move a job that waits", (404, 409, 422)),
+        ("DELETE", "/jobs/{job_id}", api.remove, "Forget an ended job", (404, 409, 422)),
+        ("GET", "/queue", api.queue, "What waits", ()),
+        ("POST", "/queue/pause", api.pause, "Begin no further job", ()),
+        ("POST", "/queue/resume", api.resume, "Go on with the queue", ()),
         ("GET", "/jobs/{job_id}/steps/{step}", api.step, "Look at a kept step", (404, 422)),
         ("POST", "/jobs/{job_id}/steps/{step}/save", api.save_step, "Save a kept step as NAME-stepN", (404, 409, 422)),
         ("GET", "/presets", api.presets, "The presets", ()),
@@ -107,6 +118,42 @@ class _Api:
         self._jobs.stop(job_id, keep)
         return await _answer(job, wait, pictures)
 
+    async def retry(
+        self, job_id: str = _JOB, fresh: bool = _FRESH, wait: bool = _WAIT, pictures: bool = _PICTURES
+    ) -> JobAnswer:
+        """Goes on from the last checkpoint, with the same result as if it had never ended; a done job begins anew."""
+        self._job(job_id)
+        job = await run_in_threadpool(self._jobs.retry, job_id, fresh=fresh)
+        return await _answer(job, wait, pictures)
+
+    def move(self, job_id: str = _JOB, before: str | None = _BEFORE) -> QueueAnswer:
+        """To before another one, or to the end of the queue."""
+        for each in (job_id, before):
+            if each is not None:
+                self._job(each)
+        self._jobs.move(job_id, before)
+        return self.queue()
+
+    def remove(self, job_id: str = _JOB) -> JobAnswer:
+        """With its pictures and kept steps; the LoRAs that it saved stay. Answers how the job stood."""
+        answer = job_answer(self._job(job_id))
+        self._jobs.remove(job_id)
+        return answer
+
+    def queue(self) -> QueueAnswer:
+        """The jobs that wait, in their order, and whether the queue is paused."""
+        return QueueAnswer(paused=self._jobs.is_paused, waiting=[job.id for job in self._jobs.queue()])
+
+    def pause(self) -> QueueAnswer:
+        """What runs goes on to its end. A restart of the WebUI does not change that."""
+        self._jobs.pause()
+        return self.queue()
+
+    def resume(self) -> QueueAnswer:
+        """Begins with the first job that waits."""
+        self._jobs.resume()
+        return self.queue()
+
     def step(self, job_id: str = _JOB, step: int = _STEP) -> StepAnswer:
         """The strip after so many steps, at the weights that the LoRA had before calibration."""
         return StepAnswer(step=step, strip=encode_png(self._snapshot(job_id, step).strip))
@@ -136,10 +183,22 @@ class _Api:
             check_name(body.name)
         except LoraFileError as error:
             raise LoraNameError(str(error)) from error
-        config = self._config(body)
-        return self._jobs.submit(Request.of(*self._pictures(body), body.name, config, overwrite=body.overwrite))
+        pairs = self._pairs(body)
+        config = with_usual_steps(self._config(body), pairs, body.settings)
+        return self._jobs.submit(Request(pairs, body.name, config, body.overwrite))
 
-    def _pictures(self, body: PairBody) -> tuple[Image.Image, Image.Image]:
+    def _pairs(self, body: TrainBody) -> tuple[PairSource, ...]:
+        """All pairs of a request, numbered in messages where there are several."""
+        pairs = [PairSource(*self._pictures(body), name="1" if body.more_pairs else "")]
+        for number, more in enumerate(body.more_pairs, 2):
+            try:
+                pictures = self._pictures(more)
+            except PictureError as error:
+                raise PictureError(f"pair '{number}': {error}") from error
+            pairs.append(PairSource(*pictures, str(number), more.original_prompt, more.target_prompt))
+        return tuple(pairs)
+
+    def _pictures(self, body: PicturesBody) -> tuple[Image.Image, Image.Image]:
         """The original and the target."""
         return (
             read_picture(body.original, body.original_path, "original", self._folders),
