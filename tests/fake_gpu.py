@@ -84,6 +84,9 @@ def _moved(tensor: torch.Tensor, *args: Any, copy: bool = False, **kwargs: Any) 
 class _Mode(TorchDispatchMode):
     """Sees what has no tensor of the GPU among its arguments: what is made there, and what is brought there."""
 
+    # With torch's own key for fake tensors no CUDA is looked for; without, torch would believe ever after to have one.
+    _mode_key = torch._C._TorchDispatchModeKey.FAKE  # type: ignore[assignment]
+
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -120,7 +123,6 @@ def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
 def fake_gpu(*, free: int = 8 * 2**30) -> Iterator[None]:
     """Inside, `torch.device("cuda")` can be used and has `free` bytes."""
     answers: dict[str, Callable[..., Any]] = {
-        "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,

@@ -55,6 +55,14 @@ def test_what_is_on_the_fake_gpu_stays_there() -> None:
         assert made.cpu().device.type == made.to("cpu").device.type == "cpu"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_after_the_fake_gpu_there_is_none() -> None:
+    with fake_gpu():
+        torch.zeros(1, device="cuda")
+    with pytest.raises((AssertionError, RuntimeError), match="not compiled with CUDA|NVIDIA driver|No CUDA GPUs"):
+        torch.zeros(1, device="cuda")
+
+
 def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
     with fake_gpu():
         made = torch.zeros(4, device=GPU)
