@@ -147,10 +147,9 @@ class Tab:
 
     # Doing.
 
-    def open(self, query: str = "", *, width: int = 1280) -> None:
-        """Load the page, and wait until the tab has what the server remembers."""
-        metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    def open(self, query: str = "") -> None:
+        """Load the page, 1280 px wide, and wait until the tab has what the server remembers."""
+        self.resize(1280)
         self.driver.get(self.server.address + query)
         self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
         self.to_front()
@@ -160,6 +159,11 @@ class Tab:
         self.driver.refresh()
         self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
         self.to_front()
+
+    def resize(self, width: int) -> None:
+        """Make the window so wide (px)."""
+        metrics = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
     def settle(self) -> None:
         """Wait until all is told to the server that was touched so far."""
@@ -228,7 +232,9 @@ class Tab:
             data = base64.b64encode(picture.read_bytes()).decode("ascii")
             self.driver.execute_script(_DROP, self.one(f"#addift_{role} input[type=file]"), picture.name, data)
         else:
-            self.one(f"#addift_{role} input[type=file]").send_keys(str(picture))
+            field = self.one(f"#addift_{role} input[type=file]")
+            self.driver.execute_script("arguments[0].value = ''", field)  # as gradio does when a person wants to choose
+            field.send_keys(str(picture))
         self.shown(f"#addift_{role} img")
 
     def take_out(self, role: str) -> None:
