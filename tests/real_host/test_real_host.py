@@ -30,6 +30,7 @@ ADDRESS = os.environ.get("ADDIFT_REAL_HOST", "")
 pytestmark = [pytest.mark.real_host, pytest.mark.skipif(not ADDRESS, reason="ADDIFT_REAL_HOST names no WebUI")]
 
 NAME = "addift_real_host"
+PAIR = {"original": "open", "target": "closed"}
 SETTINGS = {
     "max_train_steps": 4, "resolution": 64, "sampling_steps": 1, "preview_every": 2, "learning_rate": 1e-2,
     "calibrate": False, "strength": 4.0,
@@ -52,10 +53,10 @@ def as_base64(face: world.Face) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def train(name: str = NAME, *, eyes: str = "closed", wait: bool = True, **settings: Any) -> Any:
+def train(name: str = NAME, *, eyes: str = "closed", wait: bool = True, more_pairs: Any = (), **settings: Any) -> Any:
     body = {
         "original": as_base64(world.Face()), "target": as_base64(world.Face(eyes=eyes, mouth="open")), "name": name,
-        "overwrite": True, "settings": {**SETTINGS, **settings},
+        "overwrite": True, "settings": {**SETTINGS, **settings}, "more_pairs": more_pairs,
     }  # fmt: skip
     return call("POST", f"/addift/v1/train?wait={str(wait).lower()}", body)
 
@@ -222,6 +223,22 @@ def test_a_stopped_run_saves_nothing_and_may_be_kept() -> None:
     wait_for(job["id"], lambda job: job["step"] >= 1)
     kept = call("POST", f"/addift/v1/jobs/{job['id']}/stop?keep=true&wait=true")
     assert [saved["name"] for saved in kept["saved_steps"]] == [f"addift_stopped-step{kept['step']}"]
+
+
+def test_several_pairs_wait_in_the_queue_and_are_learnt() -> None:
+    pictures = {name: as_base64(world.Face(eyes=eyes, hair="red")) for name, eyes in PAIR.items()}
+    call("POST", "/addift/v1/queue/pause")
+    try:
+        job = train("addift_two_pairs", wait=False, more_pairs=[{**pictures, "original_prompt": "red hair"}])["id"]
+        first = train("addift_first", wait=False, max_train_steps=2)["id"]
+        assert call("POST", f"/addift/v1/jobs/{first}/move?before={job}") == {"paused": True, "waiting": [first, job]}
+        call("POST", f"/addift/v1/jobs/{first}/stop")
+        call("DELETE", f"/addift/v1/jobs/{first}")
+    finally:
+        assert call("POST", "/addift/v1/queue/resume")["paused"] is False
+    done = call("GET", f"/addift/v1/jobs/{job}?wait=true")
+    assert (done["state"], done["total"]) == ("done", SETTINGS["max_train_steps"])
+    assert first not in [each["id"] for each in call("GET", "/addift/v1/jobs")]
 
 
 @pytest.mark.parametrize("kind", ["error", "memory"])
