@@ -462,13 +462,9 @@ def test_an_unknown_job_is_not_found(client):
             refused(response, 404, "UnknownJobError", "nobody")
 
 
-def test_several_pairs_make_one_lora_with_more_steps(client, host, body):
+def test_several_pairs_make_one_lora_with_more_steps(client, body):
     wide = Image.new("RGB", (128, 64), "grey")
-    texts = []
-    for picture_ in (wide, wide.point(lambda value: value + 60)):
-        stream = io.BytesIO()
-        picture_.save(stream, "PNG")
-        texts.append(base64.b64encode(stream.getvalue()).decode())
+    texts = [pictures.encode_png(each) for each in (wide, wide.point(lambda value: value + 60))]
     more = [
         {"original": texts[0], "target": texts[1], "original_prompt": "a dark wall"},
         *({"original_path": "open.png", "target_path": "closed.png"} for _ in range(2)),

@@ -14,7 +14,7 @@ from lib_addift.lora_file import read_lora
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("attribute", "seed"), [("eyes", 2), ("style", 1)])  # the mouth: test_batch.py
+@pytest.mark.parametrize(("attribute", "seed"), [("eyes", 1), ("eyes", 2), ("style", 1)])  # the mouth: test_batch.py
 def test_the_demo_keeps_its_promise(attribute: str, seed: int, tmp_path: Path) -> None:
     assert main(["demo", "--attribute", attribute, "--out", str(tmp_path), "--set", f"seed={seed}"]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

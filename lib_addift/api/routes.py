@@ -183,8 +183,9 @@ class _Api:
             check_name(body.name)
         except LoraFileError as error:
             raise LoraNameError(str(error)) from error
+        config = self._config(body)  # before any picture is decoded
         pairs = self._pairs(body)
-        config = with_usual_steps(self._config(body), pairs, body.settings)
+        config = with_usual_steps(config, pairs, body.settings)
         return self._jobs.submit(Request(pairs, body.name, config, body.overwrite))
 
     def _pairs(self, body: TrainBody) -> tuple[PairSource, ...]:
