@@ -21,6 +21,19 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 torch.set_num_threads(1)  # files of tests run side by side, one for each core
 
 
+def _computes_in_half() -> bool:
+    try:
+        nn.Conv2d(1, 1, 1).half()(torch.ones(1, 1, 1, 1).half())
+    except RuntimeError:  # torch 2.1, A1111's
+        return False
+    return True
+
+
+needs_half = pytest.mark.skipif(not _computes_in_half(), reason="this torch computes nothing in fp16 on the CPU")
+HALF_DTYPES = [pytest.param(torch.float16, marks=needs_half), torch.bfloat16]
+PRECISIONS = ["fp32", "bf16", pytest.param("fp16", marks=needs_half)]
+
+
 def fingerprint(*models: nn.Module) -> dict[str, Any]:
     """Everything that must be as before after a job: each tensor's bytes and flags, each module's hooks and modes."""
     state: dict[str, Any] = {}

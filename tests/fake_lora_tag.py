@@ -111,7 +111,7 @@ class WebUI:
         generator = torch.Generator().manual_seed(seed)
         for layer in network.layers.values():
             for parameter in layer.grown_parameters():
-                torch.nn.init.normal_(parameter, generator=generator)
+                parameter.data.normal_(generator=generator)
         save_file(network.tensors() | extra, self.folder / f"{name}.safetensors")
         return network.requires_grad_(False)
 

@@ -49,7 +49,7 @@ def objects(module: nn.Module) -> list[int]:
     return [id(tensor) for tensor in (*module.parameters(), *module.buffers())]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError, GeneratorExit])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError, GeneratorExit])
 @pytest.mark.parametrize("take", BORROWINGS)
 @pytest.mark.parametrize("made", [inference, lambda unet: unet])
 def test_whatever_happens_the_model_is_as_before(unet, take, made, error):

@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_nothing(
     assert files(lora_dir) == []
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_full_memory_is_said_in_a_sentence(
     pair_files: Files,
     lora_dir: Path,

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from lib_addift.config import TrainConfig, from_mapping
 from lib_addift.config_text import parse_value, settings_table
@@ -95,9 +96,8 @@ def test_optimizers_by_name() -> None:
         make_optimizer(TrainConfig.create(optimizer="AdamW", optimizer_args="momentum=1"), parameters, 1e-3)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="this torch has no fused optimizer on the CPU")
 def test_optimizers_take_all_parameters_in_one_go_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
 
     def is_fused(**settings: object) -> bool:

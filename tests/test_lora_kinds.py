@@ -24,6 +24,7 @@ from lib_addift.lora_lycoris import split_size
 from lib_addift.optim import make_optimizer
 from lib_addift.together import can_share
 from tests import webui_formulas
+from tests.conftest import HALF_DTYPES
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"algorithm": "lora"},
@@ -241,7 +242,7 @@ def test_a_dora_column_that_has_no_other_length_is_a_little_wrong_and_the_others
     assert all(np.abs(values).max() < 60_000 for values in parts.values()), "fp16 can hold it"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 @every_kind
 @pytest.mark.parametrize("layer", ["linear", "strided"])
 def test_over_a_half_precision_model(kind: str, layer: str, dtype: torch.dtype) -> None:

@@ -420,7 +420,7 @@ class BrokenHost(FakeHost):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("broken"), torch.OutOfMemoryError("full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), torch.cuda.OutOfMemoryError("full"), KeyboardInterrupt()])
 @pytest.mark.parametrize(
     "where",
     ["encoding the pictures", "step 1", "step 2", "proving it: the round trip", "drawing the preview"],
@@ -443,10 +443,10 @@ def test_an_error_in_the_backward_pass_leaves_model_and_folder_alone(tmp_path: P
     host = BrokenHost(tmp_path)
     host.in_backward = True
     before = fingerprint(host.unet)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         for event in start(host).events():
             if label(event) == "step 1":
-                host.error = torch.OutOfMemoryError("full")
+                host.error = torch.cuda.OutOfMemoryError("full")
     assert fingerprint(host.unet) == before
     assert files(tmp_path) == []
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iter
     steps, lowest = config.max_train_steps, config.learning_rate * config.lr_end_ratio
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, lowest)
     dtype, kind = next(host.unet.parameters()).dtype, host.device.type
-    scaler = torch.amp.GradScaler(kind, enabled=dtype is torch.float16)
+    scaler = _gradient_scaler(kind, enabled=dtype is torch.float16)
     schedule = NoiseSchedule(host.alphas_cumprod)
     for step in range(steps):
         if step % 2 == 0:  # both directions of a pair see the same
@@ -41,7 +42,7 @@ def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iter
             timesteps = torch.randint(config.min_timestep, config.max_timestep, (1,), device=host.device)
         direction = Direction.REVERSE if step % 2 else Direction.FORWARD
         reference, student = pair.reference(direction), pair.student(direction)
-        with torch.autocast(kind, dtype, enabled=dtype is not torch.float32):
+        with nullcontext() if dtype is torch.float32 else torch.autocast(kind, dtype):
             with torch.no_grad():
                 noisy = schedule.add_noise(reference.latents, noise, timesteps)
                 wanted = host.predict_noise(noisy, timesteps, reference.cond)
@@ -63,3 +64,9 @@ def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iter
             torch.cuda.ipc_collect()
         gc.collect()
         yield (shown + plotted) / 2
+
+
+def _gradient_scaler(kind: str, *, enabled: bool) -> torch.amp.GradScaler:
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(kind, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)  # torch 2.1 and 2.2 have it for this device only

@@ -256,7 +256,9 @@ def _build_unet(state: State) -> UNet2DConditionModel:
     widths = tuple(state[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
     context = state["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
     with torch.device("meta"):
-        return UNet2DConditionModel(block_out_channels=widths, cross_attention_dim=context, attention_head_dim=8)
+        return UNet2DConditionModel(
+            sample_size=64, block_out_channels=widths, cross_attention_dim=context, attention_head_dim=8
+        )
 
 
 def _build_vae(state: State) -> AutoencoderKL:
@@ -283,7 +285,8 @@ def _build_text_model(state: State) -> CLIPTextModel:
         max_position_embeddings=77,
     )
     # Not on meta: the position ids are a buffer outside the state dict.
-    return CLIPTextModel(config)
+    model = CLIPTextModel(config)
+    return getattr(model, "text_model", model)  # transformers 5 has dissolved the wrapper
 
 
 def _sha256(path: Path) -> str:

@@ -6,10 +6,14 @@ import gzip
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from lib_addift.errors import HostError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CHUNK = 75  # tokens that the text model reads at a time, between one that starts and one that ends them
 _BACKTRACK = 20  # of them at most go over to the next chunk: A1111's "Prompt word wrap length limit"
@@ -35,24 +39,27 @@ def _byte_characters() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(hidden)]
 
 
+def read_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's 49408 words with their numbers, and the rules by which bytes are merged into words, in order."""
+    lines = gzip.decompress(_vocabulary_file().read_bytes()).decode("utf-8").split("\n")
+    merges = [(first, second) for first, second in (line.split() for line in lines[1 : _MERGES + 1])]
+    characters = _byte_characters()
+    words = [*characters, *(c + "</w>" for c in characters), *(first + second for first, second in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    return {word: index for index, word in enumerate(words)}, merges
+
+
 def load_tokenizer() -> Callable[[Sequence[str]], torch.Tensor]:
     """A function from texts to token ids: (B, chunks, 77) long.
 
     Texts that need fewer chunks than another one get empty chunks behind theirs, as in A1111.
     """
-    from transformers import CLIPTokenizer
-
-    lines = gzip.decompress(_vocabulary_file().read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : _MERGES + 1]]
-    characters = _byte_characters()
-    words = [*characters, *(c + "</w>" for c in characters), *("".join(pair) for pair in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges)
+    vocabulary, merges = read_vocabulary()
+    tokenizer = _byte_pair_tokenizer(vocabulary, merges)
     start, end, comma = (vocabulary[word] for word in ("<|startoftext|>", "<|endoftext|>", ",</w>"))
 
     def tokenize(texts: Sequence[str]) -> torch.Tensor:
-        rows = [in_chunks(tokens, comma) for tokens in tokenizer(list(texts), add_special_tokens=False).input_ids]
+        rows = [in_chunks(each.ids, comma) for each in tokenizer.encode_batch(list(texts))]
         count = max(len(row) for row in rows)
         filled = [[*row, *[[] for _ in range(count - len(row))]] for row in rows]
         return torch.tensor(
@@ -60,6 +67,22 @@ def load_tokenizer() -> Callable[[Sequence[str]], torch.Tensor]:
         )  # fmt: skip
 
     return tokenize
+
+
+def _byte_pair_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+    """CLIP's rules for splitting a text, as in transformers' CLIPTokenizer, which each version wants made otherwise."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(words), "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
+    return tokenizer
 
 
 def in_chunks(tokens: Sequence[int], comma: int) -> list[list[int]]:
