@@ -41,6 +41,13 @@ def module(name: str, **contents: Any) -> ModuleType:
     return made
 
 
+class ScriptRunner:
+    """modules.scripts.ScriptRunner, as it is before scripts are loaded."""
+
+    def __init__(self) -> None:
+        self.alwayson_scripts: list[Any] = []
+
+
 class QueueLock:
     """modules.call_queue.queue_lock: first come, first served, and nobody twice."""
 
@@ -191,7 +198,7 @@ class FakeWebUI:
         )
         made = [
             self.shared, self.processing, sd_models, self.networks, *self.own_modules(),
-            module("modules.call_queue", queue_lock=self.lock),
+            module("modules.call_queue", queue_lock=self.lock), module("modules.scripts", ScriptRunner=ScriptRunner),
         ]  # fmt: skip
         parts = {m.__name__.removeprefix("modules."): m for m in made if m.__name__.startswith("modules.")}
         webui = module("modules", __path__=[], **parts)
@@ -216,6 +223,7 @@ class FakeWebUI:
     def _process_images(self, job: StableDiffusionProcessing) -> SimpleNamespace:
         assert self.lock.is_held
         assert len(self.state.begun) == self.state.ended + 1
+        assert job.scripts.alwayson_scripts == [], "reForge looks for one of its own there"
         self.drawn.append(job)
         return SimpleNamespace(images=self.pictures)
 

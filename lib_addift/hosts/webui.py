@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import call_queue, processing, shared
+from modules import call_queue, processing, scripts, shared
 from torch import nn
 
 from lib_addift.errors import HostError
@@ -145,6 +145,7 @@ class WebUIHost:
             cfg_scale=cfg_scale, width=width, height=height, sampler_name="Euler", do_not_save_samples=True,
             do_not_save_grid=True,
         )  # fmt: skip
+        job.scripts = scripts.ScriptRunner()  # of no extension; reForge does not draw without one
         with call_queue.queue_lock, closing(job):
             shared.state.begin(job="addift test")
             try:
