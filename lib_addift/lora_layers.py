@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 
 class DeltaLayer(nn.Module, ABC):
@@ -162,5 +161,7 @@ def recomputed(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) 
     """
     if not torch.is_grad_enabled():
         return function(*arguments)
+    from torch.utils.checkpoint import checkpoint  # not at the WebUI's start: in torch 2.3 it takes half a second
+
     result: torch.Tensor = checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
     return result

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 # Values that backward needs for each latent pixel of a sample in a UNet of SD1.5's width: counted at 512 px, with
 # attention that keeps no scores (tests/test_memory.py counts again), and a tenth more.
@@ -88,6 +87,8 @@ def recomputing(unet: nn.Module) -> Iterator[None]:
 
     A `forward` that somebody else has put on a block stays.
     """
+    from torch.utils.checkpoint import checkpoint  # not at the WebUI's start: in torch 2.3 it takes half a second
+
     wrapped = [part for part in unet.modules() if type(part).__name__ in _BLOCKS and "forward" not in vars(part)]
     try:
         for part in wrapped:
