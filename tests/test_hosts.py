@@ -619,8 +619,10 @@ def test_long_prompts_have_more_tokens_and_short_ones_beside_them_too(webui):
         together = host.encode_prompts([long, "a face"])
         assert together.shape == (2, 10, CONTEXT)
         for encode in (host.encode_prompts, host.encode_prompts_with_grad):
+            alone = encode([long])
+            torch.testing.assert_close(alone, together[:1])  # torch 2.1 rounds a batch of two otherwise
             for tokens in (0, 5, 10):
-                torch.testing.assert_close(base.encode_to_length(encode, [long], tokens), together[:1])
+                assert torch.equal(base.encode_to_length(encode, [long], tokens), alone)
             torch.testing.assert_close(base.encode_to_length(encode, ["a face"], 10), together[1:])
             assert torch.equal(base.encode_to_length(encode, ["a face"], 5), encode(["a face"]))
             assert base.encode_to_length(encode, ["a face", ""], 20).shape == (2, 20, CONTEXT)
