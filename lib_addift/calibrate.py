@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host, lora_modules

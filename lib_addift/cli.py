@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from lib_addift import cli_batch, cli_bench, cli_lab, cli_lora
-from lib_addift.config import TrainConfig, from_mapping
-from lib_addift.config_text import parse_value, settings_table
+from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.learner import StepReport
 from lib_addift.lora_file import describe
 from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot
 from lib_addift.pipeline import TrainingRun
-from lib_addift.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.set_settings import read_toml
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_addift.batch import Planned, plan_batch
-from lib_addift.config import from_mapping
+from lib_addift.config.settings import from_mapping
 from lib_addift.errors import AddiftError
 from lib_addift.estimate import about
 from lib_addift.hosts.base import Host

@@ -12,7 +12,7 @@ from typing import Any
 from lib_addift import lora_tools
 from lib_addift.arithmetic import Report, Size
 from lib_addift.blocks import EVEN, BlockWeights
-from lib_addift.config import LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.extract import PARTS, extract
 from lib_addift.lora_show import show

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.hosts.base import Host, encode_to_length
 from lib_addift.lora import LoraNetwork
 from lib_addift.pairs import ImagePair

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.finish import PROVEN_PAIRS
 from lib_addift.hosts.base import Host
 from lib_addift.material import held_out_pairs

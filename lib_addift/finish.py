@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.doctor import PairReport
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.presets import DEFAULT_PRESET
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import HostError, JobError
 from lib_addift.hosts.base import Host
 from lib_addift.job import Job, JobState
@@ -20,7 +21,6 @@ from lib_addift.job_files import without_shared_mask
 from lib_addift.job_store import JobStore, name_at_work
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
-from lib_addift.presets import DEFAULT_PRESET
 from lib_addift.together import LocalRunner
 from lib_addift.worker import Runner, Worker
 

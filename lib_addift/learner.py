@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, Role
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host

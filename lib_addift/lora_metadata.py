@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.lora import layer_kind
 from lib_addift.lora_parts import (
     ALPHA,

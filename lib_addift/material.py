@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lib_addift.augment import views, views_count
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, Role, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, PictureError
 from lib_addift.hosts.base import Host

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.learner import StepReport
 from lib_addift.pairs import PairSource, PictureSource
 from lib_addift.proof import RoundTrip

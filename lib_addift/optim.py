@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 
 _EXTRA_PACKAGES = ("pytorch_optimizer", "bitsandbytes.optim", "prodigyopt")

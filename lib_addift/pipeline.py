@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from lib_addift.arithmetic import resize
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.doctor import PairReport, examine
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.features import leave_encoder_alone

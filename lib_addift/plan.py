@@ -8,7 +8,7 @@ from enum import Enum
 
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 
 
 class Direction(Enum):

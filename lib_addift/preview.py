@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.lora_file import check_name
 from lib_addift.set_names import name_key, shown

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lib_addift.config import TrainConfig, from_mapping
+from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.doctor import Finding, examine
 from lib_addift.errors import AddiftError, ConfigError, PictureError
 from lib_addift.material import check_method, with_usual_steps

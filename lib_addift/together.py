@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.memory import Thrift, free_bytes
 from lib_addift.messages import Event, Events

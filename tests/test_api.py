@@ -15,11 +15,11 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lib_addift.api import add_routes, errors, pictures
-from lib_addift.config import TrainConfig
+from lib_addift.config.presets import PRESETS
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.jobs import Jobs
 from lib_addift.lora_file import read_lora
-from lib_addift.presets import PRESETS
 from tests.fake_host import FakeHost
 
 V1 = "/addift/v1"

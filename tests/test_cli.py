@@ -19,13 +19,13 @@ import lib_addift.cli
 import lib_addift.demo.run
 import lib_addift.pipeline
 from lib_addift.cli import main
+from lib_addift.config.presets import PRESETS
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
 from lib_addift.hosts import standalone
 from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Stage
-from lib_addift.presets import PRESETS
 from tests.fake_host import FakeHost
 
 ROOT = Path(__file__).parent.parent

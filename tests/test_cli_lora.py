@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_addift.cli import main
-from lib_addift.config import BLOCKS, LAYER_KINDS
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts import standalone

@@ -21,7 +21,7 @@ from PIL import Image
 from lib_addift import cluster, cluster_shift, cluster_worker
 from lib_addift.cluster import RayRunner
 from lib_addift.cluster_worker import Model, digest
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.errors import HostError, PictureError

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_addift.config import TrainConfig, from_mapping
-from lib_addift.config_text import parse_value, settings_table
+from lib_addift.config.presets import PRESETS
+from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import ConfigError
 from lib_addift.optim import make_optimizer, parse_arguments
-from lib_addift.presets import PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo.world import draw, random_face
 from lib_addift.doctor import Finding, PairReport, examine, mask_overlay
 from lib_addift.pairs import ImagePair, load_pair

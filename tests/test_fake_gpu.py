@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts.standalone import StandaloneHost

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.config import BLOCKS, TrainConfig
+from lib_addift.config.settings import BLOCKS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.features import encoder_parts, recording, replaying

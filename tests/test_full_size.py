@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lib_addift.bench.full_size import write_full_size
-from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.learner import StepReport

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import HostError
 from lib_addift.hosts import _has, base, detect_host

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import LoraNetwork, select_layers

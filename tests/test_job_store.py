@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import JobError
 from lib_addift.job_files import JobFiles, without_shared_mask

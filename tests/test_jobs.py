@@ -20,7 +20,7 @@ import lib_addift.atomic
 import lib_addift.finish
 import lib_addift.job
 import lib_addift.worker
-from lib_addift.config import BLOCKS, TrainConfig
+from lib_addift.config.settings import BLOCKS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import (
     OUT_OF_MEMORY,

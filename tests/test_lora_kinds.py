@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.lora import LoraNetwork, combine
 from lib_addift.lora_layers import DeltaLayer

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
-from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.errors import LoraFileError
 from lib_addift.learner import StepReport
 from lib_addift.lora import LoraNetwork, select_layers

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lib_addift.augment import views, views_count
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import PictureError
 from lib_addift.estimate import passes

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
 import lib_addift.trainer
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts import borrow, names

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.config import METHODS, TrainConfig
+from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.encode import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.hosts.base import lora_modules, text_layers

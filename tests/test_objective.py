@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.objective import difference_loss, turn_multiplier
 from lib_addift.plan import Direction
 from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo.world import draw, random_face
 from lib_addift.errors import PictureError
 from lib_addift.mask import difference_mask

@@ -15,7 +15,7 @@ from torch import nn
 
 import lib_addift.finish
 import lib_addift.pipeline
-from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, Side
 from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError

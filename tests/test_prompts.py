@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import CLIPTokenizer
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError

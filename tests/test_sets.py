@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo.world import Face, draw
 from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora_file import check_name

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lib_addift.finish
-from lib_addift.config import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import ConfigError, HostError, LoraFileError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import AddiftError, HostError, TrainingError
 from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError

@@ -8,7 +8,7 @@ from typing import Any
 
 from lib_addift.api.models import ConfigAnswer, FindingAnswer, JobAnswer, LogAnswer, PairAnswer, ResultAnswer
 from lib_addift.api.pictures import encode_png
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.doctor import PairReport, examine, mask_overlay
 from lib_addift.jobs import Job
 from lib_addift.messages import Result

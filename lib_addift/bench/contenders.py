@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_addift.bench.rival import train_as_rival
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.hosts.base import Host
 from lib_addift.lab.variants import VARIANTS
 from lib_addift.learner import StepReport

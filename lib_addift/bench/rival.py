@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import encode_pair
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork, select_layers

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import Scores, evaluate, evaluation_faces
 from lib_addift.hosts.base import Host

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.hosts.base import Host
 from lib_addift.lab import measures

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.lab.tasks import Task
 
 _LINEAR = ("self_attention", "cross_attention", "feed_forward", "projections")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.methods import addift, copier, differential, lora, residual, slider
 from lib_addift.methods.phase import Goal, Method, Phase
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.settings import TrainConfig
 from lib_addift.doctor import examine, mask_overlay
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
 from lib_addift.jobs import Job, Jobs

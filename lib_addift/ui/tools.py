@@ -16,7 +16,7 @@ from lib_addift import lora_tools
 from lib_addift.arithmetic import Size
 from lib_addift.blocks import BlockWeights
 from lib_addift.calibrate import calibrate
-from lib_addift.config import LAYER_KINDS, TrainConfig
+from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, JobError, LoraFileError, PictureError
 from lib_addift.extract import PARTS, extract
 from lib_addift.hosts.base import Host

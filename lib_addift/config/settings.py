@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lib_addift.config.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
 from lib_addift.errors import ConfigError
-from lib_addift.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
 
 LAYER_KINDS = ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions")
 BLOCKS = ("IN", "MID", "OUT")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lib_addift.config import TrainConfig
+from lib_addift.config.presets import METHOD_SETTINGS, PRESETS
+from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
-from lib_addift.presets import METHOD_SETTINGS, PRESETS
 
 
 def parse_value(name: str, text: str) -> Any:
