@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lib_addift.atomic import replace_files
 from lib_addift.errors import AddiftError, ConfigError
+from lib_addift.files import replace_files
 
 _FULL_SIZE = "full_size_random.safetensors"
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lib_addift.atomic import replace_files
 from lib_addift.errors import HostError
+from lib_addift.files import replace_files
 from lib_addift.messages import Checkpoint, Event, Request, Result
 from lib_addift.pipeline import TrainingRun
 

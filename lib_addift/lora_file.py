@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from lib_addift.atomic import replace_files, temporary_name
 from lib_addift.errors import LoraFileError
+from lib_addift.files import replace_files, temporary_name
 from lib_addift.lora_metadata import build_metadata, describe_run, describe_tensors
 from lib_addift.lora_parts import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 

@@ -309,7 +309,7 @@ def test_a_full_disk_leaves_nothing(
         path.write_bytes(data[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("lib_addift.atomic._write", write)
+    monkeypatch.setattr("lib_addift.files._write", write)
     assert "is full" in refused(command(pair_files, lora_dir), capsys)
     assert files(lora_dir) == []
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-import lib_addift.atomic
+import lib_addift.files
 from lib_addift.errors import HostError, JobError
 from lib_addift.job_store import JobStore
 from lib_addift.jobs import Job, Jobs, JobState
@@ -87,9 +87,9 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Jobs
         take()
 
     (tmp_path / "disk").mkdir()
-    monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)
+    monkeypatch.setattr(lib_addift.files.os, "fsync", lambda _file: None)
     with monkeypatch.context() as patch:
-        patch.setattr(lib_addift.atomic.os, "replace", replace)
+        patch.setattr(lib_addift.files.os, "replace", replace)
         patch.setattr(JobStore, "_change", changed)
         jobs = Jobs(WatchedHost(tmp_path / "disk" / "lora"), JobStore(tmp_path / "disk" / "store"))
         work(jobs)
@@ -256,7 +256,7 @@ def test_of_two_processes_one_works_and_the_other_takes_over(tmp_path: Path, pro
 WRITER = """
 import sys
 from pathlib import Path
-from lib_addift.atomic import replace_files
+from lib_addift.files import replace_files
 file, beginning = Path(sys.argv[1]), True
 for number in range(10**9):
     replace_files({file: bytes([number % 256]) * 3_000_000})
@@ -440,7 +440,7 @@ def test_everything_about_a_job_survives_a_restart(open_jobs: Callable[..., Jobs
 
 def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
     skip_proof_and_pictures(monkeypatch)
-    monkeypatch.setattr(lib_addift.atomic.os, "fsync", lambda _file: None)
+    monkeypatch.setattr(lib_addift.files.os, "fsync", lambda _file: None)
     chance, names = random.Random(0), [f"n{number:03}" for number in range(200)]
     host = WatchedHost(tmp_path / "lora")
     jobs = open_jobs(host)

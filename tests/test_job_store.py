@@ -275,6 +275,6 @@ def test_a_disk_that_is_full_is_told_in_a_sentence(files: JobFiles, monkeypatch:
     def write(path: Path, _data: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("lib_addift.atomic._write", write)
+    monkeypatch.setattr("lib_addift.files._write", write)
     with pytest.raises(JobError, match="cannot be written .No space left on device.: make room"):
         files.put_checkpoint(Checkpoint(1, 0.0, {}))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-import lib_addift.atomic
+import lib_addift.files
 import lib_addift.finish
 import lib_addift.job
 import lib_addift.worker
@@ -572,7 +572,7 @@ def test_a_job_that_wants_to_end_the_program_ends_alone(jobs: Jobs, host: Watche
 def test_a_full_disk_fails_the_job_and_leaves_nothing(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_file = lib_addift.atomic._write
+    write_file = lib_addift.files._write
 
     def write(path: Path, data: bytes) -> None:
         if path.parent == host.lora_dir:
@@ -580,7 +580,7 @@ def test_a_full_disk_fails_the_job_and_leaves_nothing(
         write_file(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lib_addift.atomic._write", write)
+        patch.setattr("lib_addift.files._write", write)
         job = done(jobs)
     assert (job.state, job.step, job.results) == (JobState.FAILED, 3, [])
     assert "is full: make room" in job.error

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_addift import atomic
+from lib_addift import files as atomic
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import LoraFileError
 from lib_addift.lora_file import build_metadata, check_name, describe, lora_path, read_lora, save_lora

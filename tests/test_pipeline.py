@@ -473,7 +473,7 @@ def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: py
         path.write_bytes(data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("lib_addift.atomic._write", write)
+    monkeypatch.setattr("lib_addift.files._write", write)
     host = FakeHost(tmp_path)
     state = fingerprint(host.unet)
     run = start(host, overwrite=True)

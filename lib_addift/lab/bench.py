@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib_addift.atomic import replace_files
 from lib_addift.demo.evaluate import draw_prompts
+from lib_addift.files import replace_files
 from lib_addift.hosts.base import Host, lora_modules
 from lib_addift.lab.tasks import Task
 from lib_addift.lora import LoraNetwork

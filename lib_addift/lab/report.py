@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib_addift.atomic import replace_files
+from lib_addift.files import replace_files
 from lib_addift.lab.bench import Scale
 from lib_addift.lab.plots import plots
 from lib_addift.lab.summary import Summary, couples_table, overall_table, table, task_table
