@@ -41,10 +41,10 @@ def run_bench(options: argparse.Namespace) -> int:
     from lib_addift.bench.report import figures, heading, scaling_table, table, together_table
     from lib_addift.bench.run import Plan, measure, measure_memory, measure_together
     from lib_addift.bench.scaling import all_sizes, measure_scaling
+    from lib_addift.data.pairs import PairSource
     from lib_addift.demo import world
     from lib_addift.demo.run import CHECKPOINT, TASKS
     from lib_addift.hosts.standalone import StandaloneHost
-    from lib_addift.pairs import PairSource
 
     options.out.mkdir(parents=True, exist_ok=True)
     pixels = options.pixels or {"tiny": world.SIZE, "full": 512}[options.size]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.doctor import PairReport
+from lib_addift.data.checks import PairReport
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host
 from lib_addift.lora import LoraNetwork

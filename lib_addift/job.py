@@ -11,13 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from lib_addift.doctor import Finding, PairReport
+from lib_addift.data.checks import Finding, PairReport
+from lib_addift.data.pairs import ImagePair, load_source
 from lib_addift.hosts.base import Host
 from lib_addift.job_files import JobFiles, KeptResult, KeptStep
 from lib_addift.learner import StepReport
 from lib_addift.material import steps_of
 from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot, Stage
-from lib_addift.pairs import ImagePair, load_source
 from lib_addift.pipeline import TrainingRun
 
 WAITING = "waiting for its turn"

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource, PictureSource
 from lib_addift.learner import StepReport
-from lib_addift.pairs import PairSource, PictureSource
 from lib_addift.proof import RoundTrip
 
 

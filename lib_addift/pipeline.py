@@ -14,7 +14,8 @@ from PIL import Image
 
 from lib_addift.arithmetic import resize
 from lib_addift.config.settings import TrainConfig
-from lib_addift.doctor import PairReport, examine
+from lib_addift.data.checks import PairReport, examine
+from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.features import leave_encoder_alone
 from lib_addift.finish import check_alive, prove, save
@@ -27,7 +28,6 @@ from lib_addift.material import Material, check_method, encode_material
 from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
 from lib_addift.methods import method_of
 from lib_addift.optim import check_optimizer
-from lib_addift.pairs import ImagePair, PairSource, load_source
 from lib_addift.preview import preview_strip
 from lib_addift.reference import References
 from lib_addift.trainer import train

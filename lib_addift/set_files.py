@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_addift.data.pairs import PairSource
 from lib_addift.errors import ConfigError, PictureError
-from lib_addift.pairs import PairSource
 from lib_addift.set_names import HALVES, Rule, find_rule, match, name_key, shown, usage
 
 MASK_FOLDER = "mask"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from lib_addift.data.pairs import PairSource
 from lib_addift.errors import ConfigError
-from lib_addift.pairs import PairSource
 from lib_addift.set_files import FoundPairs, Listing, holds_usual_pairs, read_caption
 from lib_addift.set_names import shown
 from lib_addift.set_settings import settings_file

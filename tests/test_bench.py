@@ -17,9 +17,9 @@ from lib_addift.bench.rival import train_as_rival
 from lib_addift.bench.run import Measured, Times, Together
 from lib_addift.bench.scaling import all_sizes, measure_scaling
 from lib_addift.cli import main
+from lib_addift.data.pairs import load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS
-from lib_addift.pairs import load_pair
 from tests.fake_host import FakeHost
 
 CPU = torch.device("cpu")

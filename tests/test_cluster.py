@@ -22,6 +22,7 @@ from lib_addift import cluster, cluster_shift, cluster_worker
 from lib_addift.cluster import RayRunner
 from lib_addift.cluster_worker import Model, digest
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.errors import HostError, PictureError
@@ -30,7 +31,6 @@ from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.learner import StepReport
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request
-from lib_addift.pairs import PairSource, load_pair
 from lib_addift.pipeline import TrainingRun
 
 SMALL = {"max_train_steps": 6, "sampling_steps": 1, "preview_every": 2, "rank": 2}

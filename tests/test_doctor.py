@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.checks import Finding, PairReport, examine, mask_overlay
+from lib_addift.data.pairs import ImagePair, load_pair
 from lib_addift.demo.world import draw, random_face
-from lib_addift.doctor import Finding, PairReport, examine, mask_overlay
-from lib_addift.pairs import ImagePair, load_pair
 from tests.test_pairs import as_jpeg, changed, scene
 
 

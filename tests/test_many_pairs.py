@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.augment import views, views_count
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.augment import views, views_count
+from lib_addift.data.pairs import ImagePair, PairSource, load_pair
 from lib_addift.demo import world
 from lib_addift.errors import PictureError
 from lib_addift.estimate import passes
@@ -21,7 +22,6 @@ from lib_addift.finish import PROVEN_PAIRS
 from lib_addift.lora_file import read_lora
 from lib_addift.material import held_out_pairs
 from lib_addift.messages import Request, Stage
-from lib_addift.pairs import ImagePair, PairSource, load_pair
 from lib_addift.pipeline import TrainingRun
 from lib_addift.plan import make_plan
 from lib_addift.proof import TRIPS, WEIGHTS_TRIED, trip_steps

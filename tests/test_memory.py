@@ -15,6 +15,7 @@ from diffusers import UNet2DConditionModel
 
 import lib_addift.trainer
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts import borrow, names
@@ -24,7 +25,6 @@ from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.lora_file import read_lora
 from lib_addift.memory import Thrift, fitting, free_bytes, in_parts, recomputing
 from lib_addift.messages import Request
-from lib_addift.pairs import PairSource
 from lib_addift.pipeline import TrainingRun
 from tests.conftest import fingerprint, skip_proof_and_pictures
 from tests.fake_unet import UNetModel

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lib_addift.config.settings import METHODS, TrainConfig
+from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.encode import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.hosts.base import lora_modules, text_layers
@@ -19,7 +20,6 @@ from lib_addift.lora_file import read_lora
 from lib_addift.material import steps_of
 from lib_addift.messages import Request
 from lib_addift.methods import Goal, is_simple, method_of
-from lib_addift.pairs import ImagePair, PairSource
 from lib_addift.pipeline import TrainingRun
 from lib_addift.plan import Direction, turn_noise
 from lib_addift.reference import References, noisy_batch

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.mask import difference_mask
+from lib_addift.data.pairs import ImagePair, load_pair, load_picture
 from lib_addift.demo.world import draw, random_face
 from lib_addift.errors import PictureError
-from lib_addift.mask import difference_mask
-from lib_addift.pairs import ImagePair, load_pair, load_picture
 
 
 def scene(width: int = 96, height: int = 80, seed: int = 0) -> np.ndarray:

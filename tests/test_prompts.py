@@ -14,6 +14,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
@@ -22,7 +23,6 @@ from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.hosts.tokenizer import in_chunks, load_tokenizer, read_vocabulary
 from lib_addift.lora import LoraNetwork
 from lib_addift.messages import Request
-from lib_addift.pairs import PairSource
 from lib_addift.pipeline import TrainingRun
 from tests.conftest import PRECISIONS, fingerprint
 from tests.fake_host import FakeHost

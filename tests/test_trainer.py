@@ -8,6 +8,7 @@ import torch
 
 from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
@@ -17,7 +18,6 @@ from lib_addift.lora import LoraNetwork, select_layers
 from lib_addift.messages import Checkpoint
 from lib_addift.methods import method_of
 from lib_addift.optim import LossScale, rate_at
-from lib_addift.pairs import ImagePair
 from lib_addift.plan import Turn, make_plan
 from lib_addift.reference import References
 from lib_addift.trainer import train, train_together

@@ -18,8 +18,8 @@ from PIL import Image
 from lib_addift import ui
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.data.checks import Finding
 from lib_addift.demo import world
-from lib_addift.doctor import Finding
 from lib_addift.errors import ConfigError, JobError
 from lib_addift.jobs import Jobs, JobState
 from lib_addift.messages import Request

@@ -9,10 +9,10 @@ from typing import Any
 from lib_addift.api.models import ConfigAnswer, FindingAnswer, JobAnswer, LogAnswer, PairAnswer, ResultAnswer
 from lib_addift.api.pictures import encode_png
 from lib_addift.config.settings import TrainConfig
-from lib_addift.doctor import PairReport, examine, mask_overlay
+from lib_addift.data.checks import PairReport, examine, mask_overlay
+from lib_addift.data.pairs import ImagePair
 from lib_addift.jobs import Job
 from lib_addift.messages import Result
-from lib_addift.pairs import ImagePair
 
 _JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from lib_addift.data.pairs import load_picture
 from lib_addift.errors import PictureError
-from lib_addift.pairs import load_picture
 
 MAX_PICTURE = 64 * 2**20  # bytes of a picture file
 MAX_ENCODED = MAX_PICTURE // 3 * 4 + 1024  # characters of the same as base64, 'data:...' included

@@ -27,12 +27,12 @@ from lib_addift.api.models import (
 from lib_addift.api.pictures import allowed_file, encode_png, read_picture
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.errors import JobError, LoraFileError, PictureError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.lora_file import check_name
 from lib_addift.material import with_usual_steps
 from lib_addift.messages import Request, Snapshot
-from lib_addift.pairs import PairSource, load_pair
 
 PREFIX = "/addift/v1"
 _LOOK_AGAIN = 0.1  # seconds

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from lib_addift.bench.contenders import OURS, ours
 from lib_addift.bench.memory import Peak
 from lib_addift.bench.run import time_steps
+from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.hosts.base import Host
-from lib_addift.pairs import PairSource
 
 FEW, STEPS, PAIRS = 30, (30, 300, 3000), (1, 10, 100)  # steps where the pairs vary
 

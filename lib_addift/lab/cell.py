@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.hosts.base import Host
 from lib_addift.lab import measures
@@ -23,7 +24,6 @@ from lib_addift.lora import LoraNetwork
 from lib_addift.lora_file import read_lora
 from lib_addift.messages import Request, Result
 from lib_addift.methods import method_of, total_steps
-from lib_addift.pairs import PairSource, load_pair
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import LEARNT, round_trip
 

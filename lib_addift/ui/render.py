@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from PIL import Image
 
-from lib_addift.doctor import Finding
+from lib_addift.data.checks import Finding
 from lib_addift.estimate import about
 from lib_addift.jobs import Job, JobState
 from lib_addift.messages import Result

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_addift.mask import WHOLE_SHARE, change_level
-from lib_addift.pairs import ImagePair
+from lib_addift.data.mask import WHOLE_SHARE, change_level
+from lib_addift.data.pairs import ImagePair
 
 SHIFT_LIMIT = 2.0  # px
 COLOUR_LIMIT = 4.0  # grey levels

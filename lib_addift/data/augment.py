@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.pairs import ImagePair
+from lib_addift.data.pairs import ImagePair
 
 
 def views_count(config: TrainConfig) -> int:

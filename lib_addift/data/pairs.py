@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.mask import difference_mask
 from lib_addift.errors import PictureError
-from lib_addift.mask import difference_mask
 
 PictureSource = str | Path | Image.Image | np.ndarray
 Size = tuple[int, int]  # width, height in px
