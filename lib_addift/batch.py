@@ -11,7 +11,7 @@ from lib_addift.data.pairs import Size
 from lib_addift.errors import AddiftError
 from lib_addift.estimate import passes, seconds_a_pass
 from lib_addift.hosts.base import Host
-from lib_addift.lora_file import lora_path
+from lib_addift.lora.file import lora_path
 from lib_addift.messages import Request
 from lib_addift.sets import PairCheck, PairSet, find_sets
 

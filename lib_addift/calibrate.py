@@ -11,10 +11,10 @@ from lib_addift.data.pairs import ImagePair
 from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host, lora_modules
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import read_lora, save_lora
-from lib_addift.lora_source import sha256_of
-from lib_addift.lora_tools import Output, made_metadata
+from lib_addift.lora.file import read_lora, save_lora
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.source import sha256_of
+from lib_addift.lora.tools import Output, made_metadata
 from lib_addift.preview import preview_strip
 from lib_addift.proof import LEARNT, RoundTrip, round_trip
 

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib_addift import lora_tools
-from lib_addift.arithmetic import Report, Size
-from lib_addift.blocks import EVEN, BlockWeights
 from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.errors import ConfigError
-from lib_addift.extract import PARTS, extract
-from lib_addift.lora_show import show
-from lib_addift.lora_tools import Made, Output, Part
+from lib_addift.lora import tools as lora_tools
+from lib_addift.lora.arithmetic import Report, Size
+from lib_addift.lora.blocks import EVEN, BlockWeights
+from lib_addift.lora.extract import PARTS, extract
+from lib_addift.lora.inspect import show
+from lib_addift.lora.tools import Made, Output, Part
 
 _REPORT_EVERY = 2.0  # seconds
 _BLOCKS_HELP = "such as 'OUT=1, MID=0.5', or the 17 or 26 numbers of LoRA Block Weight; a block that is not named has 1"

@@ -21,7 +21,7 @@ from lib_addift.cluster_shift import Shift
 from lib_addift.cluster_worker import Model, Order, Worker, Written, digest
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import HostError
-from lib_addift.lora_file import put_lora
+from lib_addift.lora.file import put_lora
 from lib_addift.messages import Request
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 
 _DECODER = "lora_unet_up_blocks"
 Features = list[Any]  # what each part of the encoder gives for one sample: a tensor (1, ...), or tuples of such

@@ -15,8 +15,8 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import build_metadata, save_lora
+from lib_addift.lora.file import build_metadata, save_lora
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.material import Material
 from lib_addift.messages import Request, Stage
 from lib_addift.preview import preview_strip

@@ -14,7 +14,7 @@ from lib_addift.encode import LatentPair, Role
 from lib_addift.errors import TrainingError
 from lib_addift.hosts.base import Host
 from lib_addift.lessons import Lesson, goal_of
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.methods.phase import Goal, Phase
 from lib_addift.optim import LossScale, make_optimizer, rate_at
 from lib_addift.plan import Turn, turn_noise

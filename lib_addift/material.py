@@ -15,7 +15,7 @@ from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.encode import LatentPair, Role, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, PictureError
 from lib_addift.hosts.base import Host
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.messages import Stage
 from lib_addift.methods import total_steps
 

@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from lib_addift.arithmetic import resize
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport, examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
@@ -22,8 +21,9 @@ from lib_addift.finish import check_alive, prove, save
 from lib_addift.hosts.base import Host, lora_modules, text_layers
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons
-from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import lora_path, read_lora
+from lib_addift.lora.arithmetic import resize
+from lib_addift.lora.file import lora_path, read_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.material import Material, check_method, encode_material
 from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
 from lib_addift.methods import method_of

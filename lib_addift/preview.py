@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.memory import in_parts
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
 

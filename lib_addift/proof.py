@@ -16,7 +16,7 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.encode import LatentPair, conds_at
 from lib_addift.hosts.base import Host
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.memory import in_parts
 from lib_addift.plan import Direction
 from lib_addift.preview import labelled_row

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_addift.hosts.base import Host
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 
 
 @dataclass(frozen=True)

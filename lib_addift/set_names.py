@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lib_addift.errors import LoraFileError, PictureError
-from lib_addift.lora_file import check_name
+from lib_addift.lora.file import check_name
 
 Rule = tuple[str, str]  # how an original's name ends and how its target's does
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
-from lib_addift.lora_file import check_name
+from lib_addift.lora.file import check_name
 from lib_addift.set_names import name_key, shown
 
 FILE_NAME = "addift.toml"

@@ -15,7 +15,7 @@ from lib_addift.errors import TrainingError
 from lib_addift.features import leave_encoder_alone, replaying
 from lib_addift.hosts.base import Host, encode_to_length
 from lib_addift.learner import Learner, StepReport
-from lib_addift.lora import LoraNetwork, LoraStack
+from lib_addift.lora.network import LoraNetwork, LoraStack
 from lib_addift.memory import Thrift, fitting, free_bytes, recomputing
 from lib_addift.objective import difference_loss
 from lib_addift.plan import Turn

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib_addift.hosts.names import kohya, text_kohya
+from lib_addift.lora.names import kohya, text_kohya
 from lib_addift.schedule import sd15_alphas_cumprod
 
 WIDTH, CONTEXT = 8, 6

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib_addift.hosts.lora_tag import remove_timed_loras, wrap_lora_tag
-from lib_addift.lora import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork, select_layers
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 

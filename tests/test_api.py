@@ -19,7 +19,7 @@ from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.jobs import Jobs
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from tests.fake_host import FakeHost
 
 V1 = "/addift/v1"

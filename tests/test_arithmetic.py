@@ -16,16 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lib_addift import arithmetic, lora_tools
-from lib_addift.arithmetic import Size, TensorSource, Term, combine, compress, layer_tensors, resize
-from lib_addift.blocks import OTHER, BlockWeights, block_of
 from lib_addift.errors import ConfigError, LoraFileError
-from lib_addift.extract import difference
-from lib_addift.factors import read_factors
-from lib_addift.lora_file import describe, read_lora
-from lib_addift.lora_show import block_figures, effective_rank, layer_figures, show
-from lib_addift.lora_source import FileSource
-from lib_addift.lora_tools import Output, Part, average, merge, subtract
+from lib_addift.lora import arithmetic
+from lib_addift.lora import tools as lora_tools
+from lib_addift.lora.arithmetic import Size, TensorSource, Term, combine, compress, layer_tensors, resize
+from lib_addift.lora.blocks import OTHER, BlockWeights, block_of
+from lib_addift.lora.extract import difference
+from lib_addift.lora.factors import read_factors
+from lib_addift.lora.file import describe, read_lora
+from lib_addift.lora.inspect import block_figures, effective_rank, layer_figures, show
+from lib_addift.lora.source import FileSource
+from lib_addift.lora.tools import Output, Part, average, merge, subtract
 from tests.dense import dense, flat, layers_of
 
 LINEAR = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"  # IN04

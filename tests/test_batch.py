@@ -18,8 +18,8 @@ from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluate, evaluation_faces
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork
 
 ROOT = Path(__file__).parents[1]
 QUICK = ("--set", "max_train_steps=4", "--set", "sampling_steps=2", "--set", "preview_every=0")

@@ -24,7 +24,7 @@ from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
 from lib_addift.hosts import standalone
 from lib_addift.learner import StepReport
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.messages import Stage
 from tests.fake_host import FakeHost
 

@@ -22,8 +22,8 @@ from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts import standalone
 from lib_addift.hosts.base import lora_modules
 from lib_addift.hosts.checkpoint import open_weights
-from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import describe, read_lora
+from lib_addift.lora.file import describe, read_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.proof import _Probe
 from tests.dense import dense, layers_of
 from tests.fake_host import FakeHost

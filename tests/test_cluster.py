@@ -29,7 +29,7 @@ from lib_addift.errors import HostError, PictureError
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.learner import StepReport
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lib_addift.cli import main
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 
 pytestmark = pytest.mark.slow
 

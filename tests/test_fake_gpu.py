@@ -14,7 +14,7 @@ from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.messages import Request, StepReport
 from lib_addift.pipeline import TrainingRun
 from lib_addift.together import room_for, train_runs

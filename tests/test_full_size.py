@@ -15,7 +15,7 @@ from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.learner import StepReport
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 

@@ -22,8 +22,8 @@ from lib_addift.errors import HostError
 from lib_addift.hosts import _has, base, detect_host
 from lib_addift.jobs import Jobs, JobState
 from lib_addift.learner import StepReport
-from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.memory import recomputing
 from lib_addift.messages import Request, Stage
 from lib_addift.pipeline import TrainingRun

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import build_metadata, read_lora, save_lora
+from lib_addift.lora.file import build_metadata, read_lora, save_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
 from tests import webui_formulas
 
 RANK, ALPHA = 3, 2.0

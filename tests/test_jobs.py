@@ -33,7 +33,7 @@ from lib_addift.errors import (
 )
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.learner import StepReport
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.messages import Request, Stage
 from lib_addift.proof import RoundTrip
 from lib_addift.together import LocalRunner

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.errors import LoraFileError
-from lib_addift.lora import LoraNetwork, layer_kind, select_layers
+from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
 from tests.fake_host import FakeHost
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from lib_addift import files as atomic
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import LoraFileError
-from lib_addift.lora_file import build_metadata, check_name, describe, lora_path, read_lora, save_lora
+from lib_addift.lora.file import build_metadata, check_name, describe, lora_path, read_lora, save_lora
 
 QUERY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
-from lib_addift.lora import LoraNetwork, combine
-from lib_addift.lora_layers import DeltaLayer
-from lib_addift.lora_lycoris import split_size
+from lib_addift.lora.layers import DeltaLayer
+from lib_addift.lora.lycoris import split_size
+from lib_addift.lora.network import LoraNetwork, combine
 from lib_addift.optim import make_optimizer
 from lib_addift.together import can_share
 from tests import webui_formulas

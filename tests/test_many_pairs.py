@@ -19,7 +19,7 @@ from lib_addift.demo import world
 from lib_addift.errors import PictureError
 from lib_addift.estimate import passes
 from lib_addift.finish import PROVEN_PAIRS
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.material import held_out_pairs
 from lib_addift.messages import Request, Stage
 from lib_addift.pipeline import TrainingRun

@@ -15,8 +15,8 @@ from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.hosts.base import lora_modules, text_layers
 from lib_addift.learner import Learner
 from lib_addift.lessons import asked_turns, goal_of, make_lessons
-from lib_addift.lora import LoraNetwork, select_layers
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.material import steps_of
 from lib_addift.messages import Request
 from lib_addift.methods import Goal, is_simple, method_of

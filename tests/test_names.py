@@ -4,7 +4,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
-from lib_addift.hosts import names
+from lib_addift.lora import names
 
 WIDTHS = (32, 64, 96, 96)
 

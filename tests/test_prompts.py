@@ -18,10 +18,11 @@ from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
-from lib_addift.hosts import base, names
+from lib_addift.hosts import base
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.hosts.tokenizer import in_chunks, load_tokenizer, read_vocabulary
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora import names
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 from tests.conftest import PRECISIONS, fingerprint

@@ -17,7 +17,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo.world import Face, draw
 from lib_addift.errors import ConfigError, LoraFileError
-from lib_addift.lora_file import check_name
+from lib_addift.lora.file import check_name
 from lib_addift.set_names import find_rule, match, name_key, safe_name
 from lib_addift.set_settings import read_toml
 from lib_addift.sets import PairSet, find_set, find_sets

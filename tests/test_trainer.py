@@ -14,7 +14,7 @@ from lib_addift.encode import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons
-from lib_addift.lora import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.messages import Checkpoint
 from lib_addift.methods import method_of
 from lib_addift.optim import LossScale, rate_at

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import draw_prompts, evaluation_faces
 from lib_addift.demo.run import CHECKPOINT, TASKS
-from lib_addift.hosts import names
 from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.lora import names
 
 
 def faces(count: int) -> list[world.Face]:

@@ -11,7 +11,7 @@ import torch
 
 from lib_addift.demo import world
 from lib_addift.hosts.base import Host
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
 
 _SAMPLING_STEPS = 20

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.demo import world
-from lib_addift.hosts import names
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.lora import names
 from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod
 
 # Group norm has 32 groups: with 32 channels it erases whatever is the same over the whole picture, such as the style,

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import HostError
-from lib_addift.hosts import names
-from lib_addift.lora import layer_kind
+from lib_addift.lora import names
+from lib_addift.lora.network import layer_kind
 
 _REMEDY = "Choose an SD1.5 checkpoint (.safetensors)."
 # A tensor name that only the given kind of file has.

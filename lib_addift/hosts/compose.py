@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from lib_addift.hosts.lora_args import COMPOSITE, MERGE, SWITCH, Composition, Tag
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 
 _ROUNDING = 0.01  # timesteps that are nearer than this are one: samplers compute them in different ways
 

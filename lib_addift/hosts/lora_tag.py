@@ -18,8 +18,8 @@ from lib_addift.errors import AddiftError, ConfigError, LoraFileError
 from lib_addift.hosts.base import Host
 from lib_addift.hosts.compose import PromptLora, PromptLoras, StepCounter, parts_of
 from lib_addift.hosts.lora_args import MERGE, OURS, Params, composition_of, is_ours, read_tag, text_weights
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork
 
 _log = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.errors import HostError
-from lib_addift.hosts import names
 from lib_addift.hosts.base import DTYPES, check_precision, to_epsilon
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.compose import PromptLora, PromptLoras, parts_of
 from lib_addift.hosts.lora_args import Tag, composition_of, read_prompt, text_weights
 from lib_addift.hosts.tokenizer import load_tokenizer
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import check_name, read_lora
+from lib_addift.lora import names
+from lib_addift.lora.file import check_name, read_lora
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.sample import Guidance, ddim, ddim_timesteps
 from lib_addift.schedule import sd15_alphas_cumprod
 

@@ -14,7 +14,7 @@ from lib_addift.demo.evaluate import draw_prompts
 from lib_addift.files import replace_files
 from lib_addift.hosts.base import Host, lora_modules
 from lib_addift.lab.tasks import Task
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 
 _NOISE_SEED = 72_000  # of the pictures that are measured; training has noise of its own
 

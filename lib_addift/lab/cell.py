@@ -20,8 +20,8 @@ from lib_addift.lab.look import WEIGHTS, look
 from lib_addift.lab.tasks import TASKS, Task
 from lib_addift.lab.variants import VARIANTS, Variant
 from lib_addift.learner import StepReport
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.messages import Request, Result
 from lib_addift.methods import method_of, total_steps
 from lib_addift.pipeline import TrainingRun

@@ -12,8 +12,8 @@ from lib_addift.lab import measures
 from lib_addift.lab.bench import Bench
 from lib_addift.lab.cell import Cell
 from lib_addift.lab.tasks import TASKS
-from lib_addift.lora import LoraNetwork
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork
 
 _FACES_SEED = 73_000
 

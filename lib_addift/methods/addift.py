@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.methods.phase import Goal, Phase
 from lib_addift.objective import turn_multiplier
 from lib_addift.plan import Direction

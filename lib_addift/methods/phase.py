@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.lora import LoraNetwork
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.plan import Direction
 
 

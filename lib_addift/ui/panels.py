@@ -16,7 +16,7 @@ from lib_addift.data.checks import examine, mask_overlay
 from lib_addift.data.pairs import load_pair
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
 from lib_addift.jobs import Job, Jobs
-from lib_addift.lora_file import LORA_SUFFIXES, check_name
+from lib_addift.lora.file import LORA_SUFFIXES, check_name
 from lib_addift.messages import Result, Snapshot
 from lib_addift.ui import batch_view, queue, render, tools_view
 from lib_addift.ui.batch import Batch

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_addift import lora_tools
-from lib_addift.arithmetic import Size
-from lib_addift.blocks import BlockWeights
 from lib_addift.calibrate import calibrate
 from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.data.pairs import load_pair
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, JobError, LoraFileError, PictureError
-from lib_addift.extract import PARTS, extract
 from lib_addift.hosts.base import Host
 from lib_addift.hosts.checkpoint import open_weights
-from lib_addift.lora_file import check_name, describe
-from lib_addift.lora_show import BlockFigures, block_figures, layer_figures
-from lib_addift.lora_tools import Made, Output, Part
+from lib_addift.lora import tools as lora_tools
+from lib_addift.lora.arithmetic import Size
+from lib_addift.lora.blocks import BlockWeights
+from lib_addift.lora.extract import PARTS, extract
+from lib_addift.lora.file import check_name, describe
+from lib_addift.lora.inspect import BlockFigures, block_figures, layer_figures
+from lib_addift.lora.tools import Made, Output, Part
 from lib_addift.ui.form import config_of
 
 _log = logging.getLogger(__name__)

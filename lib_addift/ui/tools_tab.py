@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_addift.config.settings import LAYER_KINDS
-from lib_addift.extract import PARTS
+from lib_addift.lora.extract import PARTS
 from lib_addift.ui.tools import FIELDS, OPERATIONS
 from lib_addift.ui.tools_handlers import ToolHandlers
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lib_addift.lora_show import BlockFigures
+from lib_addift.lora.inspect import BlockFigures
 from lib_addift.ui import render
 from lib_addift.ui.form import Props
 from lib_addift.ui.render import escape, sentence

@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from tests.browser.tab import Tab
 
 _NOTE_MASKS = """

@@ -12,7 +12,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from lib_addift.demo import world
-from lib_addift.lora_file import read_lora
+from lib_addift.lora.file import read_lora
 from tests.browser.tab import Tab
 from tests.dense import dense
 from tests.test_arithmetic import make, same, write

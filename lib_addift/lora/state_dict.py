@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from lib_addift.errors import LoraFileError
-from lib_addift.lora_dora import DoraLayer
-from lib_addift.lora_layers import DeltaLayer, LoraLayer, conv_arguments, frozen_weight
-from lib_addift.lora_lycoris import LohaLayer, LokrLayer
+from lib_addift.lora.dora import DoraLayer
+from lib_addift.lora.layers import DeltaLayer, LoraLayer, conv_arguments, frozen_weight
+from lib_addift.lora.lycoris import LohaLayer, LokrLayer
 
 DOWN, UP, ALPHA, DORA = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"
 

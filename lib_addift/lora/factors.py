@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_addift.errors import LoraFileError
-from lib_addift.lora_parts import Parts, kind_of, rank_and_alpha
+from lib_addift.lora.state_dict import Parts, kind_of, rank_and_alpha
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # (out, rank) and (rank, in) or (rank, in, k, k)
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.lora import layer_kind
-from lib_addift.lora_parts import (
+from lib_addift.lora.network import layer_kind
+from lib_addift.lora.state_dict import (
     ALPHA,
     DORA,
     DOWN,

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import LoraFileError
 from lib_addift.files import replace_files, temporary_name
-from lib_addift.lora_metadata import build_metadata, describe_run, describe_tensors
-from lib_addift.lora_parts import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
+from lib_addift.lora.metadata import build_metadata, describe_run, describe_tensors
+from lib_addift.lora.state_dict import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 
 __all__ = ["build_metadata", "check_name", "describe", "lora_path", "put_lora", "read_lora", "save_lora"]
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import LoraFileError
-from lib_addift.lora_parts import by_layer
+from lib_addift.lora.state_dict import by_layer
 
 _PREFIXES = ("lora_unet_", "lora_te")
 

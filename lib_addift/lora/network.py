@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib_addift.errors import ConfigError
-from lib_addift.lora_dora import DoraLayer
-from lib_addift.lora_layers import DeltaLayer, LoraLayer
-from lib_addift.lora_lycoris import LohaLayer, LokrLayer
-from lib_addift.lora_parts import by_layer, read_layer
+from lib_addift.lora.dora import DoraLayer
+from lib_addift.lora.layers import DeltaLayer, LoraLayer
+from lib_addift.lora.lycoris import LohaLayer, LokrLayer
+from lib_addift.lora.state_dict import by_layer, read_layer
 
 __all__ = ["LoraLayer", "LoraNetwork", "LoraStack", "combine", "layer_kind", "select_layers"]
 

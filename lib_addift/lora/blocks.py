@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lib_addift.errors import ConfigError
-from lib_addift.hosts.names import unet_to_compvis
+from lib_addift.lora.names import unet_to_compvis
 
 OTHER = "OTHER"  # layers in no block: the time embedding and the last convolution
 _SIDES = {"input_blocks": "IN", "output_blocks": "OUT"}

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from lib_addift.arithmetic import singular_values
-from lib_addift.blocks import block_of
 from lib_addift.errors import LoraFileError
-from lib_addift.factors import read_factors
-from lib_addift.lora_file import describe
-from lib_addift.lora_source import open_lora
+from lib_addift.lora.arithmetic import singular_values
+from lib_addift.lora.blocks import block_of
+from lib_addift.lora.factors import read_factors
+from lib_addift.lora.file import describe
+from lib_addift.lora.source import open_lora
 
 
 @dataclass(frozen=True)

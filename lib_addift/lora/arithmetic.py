@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 
 from lib_addift.errors import ConfigError, LoraFileError
-from lib_addift.factors import Factors, read_factors
-from lib_addift.lora_parts import ALPHA, DOWN, UP, Parts, by_layer
+from lib_addift.lora.factors import Factors, read_factors
+from lib_addift.lora.state_dict import ALPHA, DOWN, UP, Parts, by_layer
 
 Report = Callable[[str, int, int], None]  # what is done, how far, of how many
 HIGHEST_RANK = 4096

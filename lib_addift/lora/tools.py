@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_addift.arithmetic import WHOLE, Combined, Report, Size, Term, combine
-from lib_addift.blocks import EVEN, BlockWeights
 from lib_addift.errors import ConfigError, LoraFileError
-from lib_addift.lora_file import lora_path, save_lora
-from lib_addift.lora_metadata import ranks_and_alphas
-from lib_addift.lora_source import FileSource, open_lora, sha256_of
+from lib_addift.lora.arithmetic import WHOLE, Combined, Report, Size, Term, combine
+from lib_addift.lora.blocks import EVEN, BlockWeights
+from lib_addift.lora.file import lora_path, save_lora
+from lib_addift.lora.metadata import ranks_and_alphas
+from lib_addift.lora.source import FileSource, open_lora, sha256_of
 
 # What a new LoRA says of its model and pictures, as far as all the files agree on it.
 _KEPT = (

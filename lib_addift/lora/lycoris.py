@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib_addift.lora_layers import DeltaLayer, apply_weight, conv_arguments, copied, frozen_weight, recomputed, uniform
+from lib_addift.lora.layers import DeltaLayer, apply_weight, conv_arguments, copied, frozen_weight, recomputed, uniform
 
 
 class LohaLayer(DeltaLayer):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib_addift.lora_layers import LoraLayer, apply_weight, copied, frozen_weight, recomputed
+from lib_addift.lora.layers import LoraLayer, apply_weight, copied, frozen_weight, recomputed
 
 _SMALLEST_SHARE = 2.0**-10  # see `DoraLayer.tensors`
 

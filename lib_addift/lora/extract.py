@@ -7,11 +7,11 @@ from typing import Protocol
 
 import torch
 
-from lib_addift.arithmetic import Combined, Gathering, Report, Size, compress
-from lib_addift.blocks import block_of
 from lib_addift.errors import ConfigError, HostError
-from lib_addift.lora import layer_kind
-from lib_addift.lora_tools import Made, Output, save_made
+from lib_addift.lora.arithmetic import Combined, Gathering, Report, Size, compress
+from lib_addift.lora.blocks import block_of
+from lib_addift.lora.network import layer_kind
+from lib_addift.lora.tools import Made, Output, save_made
 
 PARTS = ("IN", "MID", "OUT", "TE")  # of the model; TE is the text encoder
 

@@ -1,0 +1,1 @@
+"""LoRA layers over a frozen model, LoRA files, and the tools that change finished LoRAs."""
