@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
-from lib_addift.encode import LatentPair, encode_pair
+from lib_addift.diffusion.host import Host, lora_modules
+from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
-from lib_addift.hosts.base import Host, lora_modules
 from lib_addift.lora.file import read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.source import sha256_of

@@ -8,8 +8,8 @@ import time
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.host import Host
 from lib_addift.finish import PROVEN_PAIRS
-from lib_addift.hosts.base import Host
 from lib_addift.material import held_out_pairs
 from lib_addift.methods import Goal, Phase, method_of
 from lib_addift.pipeline import snapshot_spacing

@@ -13,8 +13,8 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
+from lib_addift.diffusion.host import Host
 from lib_addift.errors import TrainingError
-from lib_addift.hosts.base import Host
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.material import Material

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_addift.data.checks import Finding, PairReport
 from lib_addift.data.pairs import ImagePair, load_source
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 from lib_addift.job_files import JobFiles, KeptResult, KeptStep
 from lib_addift.learner import StepReport
 from lib_addift.material import steps_of

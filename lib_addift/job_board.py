@@ -7,8 +7,8 @@ import logging
 import threading
 import time
 
+from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
-from lib_addift.hosts.base import Host
 from lib_addift.job import Job, JobState, read_report
 from lib_addift.job_store import JobStore, Row
 

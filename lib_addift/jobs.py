@@ -13,8 +13,8 @@ from typing import Any
 
 from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.host import Host
 from lib_addift.errors import HostError, JobError
-from lib_addift.hosts.base import Host
 from lib_addift.job import Job, JobState
 from lib_addift.job_board import LOOK_EVERY, Board
 from lib_addift.job_files import without_shared_mask

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.encode import LatentPair, Role
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import LatentPair, Role
 from lib_addift.errors import TrainingError
-from lib_addift.hosts.base import Host
 from lib_addift.lessons import Lesson, goal_of
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.methods.phase import Goal, Phase

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.encode import LatentPair, Role
+from lib_addift.diffusion.latents import LatentPair, Role
 from lib_addift.methods.phase import Goal, Phase
 from lib_addift.plan import Plan, Turn, make_plan
 

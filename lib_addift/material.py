@@ -12,9 +12,9 @@ import torch
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.augment import views, views_count
 from lib_addift.data.pairs import ImagePair, PairSource
-from lib_addift.encode import LatentPair, Role, encode_pair, unrelated_pairs
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import LatentPair, Role, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, PictureError
-from lib_addift.hosts.base import Host
 from lib_addift.lora.file import read_lora
 from lib_addift.messages import Stage
 from lib_addift.methods import total_steps

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.plan import Direction
-from lib_addift.schedule import NoiseSchedule
 
 
 def turn_multiplier(direction: Direction, config: TrainConfig) -> float:

@@ -15,10 +15,10 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport, examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
+from lib_addift.diffusion.host import Host, lora_modules, text_layers
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.features import leave_encoder_alone
 from lib_addift.finish import check_alive, prove, save
-from lib_addift.hosts.base import Host, lora_modules, text_layers
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons
 from lib_addift.lora.arithmetic import resize

@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.encode import LatentPair, conds_at
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import LatentPair, conds_at
+from lib_addift.diffusion.memory import in_parts
+from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.memory import in_parts
-from lib_addift.sample import Guidance, ddim, ddim_timesteps
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 _CELL = 128  # px that a picture in a row is at least wide; the text grows with wider ones

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.encode import LatentPair, conds_at
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import LatentPair, conds_at
+from lib_addift.diffusion.memory import in_parts
+from lib_addift.diffusion.sampler import ddim, ddim_timesteps
+from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.memory import in_parts
 from lib_addift.plan import Direction
 from lib_addift.preview import labelled_row
 from lib_addift.reference import samples_at_once
-from lib_addift.sample import ddim, ddim_timesteps
-from lib_addift.schedule import NoiseSchedule
 
 LEARNT = 0.2  # a recovery below this is no proof
 _LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 14.0)  # weights, in units of the training multiplier

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.memory import Thrift, free_bytes
 from lib_addift.errors import AddiftError, TrainingError
-from lib_addift.memory import Thrift, free_bytes
 from lib_addift.messages import Event, Events
 from lib_addift.methods import is_simple
 from lib_addift.pipeline import TrainingRun, timed

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.lora.names import kohya, text_kohya
-from lib_addift.schedule import sd15_alphas_cumprod
 
 WIDTH, CONTEXT = 8, 6
 
@@ -81,7 +81,7 @@ class FakeTextModel(nn.Module):
 
 
 class FakeHost:
-    """Implements lib_addift.hosts.base.Host. `fail_at` raises in that call of predict_noise."""
+    """Implements lib_addift.diffusion.host.Host. `fail_at` raises in that call of predict_noise."""
 
     name = "fake"
     model_title = "fake.safetensors"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lib_addift.diffusion.memory import recomputing
 from lib_addift.hosts import borrow
-from lib_addift.memory import recomputing
 from tests.conftest import fingerprint
 from tests.fake_unet import CONTEXT, BasicTransformerBlock, UNetModel
 

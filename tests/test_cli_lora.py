@@ -19,8 +19,8 @@ from lib_addift.cli import main
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
+from lib_addift.diffusion.host import lora_modules
 from lib_addift.hosts import standalone
-from lib_addift.hosts.base import lora_modules
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora.file import describe, read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.errors import ConfigError
 from lib_addift.hosts.compose import PromptLora, PromptLoras, StepCounter
 from lib_addift.hosts.lora_args import (
@@ -23,7 +24,6 @@ from lib_addift.hosts.lora_args import (
     text_weights,
     with_mode,
 )
-from lib_addift.sample import Guidance, ddim, ddim_timesteps
 from tests.conftest import fingerprint
 from tests.fake_host import FakeUNet
 from tests.fake_lora_tag import inside

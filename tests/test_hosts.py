@@ -18,16 +18,17 @@ from torch import nn
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
+from lib_addift.diffusion import host as base
+from lib_addift.diffusion.memory import recomputing
+from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import HostError
-from lib_addift.hosts import _has, base, detect_host
+from lib_addift.hosts import _has, detect_host
 from lib_addift.jobs import Jobs, JobState
 from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.memory import recomputing
 from lib_addift.messages import Request, Stage
 from lib_addift.pipeline import TrainingRun
-from lib_addift.schedule import sd15_alphas_cumprod
 from tests.conftest import HALF_DTYPES, PRECISIONS, needs_half
 from tests.fake_unet import CONTEXT, BasicTransformerBlock, TimestepEmbedSequential
 from tests.fake_webui import KINDS, SCALE, inside

@@ -18,13 +18,13 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.memory import Thrift, fitting, free_bytes, in_parts, recomputing
 from lib_addift.hosts import borrow
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.learner import StepReport
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.memory import Thrift, fitting, free_bytes, in_parts, recomputing
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 from tests.conftest import fingerprint, skip_proof_and_pictures

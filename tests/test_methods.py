@@ -10,9 +10,10 @@ import torch
 
 from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.data.pairs import ImagePair, PairSource
-from lib_addift.encode import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
+from lib_addift.diffusion.host import lora_modules, text_layers
+from lib_addift.diffusion.latents import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
+from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
-from lib_addift.hosts.base import lora_modules, text_layers
 from lib_addift.learner import Learner
 from lib_addift.lessons import asked_turns, goal_of, make_lessons
 from lib_addift.lora.file import read_lora
@@ -23,7 +24,6 @@ from lib_addift.methods import Goal, is_simple, method_of
 from lib_addift.pipeline import TrainingRun
 from lib_addift.plan import Direction, turn_noise
 from lib_addift.reference import References, noisy_batch
-from lib_addift.schedule import NoiseSchedule
 from lib_addift.trainer import train
 from tests.fake_host import FakeHost
 from tests.test_trainer import make_learner

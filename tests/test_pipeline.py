@@ -17,7 +17,8 @@ import lib_addift.finish
 import lib_addift.pipeline
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
-from lib_addift.encode import LatentPair, Side
+from lib_addift.diffusion.latents import LatentPair, Side
+from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
@@ -26,7 +27,6 @@ from lib_addift.lora.network import LoraLayer, LoraNetwork
 from lib_addift.messages import Checkpoint, Event, Request, Snapshot
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import _NEARLY, WEIGHTS_TRIED, RoundTrip, _Probe, round_trip, round_trip_pictures
-from lib_addift.schedule import sd15_alphas_cumprod
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 

@@ -17,8 +17,8 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion import host as base
 from lib_addift.errors import HostError
-from lib_addift.hosts import base
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.hosts.tokenizer import in_chunks, load_tokenizer, read_vocabulary
 from lib_addift.lora import names

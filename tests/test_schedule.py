@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from lib_addift.sample import Guidance, ddim, ddim_timesteps
-from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod
+from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
+from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
 from tests.fake_host import FakeHost
 
 SD15 = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

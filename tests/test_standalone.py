@@ -20,6 +20,8 @@ import lib_addift.finish
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.memory import recomputing
+from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.errors import ConfigError, HostError, LoraFileError
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs import Jobs, JobState
@@ -27,11 +29,9 @@ from lib_addift.learner import StepReport
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
-from lib_addift.memory import recomputing
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
 from lib_addift.proof import RoundTrip
-from lib_addift.sample import ddim, ddim_timesteps
 from tests.conftest import PRECISIONS, fingerprint
 
 Tensors = dict[str, torch.Tensor]

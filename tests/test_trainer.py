@@ -10,7 +10,7 @@ from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
-from lib_addift.encode import LatentPair, encode_pair
+from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.learner import Learner, StepReport
 from lib_addift.lessons import asked_turns, make_lessons

@@ -9,7 +9,7 @@ from typing import Any
 from lib_addift.bench.rival import train_as_rival
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_source
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 from lib_addift.lab.variants import VARIANTS
 from lib_addift.learner import StepReport
 from lib_addift.messages import Request

@@ -12,7 +12,7 @@ from lib_addift.bench.contenders import RIVAL
 from lib_addift.bench.floor import Device
 from lib_addift.bench.run import Measured, Plan, Together
 from lib_addift.bench.scaling import Scaled
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 
 
 def heading(host: Host, size: str, plan: Plan, device: Device) -> str:

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
-from lib_addift.encode import encode_pair
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import encode_pair
+from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.optim import make_optimizer
 from lib_addift.plan import Direction
-from lib_addift.schedule import NoiseSchedule
 
 
 def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iterator[float]:

@@ -16,7 +16,7 @@ from lib_addift.bench.contenders import CONTENDERS, OURS, Contender, Steps
 from lib_addift.bench.floor import Work, count_work, synchronize
 from lib_addift.bench.memory import Peak
 from lib_addift.data.pairs import PairSource
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 from lib_addift.learner import StepReport
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun

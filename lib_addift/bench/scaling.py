@@ -11,7 +11,7 @@ from lib_addift.bench.memory import Peak
 from lib_addift.bench.run import time_steps
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 
 FEW, STEPS, PAIRS = 30, (30, 300, 3000), (1, 10, 100)  # steps where the pairs vary
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from lib_addift.demo import world
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.sample import Guidance, ddim, ddim_timesteps
 
 _SAMPLING_STEPS = 20
 _GUIDANCE = 4.0

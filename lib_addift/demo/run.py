@@ -15,7 +15,7 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import Scores, evaluate, evaluation_faces
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.messages import Request, Result

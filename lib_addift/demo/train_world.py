@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.demo import world
+from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import names
-from lib_addift.schedule import NoiseSchedule, sd15_alphas_cumprod
 
 # Group norm has 32 groups: with 32 channels it erases whatever is the same over the whole picture, such as the style,
 # so the VAE's coarse levels have 64. The UNet's two deepest levels see 2 x 2 and 1 latent pixels and need little.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from lib_addift.diffusion.host import Host
 from lib_addift.errors import HostError
-from lib_addift.hosts.base import Host
 
 
 def detect_host() -> Host:

@@ -19,8 +19,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from lib_addift.diffusion.host import DTYPES, check_precision, to_epsilon
+from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
+from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import HostError
-from lib_addift.hosts.base import DTYPES, check_precision, to_epsilon
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.compose import PromptLora, PromptLoras, parts_of
 from lib_addift.hosts.lora_args import Tag, composition_of, read_prompt, text_weights
@@ -28,8 +30,6 @@ from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import names
 from lib_addift.lora.file import check_name, read_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.sample import Guidance, ddim, ddim_timesteps
-from lib_addift.schedule import sd15_alphas_cumprod
 
 _SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
 State = dict[str, torch.Tensor]

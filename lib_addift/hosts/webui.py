@@ -14,8 +14,8 @@ import torch
 from modules import call_queue, processing, scripts, shared
 from torch import nn
 
+from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.errors import HostError
-from lib_addift.hosts.base import check_precision, to_epsilon
 from lib_addift.lora import names
 
 

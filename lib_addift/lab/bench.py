@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from lib_addift.demo.evaluate import draw_prompts
+from lib_addift.diffusion.host import Host, lora_modules
 from lib_addift.files import replace_files
-from lib_addift.hosts.base import Host, lora_modules
 from lib_addift.lab.tasks import Task
 from lib_addift.lora.network import LoraNetwork
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
-from lib_addift.encode import LatentPair, encode_pair
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.lab import measures
 from lib_addift.lab.bench import Bench
 from lib_addift.lab.look import WEIGHTS, look

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.files import replace_files
-from lib_addift.hosts.base import Host
 from lib_addift.lab.bench import Bench, Scale
 from lib_addift.lab.cell import Cell, measure_cell
 from lib_addift.lab.tasks import TASKS

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lib_addift.diffusion.host import Host
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
-from lib_addift.hosts.base import Host
 from lib_addift.hosts.lora_args import MERGE, has_tag, with_mode
 from lib_addift.preview import labelled_row
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_addift.hosts.base import Host
+from lib_addift.diffusion.host import Host
 from lib_addift.lora.network import LoraNetwork
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
-from lib_addift.hosts.base import Host, encode_to_length
+from lib_addift.diffusion.host import Host, encode_to_length
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.plan import Direction
 
