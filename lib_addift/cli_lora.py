@@ -141,8 +141,8 @@ def _extract(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace) -> int:
     config: TrainConfig = options.settings(options)
-    from lib_addift.calibrate import calibrate
     from lib_addift.data.pairs import load_pair
+    from lib_addift.evaluation.calibrate import calibrate
     from lib_addift.hosts.standalone import StandaloneHost
 
     output = Output(options.out, config.save_precision, options.overwrite)

@@ -15,12 +15,12 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import TrainingError
+from lib_addift.evaluation.preview import preview_strip
+from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.material import Material
 from lib_addift.messages import Request, Stage
-from lib_addift.preview import preview_strip
-from lib_addift.proof import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 
 PROVEN_PAIRS = 4  # the round trip takes about as long as training does, for each pair
 

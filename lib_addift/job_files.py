@@ -22,9 +22,9 @@ from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import JobError
+from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import replace_files
 from lib_addift.messages import Checkpoint, Request, Result, Snapshot
-from lib_addift.proof import RoundTrip
 
 _THUMBNAIL = 96  # px a side
 _SHARED_MASK = "mask_file.png"  # the copy of the settings' mask_file

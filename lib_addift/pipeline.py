@@ -17,6 +17,7 @@ from lib_addift.data.checks import PairReport, examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.diffusion.host import Host, lora_modules, text_layers
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
+from lib_addift.evaluation.preview import preview_strip
 from lib_addift.features import leave_encoder_alone
 from lib_addift.finish import check_alive, prove, save
 from lib_addift.learner import Learner, StepReport
@@ -28,7 +29,6 @@ from lib_addift.material import Material, check_method, encode_material
 from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
 from lib_addift.methods import method_of
 from lib_addift.optim import check_optimizer
-from lib_addift.preview import preview_strip
 from lib_addift.reference import References
 from lib_addift.trainer import train
 

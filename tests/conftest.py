@@ -14,7 +14,7 @@ from torch import nn
 import lib_addift.finish
 import lib_addift.pipeline
 from lib_addift.demo import world
-from lib_addift.proof import RoundTrip
+from lib_addift.evaluation.round_trip import RoundTrip
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"

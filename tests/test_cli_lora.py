@@ -20,11 +20,11 @@ from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.diffusion.host import lora_modules
+from lib_addift.evaluation.round_trip import _Probe
 from lib_addift.hosts import standalone
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora.file import describe, read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.proof import _Probe
 from tests.dense import dense, layers_of
 from tests.fake_host import FakeHost
 from tests.test_arithmetic import CONV, LINEAR, POINT, SHAPES, TEXT, make, same, write

@@ -31,11 +31,11 @@ from lib_addift.errors import (
     PictureError,
     TrainingError,
 )
+from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.jobs import Job, Jobs, JobState
 from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
 from lib_addift.messages import Request, Stage
-from lib_addift.proof import RoundTrip
 from lib_addift.together import LocalRunner
 from tests.conftest import fingerprint, skip_proof_and_pictures
 from tests.fake_host import FakeHost

@@ -20,13 +20,13 @@ from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
+from lib_addift.evaluation.round_trip import _NEARLY, WEIGHTS_TRIED, RoundTrip, _Probe, round_trip, round_trip_pictures
 from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.names import kohya
 from lib_addift.lora.network import LoraLayer, LoraNetwork
 from lib_addift.messages import Checkpoint, Event, Request, Snapshot
 from lib_addift.pipeline import TrainingRun
-from lib_addift.proof import _NEARLY, WEIGHTS_TRIED, RoundTrip, _Probe, round_trip, round_trip_pictures
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 

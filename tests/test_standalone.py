@@ -23,6 +23,7 @@ from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion.memory import recomputing
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.errors import ConfigError, HostError, LoraFileError
+from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs import Jobs, JobState
 from lib_addift.learner import StepReport
@@ -31,7 +32,6 @@ from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
 from lib_addift.messages import Request
 from lib_addift.pipeline import TrainingRun
-from lib_addift.proof import RoundTrip
 from tests.conftest import PRECISIONS, fingerprint
 
 Tensors = dict[str, torch.Tensor]

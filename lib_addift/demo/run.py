@@ -16,11 +16,11 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import Scores, evaluate, evaluation_faces
 from lib_addift.diffusion.host import Host
+from lib_addift.evaluation.preview import labelled_row
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.messages import Request, Result
 from lib_addift.pipeline import TrainingRun
-from lib_addift.preview import labelled_row
 
 CHECKPOINT = Path(__file__).parent / "tiny_faces.safetensors"
 FACES = 64

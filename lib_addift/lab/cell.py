@@ -14,6 +14,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, encode_pair
+from lib_addift.evaluation.round_trip import LEARNT, round_trip
 from lib_addift.lab import measures
 from lib_addift.lab.bench import Bench
 from lib_addift.lab.look import WEIGHTS, look
@@ -25,7 +26,6 @@ from lib_addift.lora.network import LoraNetwork
 from lib_addift.messages import Request, Result
 from lib_addift.methods import method_of, total_steps
 from lib_addift.pipeline import TrainingRun
-from lib_addift.proof import LEARNT, round_trip
 
 ENOUGH = 0.9  # share of hits that counts as learnt
 _KEPT = (0.08, 0.17, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # shares of all steps after which the LoRA is kept

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_addift.calibrate import calibrate
 from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.data.pairs import load_pair
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, JobError, LoraFileError, PictureError
+from lib_addift.evaluation.calibrate import calibrate
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora import tools as lora_tools
 from lib_addift.lora.arithmetic import Size

@@ -19,9 +19,9 @@ from lib_addift.diffusion.latents import LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import NoiseSchedule
+from lib_addift.evaluation.preview import labelled_row
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.plan import Direction
-from lib_addift.preview import labelled_row
 from lib_addift.reference import samples_at_once
 
 LEARNT = 0.2  # a recovery below this is no proof

@@ -11,12 +11,12 @@ from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, lora_modules
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
+from lib_addift.evaluation.preview import preview_strip
+from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, round_trip
 from lib_addift.lora.file import read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.source import sha256_of
 from lib_addift.lora.tools import Output, made_metadata
-from lib_addift.preview import preview_strip
-from lib_addift.proof import LEARNT, RoundTrip, round_trip
 
 # Training multipliers to whose multiples the round trip looks: most LoRAs act at weights from 0.25 to 3.5, and few are
 # so weak or so strong that they need the others.
