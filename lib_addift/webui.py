@@ -35,7 +35,7 @@ def start(_demo: Any, app: Any) -> None:
     """
     from modules import shared
 
-    from lib_addift.hosts import lora_tag
+    from lib_addift.hosts.prompt_tag import webui as lora_tag
 
     lora_tag.wrap_lora_tag(jobs().host)
     options = shared.cmd_opts

@@ -1,4 +1,4 @@
-"""A WebUI's `lora` tag in small: exactly what lib_addift.hosts.lora_tag uses of A1111 and Forge."""
+"""A WebUI's `lora` tag in small: exactly what lib_addift.hosts.prompt_tag.webui uses of A1111 and Forge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_addift.hosts.lora_tag import remove_timed_loras, wrap_lora_tag
+from lib_addift.hosts.prompt_tag.webui import remove_timed_loras, wrap_lora_tag
 from lib_addift.lora.network import LoraNetwork, select_layers
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost

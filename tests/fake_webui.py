@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
-from lib_addift.hosts.lora_tag import remove_timed_loras
+from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from tests.conftest import fingerprint
 from tests.fake_unet import Attention, AutoencoderKL, BasicTransformerBlock, TextModel, UNetModel, attend
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib_addift.diffusion.memory import recomputing
-from lib_addift.hosts import borrow
+from lib_addift.hosts import patching as borrow
 from tests.conftest import fingerprint
 from tests.fake_unet import CONTEXT, BasicTransformerBlock, UNetModel
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.errors import ConfigError
-from lib_addift.hosts.compose import PromptLora, PromptLoras, StepCounter
-from lib_addift.hosts.lora_args import (
+from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, StepCounter
+from lib_addift.hosts.prompt_tag.syntax import (
     COMPOSITE,
     MERGE,
     SWITCH,

@@ -412,7 +412,7 @@ def test_what_pictures_leave_in_a1111_is_undone(webui):
 
 
 def test_timed_loras_of_a_failed_picture_are_taken_off(webui):
-    from lib_addift.hosts import lora_tag
+    from lib_addift.hosts.prompt_tag import webui as lora_tag
 
     lora_tag._attached.callback(webui.unet.register_forward_hook(lambda *_args: 1 / 0).remove)
     assert torch.isfinite(predict(webui)).all()

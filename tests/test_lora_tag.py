@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_addift.hosts.lora_tag import remove_timed_loras, wrap_lora_tag
+from lib_addift.hosts.prompt_tag.webui import remove_timed_loras, wrap_lora_tag
 from tests.fake_lora_tag import BuiltinTag, Params, inside
 
 

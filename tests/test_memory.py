@@ -19,7 +19,7 @@ from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion.memory import Thrift, fitting, free_bytes, in_parts, recomputing
-from lib_addift.hosts import borrow
+from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.learner import StepReport
 from lib_addift.lora import names

@@ -51,7 +51,7 @@ def parts(monkeypatch, webui):
         setattr(stand_in, name, getattr(parts, name))
         monkeypatch.setitem(sys.modules, f"lib_addift.{package}", stand_in)
         monkeypatch.setattr("lib_addift." + package, stand_in, raising=False)
-    monkeypatch.setattr("lib_addift.hosts.lora_tag.wrap_lora_tag", parts.wrap_lora_tag)
+    monkeypatch.setattr("lib_addift.hosts.prompt_tag.webui.wrap_lora_tag", parts.wrap_lora_tag)
     return parts
 
 

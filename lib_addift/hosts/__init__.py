@@ -17,7 +17,7 @@ def detect_host() -> Host:
 
         return ForgeHost()
     if _has("ldm_patched.modules.model_management"):
-        from lib_addift.hosts.ldm_patched import LdmPatchedHost
+        from lib_addift.hosts.reforge import LdmPatchedHost
 
         return LdmPatchedHost()
     from lib_addift.hosts.a1111 import A1111Host

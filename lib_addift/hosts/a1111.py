@@ -15,8 +15,8 @@ from modules.hypernetworks import hypernetwork
 from torch import nn
 
 from lib_addift.errors import HostError
-from lib_addift.hosts import borrow
-from lib_addift.hosts.lora_tag import remove_timed_loras
+from lib_addift.hosts import patching as borrow
+from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
 
 # The WebUI's ways of computing attention that keep no scores for backward. Its default on NVIDIA, Doggettx, does: at

@@ -19,8 +19,8 @@ from modules import sd_models
 from torch import nn
 
 from lib_addift.errors import HostError
-from lib_addift.hosts import borrow
-from lib_addift.hosts.lora_tag import remove_timed_loras
+from lib_addift.hosts import patching as borrow
+from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
 
 T = TypeVar("T")

@@ -24,8 +24,8 @@ from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import HostError
 from lib_addift.hosts.checkpoint import read_checkpoint
-from lib_addift.hosts.compose import PromptLora, PromptLoras, parts_of
-from lib_addift.hosts.lora_args import Tag, composition_of, read_prompt, text_weights
+from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, parts_of
+from lib_addift.hosts.prompt_tag.syntax import Tag, composition_of, read_prompt, text_weights
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import names
 from lib_addift.lora.file import check_name, read_lora

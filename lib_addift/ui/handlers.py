@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from lib_addift.errors import AddiftError, JobError, PictureError
-from lib_addift.hosts.lora_args import MERGE
+from lib_addift.hosts.prompt_tag.syntax import MERGE
 from lib_addift.jobs import Job, Jobs
 from lib_addift.messages import Request
 from lib_addift.ui import queue, tools_view

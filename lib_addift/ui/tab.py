@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lib_addift.config.presets import PRESETS
-from lib_addift.hosts.lora_args import MERGE, MODES
+from lib_addift.hosts.prompt_tag.syntax import MERGE, MODES
 from lib_addift.jobs import Jobs
 from lib_addift.ui import TITLE, compat, form, render
 from lib_addift.ui.handlers import Changes, Handlers

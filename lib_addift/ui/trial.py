@@ -13,7 +13,7 @@ from PIL import Image
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
 from lib_addift.evaluation.preview import labelled_row
-from lib_addift.hosts.lora_args import MERGE, has_tag, with_mode
+from lib_addift.hosts.prompt_tag.syntax import MERGE, has_tag, with_mode
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
 

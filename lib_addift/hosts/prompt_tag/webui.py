@@ -16,8 +16,8 @@ from typing import Any
 
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
-from lib_addift.hosts.compose import PromptLora, PromptLoras, StepCounter, parts_of
-from lib_addift.hosts.lora_args import MERGE, OURS, Params, composition_of, is_ours, read_tag, text_weights
+from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, StepCounter, parts_of
+from lib_addift.hosts.prompt_tag.syntax import MERGE, OURS, Params, composition_of, is_ours, read_tag, text_weights
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 

@@ -9,7 +9,7 @@ import torch
 from modules import sd_models, shared
 
 from lib_addift.errors import HostError
-from lib_addift.hosts import borrow
+from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.forge import ForgeHost
 
 

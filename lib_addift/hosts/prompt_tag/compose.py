@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib_addift.hosts.lora_args import COMPOSITE, MERGE, SWITCH, Composition, Tag
+from lib_addift.hosts.prompt_tag.syntax import COMPOSITE, MERGE, SWITCH, Composition, Tag
 from lib_addift.lora.network import LoraNetwork
 
 _ROUNDING = 0.01  # timesteps that are nearer than this are one: samplers compute them in different ways
