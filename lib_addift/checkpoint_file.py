@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from lib_addift.messages import Checkpoint
+from lib_addift.training.events import Checkpoint
 
 _HEADER = "checkpoint"
 

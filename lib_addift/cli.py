@@ -20,11 +20,11 @@ from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import describe
-from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot
-from lib_addift.pipeline import TrainingRun
 from lib_addift.set_settings import read_toml
+from lib_addift.training.events import Checkpoint, Event, Request, Result, Snapshot
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from lib_addift.cluster_worker import Model, Order, Worker, Written, digest
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import HostError
 from lib_addift.lora.file import put_lora
-from lib_addift.messages import Request
+from lib_addift.training.events import Request
 
 if TYPE_CHECKING:
     from lib_addift.jobs import Job

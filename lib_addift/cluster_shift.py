@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_addift.cluster_worker import Learnt, Order, Written
 from lib_addift.errors import AddiftError, HostError
-from lib_addift.messages import Checkpoint, Event
+from lib_addift.training.events import Checkpoint, Event
 
 if TYPE_CHECKING:
     from lib_addift.cluster import RayRunner

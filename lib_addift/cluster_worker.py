@@ -17,8 +17,8 @@ import torch
 
 from lib_addift.errors import HostError
 from lib_addift.files import replace_files
-from lib_addift.messages import Checkpoint, Event, Request, Result
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Checkpoint, Event, Request, Result
+from lib_addift.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost

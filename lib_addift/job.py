@@ -15,10 +15,10 @@ from lib_addift.data.checks import Finding, PairReport
 from lib_addift.data.pairs import ImagePair, load_source
 from lib_addift.diffusion.host import Host
 from lib_addift.job_files import JobFiles, KeptResult, KeptStep
-from lib_addift.learner import StepReport
-from lib_addift.material import steps_of
-from lib_addift.messages import Checkpoint, Event, Request, Result, Snapshot, Stage
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.dataset import steps_of
+from lib_addift.training.events import Checkpoint, Event, Request, Result, Snapshot, Stage
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 
 WAITING = "waiting for its turn"
 _MOST_LOG_LINES = 200

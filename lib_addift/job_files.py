@@ -24,7 +24,7 @@ from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import replace_files
-from lib_addift.messages import Checkpoint, Request, Result, Snapshot
+from lib_addift.training.events import Checkpoint, Request, Result, Snapshot
 
 _THUMBNAIL = 96  # px a side
 _SHARED_MASK = "mask_file.png"  # the copy of the settings' mask_file

@@ -19,9 +19,9 @@ from lib_addift.job import Job, JobState
 from lib_addift.job_board import LOOK_EVERY, Board
 from lib_addift.job_files import without_shared_mask
 from lib_addift.job_store import JobStore, name_at_work
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
 from lib_addift.together import LocalRunner
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
 from lib_addift.worker import Runner, Worker
 
 __all__ = ["Job", "JobState", "Jobs", "Runner"]

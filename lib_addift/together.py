@@ -12,10 +12,10 @@ import torch
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.memory import Thrift, free_bytes
 from lib_addift.errors import AddiftError, TrainingError
-from lib_addift.messages import Event, Events
-from lib_addift.methods import is_simple
-from lib_addift.pipeline import TrainingRun, timed
-from lib_addift.trainer import train_together
+from lib_addift.training.events import Event, Events
+from lib_addift.training.loop import train_together
+from lib_addift.training.methods import is_simple
+from lib_addift.training.run import TrainingRun, timed
 
 if TYPE_CHECKING:
     from lib_addift.jobs import Job

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-import lib_addift.finish
-import lib_addift.pipeline
+import lib_addift.training.finish
+import lib_addift.training.run
 from lib_addift.demo import world
 from lib_addift.evaluation.round_trip import RoundTrip
 
@@ -56,11 +56,11 @@ def fingerprint(*models: nn.Module) -> dict[str, Any]:
 
 def skip_proof_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end at once after their last step: with a proof that is made up, and empty pictures."""
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))
     for module, drawing in (
-        (lib_addift.pipeline, "preview_strip"),
-        (lib_addift.finish, "preview_strip"),
-        (lib_addift.finish, "round_trip_pictures"),
+        (lib_addift.training.run, "preview_strip"),
+        (lib_addift.training.finish, "preview_strip"),
+        (lib_addift.training.finish, "round_trip_pictures"),
     ):
         monkeypatch.setattr(module, drawing, lambda *_: Image.new("RGB", (64, 64)))
 

@@ -17,15 +17,15 @@ from PIL import Image
 
 import lib_addift.cli
 import lib_addift.demo.run
-import lib_addift.pipeline
+import lib_addift.training.run
 from lib_addift.cli import main
 from lib_addift.config.presets import PRESETS
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
 from lib_addift.hosts import standalone
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
-from lib_addift.messages import Stage
+from lib_addift.training.events import Stage
+from lib_addift.training.state import StepReport
 from tests.fake_host import FakeHost
 
 ROOT = Path(__file__).parent.parent
@@ -365,8 +365,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                     signal.raise_signal(signal.SIGINT)
                 yield report
 
-        original = lib_addift.pipeline.train
-        monkeypatch.setattr(lib_addift.pipeline, "train", train)
+        original = lib_addift.training.run.train
+        monkeypatch.setattr(lib_addift.training.run, "train", train)
 
     return prepare
 

@@ -28,10 +28,10 @@ from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.errors import HostError, PictureError
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs import Job, Jobs, JobState
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 
 SMALL = {"max_train_steps": 6, "sampling_steps": 1, "preview_every": 2, "rank": 2}
 

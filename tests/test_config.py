@@ -11,7 +11,7 @@ from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import ConfigError
-from lib_addift.optim import make_optimizer, parse_arguments
+from lib_addift.training.optimizer import make_optimizer, parse_arguments
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -23,7 +23,7 @@ print(loaded)
 
 
 def test_the_core_imports_no_host_gradio_or_diffusers() -> None:
-    assert "lib_addift.trainer" in CORE
+    assert "lib_addift.training.loop" in CORE
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM, *CORE],
         capture_output=True,

@@ -15,9 +15,9 @@ from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import read_lora
-from lib_addift.messages import Request, StepReport
-from lib_addift.pipeline import TrainingRun
 from lib_addift.together import room_for, train_runs
+from lib_addift.training.events import Request, StepReport
+from lib_addift.training.run import TrainingRun
 from tests.conftest import skip_proof_and_pictures
 from tests.fake_host import FakeHost
 from tests.fake_webui import FakeA1111, inside

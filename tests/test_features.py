@@ -11,13 +11,13 @@ import torch
 from lib_addift.config.settings import BLOCKS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
-from lib_addift.features import encoder_parts, recording, replaying
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.learner import StepReport
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
-from lib_addift.plan import make_plan
-from lib_addift.reference import References
+from lib_addift.training.encoder_cache import encoder_parts, recording, replaying
+from lib_addift.training.events import Request
+from lib_addift.training.plan import make_plan
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
+from lib_addift.training.targets import References
 from tests.fake_unet import CONTEXT, UNetModel
 from tests.test_trainer import pair_of
 
@@ -60,7 +60,7 @@ def test_steps_begin_at_the_first_output_block(host: StandaloneHost, settings: d
 def train_alone(host: StandaloneHost, **settings: object) -> list[float]:
     """The losses where the encoder runs in every step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib_addift.pipeline.leave_encoder_alone", lambda _networks: False)
+        patch.setattr("lib_addift.training.run.leave_encoder_alone", lambda _networks: False)
         losses, calls = train(host, **settings)
     assert calls == 1 + len(losses)
     return losses

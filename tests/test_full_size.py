@@ -14,10 +14,10 @@ from lib_addift.bench.full_size import write_full_size
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 
 pytestmark = pytest.mark.full_size
 

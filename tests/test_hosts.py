@@ -24,11 +24,11 @@ from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import HostError
 from lib_addift.hosts import _has, detect_host
 from lib_addift.jobs import Jobs, JobState
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.messages import Request, Stage
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request, Stage
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 from tests.conftest import HALF_DTYPES, PRECISIONS, needs_half
 from tests.fake_unet import CONTEXT, BasicTransformerBlock, TimestepEmbedSequential
 from tests.fake_webui import KINDS, SCALE, inside

@@ -23,8 +23,8 @@ import lib_addift.files
 from lib_addift.errors import HostError, JobError
 from lib_addift.job_store import JobStore
 from lib_addift.jobs import Job, Jobs, JobState
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
 from tests.conftest import skip_proof_and_pictures
 from tests.fake_host import FakeHost
 from tests.queue_program import STEPS

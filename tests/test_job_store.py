@@ -18,7 +18,7 @@ from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.job_files import JobFiles, without_shared_mask
 from lib_addift.job_store import JobStore, is_job_id
-from lib_addift.messages import Checkpoint, Request, Result, Snapshot
+from lib_addift.training.events import Checkpoint, Request, Result, Snapshot
 
 ORIGINAL, TARGET = (world.draw(world.Face(eyes=eyes)) for eyes in ("open", "closed"))
 

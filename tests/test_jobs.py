@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import lib_addift.files
-import lib_addift.finish
 import lib_addift.job
+import lib_addift.training.finish
 import lib_addift.worker
 from lib_addift.config.settings import BLOCKS, TrainConfig
 from lib_addift.demo import world
@@ -33,10 +33,10 @@ from lib_addift.errors import (
 )
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.jobs import Job, Jobs, JobState
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
-from lib_addift.messages import Request, Stage
 from lib_addift.together import LocalRunner
+from lib_addift.training.events import Request, Stage
+from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint, skip_proof_and_pictures
 from tests.fake_host import FakeHost
 
@@ -625,7 +625,7 @@ def test_a_kept_step_can_be_saved(jobs: Jobs, host: WatchedHost) -> None:
 def test_a_saved_step_is_what_was_kept_scaled_by_its_calibration(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, weight, ((weight, 0.8),)))
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, weight, ((weight, 0.8),)))
     job = done(jobs, preview_every=1, save_precision="fp32", strength=2.0)
     jobs.save_step(job.id, 2)
     saved = read_lora(ended(jobs, job).results[-1].path)[0]

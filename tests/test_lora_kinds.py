@@ -21,8 +21,8 @@ from lib_addift.errors import ConfigError
 from lib_addift.lora.layers import DeltaLayer
 from lib_addift.lora.lycoris import split_size
 from lib_addift.lora.network import LoraNetwork, combine
-from lib_addift.optim import make_optimizer
 from lib_addift.together import can_share
+from lib_addift.training.optimizer import make_optimizer
 from tests import webui_formulas
 from tests.conftest import HALF_DTYPES
 

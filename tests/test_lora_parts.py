@@ -14,11 +14,11 @@ from torch import nn
 from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.errors import LoraFileError
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.messages import Checkpoint, Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Checkpoint, Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 from tests import webui_formulas
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost

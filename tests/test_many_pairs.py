@@ -17,14 +17,14 @@ from lib_addift.data.augment import views, views_count
 from lib_addift.data.pairs import ImagePair, PairSource, load_pair
 from lib_addift.demo import world
 from lib_addift.errors import PictureError
-from lib_addift.estimate import passes
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
-from lib_addift.finish import PROVEN_PAIRS
 from lib_addift.lora.file import read_lora
-from lib_addift.material import held_out_pairs
-from lib_addift.messages import Request, Stage
-from lib_addift.pipeline import TrainingRun
-from lib_addift.plan import make_plan
+from lib_addift.training.dataset import held_out_pairs
+from lib_addift.training.estimate import passes
+from lib_addift.training.events import Request, Stage
+from lib_addift.training.finish import PROVEN_PAIRS
+from lib_addift.training.plan import make_plan
+from lib_addift.training.run import TrainingRun
 from tests.fake_host import FakeHost
 
 SMALL = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
-import lib_addift.trainer
+import lib_addift.training.loop
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
@@ -21,12 +21,12 @@ from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion.memory import Thrift, fitting, free_bytes, in_parts, recomputing
 from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.learner import StepReport
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint, skip_proof_and_pictures
 from tests.fake_unet import UNetModel
 from tests.test_borrow import run
@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_known_before_the_first_step(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_proof_and_pictures(monkeypatch)
-    monkeypatch.setattr(lib_addift.trainer, "free_bytes", lambda _device: 1)
+    monkeypatch.setattr(lib_addift.training.loop, "free_bytes", lambda _device: 1)
     notes, learnt = learn(host, "planned")
     assert notes == [
         f"memory is short: from now on {WAYS[-1]}, which is slower", "", "",
@@ -237,7 +237,7 @@ def test_a_gpu_with_room_is_used(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_proof_and_pictures(monkeypatch)
-    monkeypatch.setattr(lib_addift.trainer, "free_bytes", lambda _device: 2**30)
+    monkeypatch.setattr(lib_addift.training.loop, "free_bytes", lambda _device: 2**30)
     notes, learnt = learn(host, "room")
     assert notes == ["", "", ""]
     assert host.recomputed == 0
@@ -277,4 +277,4 @@ def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch
 def test_lessons_with_more_samples_than_the_first_step_are_not_cut() -> None:
     plans = [[(1,)], [(1, 2, 3)]]
     learner = SimpleNamespace(lessons=[SimpleNamespace(plan=plan) for plan in plans], config=TrainConfig())
-    assert lib_addift.trainer._wished([learner, learner]) == Thrift(6, recomputes=False)  # type: ignore[list-item]
+    assert lib_addift.training.loop._wished([learner, learner]) == Thrift(6, recomputes=False)  # type: ignore[list-item]

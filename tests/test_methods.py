@@ -14,17 +14,17 @@ from lib_addift.diffusion.host import lora_modules, text_layers
 from lib_addift.diffusion.latents import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
-from lib_addift.learner import Learner
-from lib_addift.lessons import asked_turns, goal_of, make_lessons
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.material import steps_of
-from lib_addift.messages import Request
-from lib_addift.methods import Goal, is_simple, method_of
-from lib_addift.pipeline import TrainingRun
-from lib_addift.plan import Direction, turn_noise
-from lib_addift.reference import References, noisy_batch
-from lib_addift.trainer import train
+from lib_addift.training.dataset import steps_of
+from lib_addift.training.events import Request
+from lib_addift.training.lessons import asked_turns, goal_of, make_lessons
+from lib_addift.training.loop import train
+from lib_addift.training.methods import Goal, is_simple, method_of
+from lib_addift.training.plan import Direction, turn_noise
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import Learner
+from lib_addift.training.targets import References, noisy_batch
 from tests.fake_host import FakeHost
 from tests.test_trainer import make_learner
 

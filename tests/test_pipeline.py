@@ -13,20 +13,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-import lib_addift.finish
-import lib_addift.pipeline
+import lib_addift.training.finish
+import lib_addift.training.run
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.evaluation.round_trip import _NEARLY, WEIGHTS_TRIED, RoundTrip, _Probe, round_trip, round_trip_pictures
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.names import kohya
 from lib_addift.lora.network import LoraLayer, LoraNetwork
-from lib_addift.messages import Checkpoint, Event, Request, Snapshot
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Checkpoint, Event, Request, Snapshot
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint
 from tests.fake_host import FakeHost
 
@@ -238,7 +238,7 @@ def test_a_run_that_is_not_to_be_watched_keeps_nothing(tmp_path: Path, watched: 
 def test_no_more_than_thirty_steps_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int, kept: list[int]
 ) -> None:
-    monkeypatch.setattr(lib_addift.pipeline, "preview_strip", lambda *_: Image.new("RGB", (5 * 64, 64)))
+    monkeypatch.setattr(lib_addift.training.run, "preview_strip", lambda *_: Image.new("RGB", (5 * 64, 64)))
     run = start(FakeHost(tmp_path), watched=True, max_train_steps=steps, preview_every=every, layers="convolutions")
     list(run.events())
     assert list(run.snapshots) == kept
@@ -283,7 +283,7 @@ def test_training_time_is_that_of_the_steps_and_their_references(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = FakeHost(tmp_path)
-    monkeypatch.setattr(lib_addift.pipeline, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
+    monkeypatch.setattr(lib_addift.training.run, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
     run = finish(host, watched=True, max_train_steps=4, preview_every=1, save_every=2)
     assert [(result.steps, result.train_seconds) for result in run.results] == [(2, 1 + 2.0), (4, 1 + 4.0)]
     assert host.calls > 30, "the proof and the strips are most of the work here"
@@ -558,7 +558,7 @@ def test_calibration_folds_the_best_weight_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
     proof = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: proof)
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: proof)
     as_trained, calibrated = (
         finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
         for calibrate in (False, True)
@@ -576,7 +576,7 @@ def test_calibration_folds_the_best_weight_into_the_file(
 
 
 def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
     result = finish(FakeHost(tmp_path)).results[0]
     tensors, metadata = read_lora(result.path)
     assert result.weight == 1.0

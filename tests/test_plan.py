@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.plan import Direction, make_plan, turn_noise
+from lib_addift.training.plan import Direction, make_plan, turn_noise
 
 
 @st.composite

@@ -23,8 +23,8 @@ from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.hosts.tokenizer import in_chunks, load_tokenizer, read_vocabulary
 from lib_addift.lora import names
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
 from tests.conftest import PRECISIONS, fingerprint
 from tests.fake_host import FakeHost
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import lib_addift.finish
+import lib_addift.training.finish
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
@@ -26,12 +26,12 @@ from lib_addift.errors import ConfigError, HostError, LoraFileError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs import Jobs, JobState
-from lib_addift.learner import StepReport
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 from tests.conftest import PRECISIONS, fingerprint
 
 Tensors = dict[str, torch.Tensor]
@@ -623,7 +623,7 @@ def test_a_picture_waits_while_the_model_is_in_use(
 def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
     host: StandaloneHost, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lib_addift.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
     settings = {**SMALL, "layers": "cross_attention", "sampling_steps": 1, "preview_every": 1}
     request = Request.of(ORIGINAL, TARGET, "wink", TrainConfig.create(**settings))
     before, expected = fingerprint(host.unet, host.vae, host.text_model), draw("a face")

@@ -12,15 +12,15 @@ from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
-from lib_addift.learner import Learner, StepReport
-from lib_addift.lessons import asked_turns, make_lessons
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.messages import Checkpoint
-from lib_addift.methods import method_of
-from lib_addift.optim import LossScale, rate_at
-from lib_addift.plan import Turn, make_plan
-from lib_addift.reference import References
-from lib_addift.trainer import train, train_together
+from lib_addift.training.events import Checkpoint
+from lib_addift.training.lessons import asked_turns, make_lessons
+from lib_addift.training.loop import train, train_together
+from lib_addift.training.methods import method_of
+from lib_addift.training.optimizer import LossScale, rate_at
+from lib_addift.training.plan import Turn, make_plan
+from lib_addift.training.state import Learner, StepReport
+from lib_addift.training.targets import References
 from tests.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))

@@ -22,7 +22,7 @@ from lib_addift.data.checks import Finding
 from lib_addift.demo import world
 from lib_addift.errors import ConfigError, JobError
 from lib_addift.jobs import Jobs, JobState
-from lib_addift.messages import Request
+from lib_addift.training.events import Request
 from lib_addift.ui import form, render
 from lib_addift.ui.curve import curve
 from lib_addift.ui.form import FORM, SETTINGS, Draft

@@ -31,8 +31,8 @@ from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.errors import JobError, LoraFileError, PictureError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.lora.file import check_name
-from lib_addift.material import with_usual_steps
-from lib_addift.messages import Request, Snapshot
+from lib_addift.training.dataset import with_usual_steps
+from lib_addift.training.events import Request, Snapshot
 
 PREFIX = "/addift/v1"
 _LOOK_AGAIN = 0.1  # seconds

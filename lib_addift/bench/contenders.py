@@ -11,9 +11,9 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_source
 from lib_addift.diffusion.host import Host
 from lib_addift.lab.variants import VARIANTS
-from lib_addift.learner import StepReport
-from lib_addift.messages import Request
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 
 Steps = Generator[int, None, None]  # the number of each step when it has been taken; the end: all is done
 

@@ -19,8 +19,8 @@ from lib_addift.diffusion.host import Host
 from lib_addift.evaluation.preview import labelled_row
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.messages import Request, Result
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request, Result
+from lib_addift.training.run import TrainingRun
 
 CHECKPOINT = Path(__file__).parent / "tiny_faces.safetensors"
 FACES = 64

@@ -14,7 +14,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, encode_to_length
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.plan import Direction
+from lib_addift.training.plan import Direction
 
 UNRELATED_PROMPTS = (
     "", "a photo of a street", "a landscape with mountains", "a dog on the grass", "a portrait of an old man",

@@ -20,12 +20,12 @@ from lib_addift.lab.bench import Bench
 from lib_addift.lab.look import WEIGHTS, look
 from lib_addift.lab.tasks import TASKS, Task
 from lib_addift.lab.variants import VARIANTS, Variant
-from lib_addift.learner import StepReport
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.messages import Request, Result
-from lib_addift.methods import method_of, total_steps
-from lib_addift.pipeline import TrainingRun
+from lib_addift.training.events import Request, Result
+from lib_addift.training.methods import method_of, total_steps
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
 
 ENOUGH = 0.9  # share of hits that counts as learnt
 _KEPT = (0.08, 0.17, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # shares of all steps after which the LoRA is kept

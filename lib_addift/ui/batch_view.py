@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lib_addift.estimate import about
 from lib_addift.sets import PairCheck, PairSet
+from lib_addift.training.estimate import about
 from lib_addift.ui import render
 from lib_addift.ui.batch import Batch, Row
 from lib_addift.ui.render import escape, sentence

@@ -15,7 +15,7 @@ from lib_addift.config.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.data.pairs import load_picture
 from lib_addift.errors import PictureError
-from lib_addift.messages import Request
+from lib_addift.training.events import Request
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
 FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures

@@ -17,7 +17,7 @@ from lib_addift.data.pairs import load_pair
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
 from lib_addift.jobs import Job, Jobs
 from lib_addift.lora.file import LORA_SUFFIXES, check_name
-from lib_addift.messages import Result, Snapshot
+from lib_addift.training.events import Result, Snapshot
 from lib_addift.ui import batch_view, queue, render, tools_view
 from lib_addift.ui.batch import Batch
 from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of

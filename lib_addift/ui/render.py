@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from PIL import Image
 
 from lib_addift.data.checks import Finding
-from lib_addift.estimate import about
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import LEARNT
 from lib_addift.jobs import Job, JobState
-from lib_addift.messages import Result
+from lib_addift.training.estimate import about
+from lib_addift.training.events import Result
 from lib_addift.ui.curve import curve
 
 _STRIP_WEIGHTS = ", ".join(f"{weight:g}" for weight in WEIGHTS)

@@ -57,7 +57,7 @@ def fail(kind: str, step: int):
 
     'memory' raises in all passes from then on.
     """
-    trainer = sys.modules["lib_addift.trainer"]
+    trainer = sys.modules["lib_addift.training.loop"]
     original = getattr(trainer, "probed_losses", trainer._sample_losses)
     trainer.probed_losses = original
     if kind == "none":

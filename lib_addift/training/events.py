@@ -13,7 +13,7 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, PictureSource
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.learner import StepReport
+from lib_addift.training.state import StepReport
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from lib_addift.diffusion.latents import LatentPair
 from lib_addift.diffusion.memory import Thrift, fitting, free_bytes, recomputing
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import TrainingError
-from lib_addift.features import leave_encoder_alone, replaying
-from lib_addift.learner import Learner, StepReport
 from lib_addift.lora.network import LoraNetwork, LoraStack
-from lib_addift.objective import difference_loss
-from lib_addift.plan import Turn
-from lib_addift.reference import noisy_batch
+from lib_addift.training.encoder_cache import leave_encoder_alone, replaying
+from lib_addift.training.loss import difference_loss
+from lib_addift.training.plan import Turn
+from lib_addift.training.state import Learner, StepReport
+from lib_addift.training.targets import noisy_batch
 
 _log = logging.getLogger(__name__)
 

@@ -18,19 +18,19 @@ from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.diffusion.host import Host, lora_modules, text_layers
 from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
 from lib_addift.evaluation.preview import preview_strip
-from lib_addift.features import leave_encoder_alone
-from lib_addift.finish import check_alive, prove, save
-from lib_addift.learner import Learner, StepReport
-from lib_addift.lessons import asked_turns, make_lessons
 from lib_addift.lora.arithmetic import resize
 from lib_addift.lora.file import lora_path, read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.material import Material, check_method, encode_material
-from lib_addift.messages import Checkpoint, Events, Request, Result, Snapshot, Stage
-from lib_addift.methods import method_of
-from lib_addift.optim import check_optimizer
-from lib_addift.reference import References
-from lib_addift.trainer import train
+from lib_addift.training.dataset import Material, check_method, encode_material
+from lib_addift.training.encoder_cache import leave_encoder_alone
+from lib_addift.training.events import Checkpoint, Events, Request, Result, Snapshot, Stage
+from lib_addift.training.finish import check_alive, prove, save
+from lib_addift.training.lessons import asked_turns, make_lessons
+from lib_addift.training.loop import train
+from lib_addift.training.methods import method_of
+from lib_addift.training.optimizer import check_optimizer
+from lib_addift.training.state import Learner, StepReport
+from lib_addift.training.targets import References
 
 _MOST_SNAPSHOTS = 30
 _CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept

@@ -16,8 +16,8 @@ from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, Role, encode_pair, unrelated_pairs
 from lib_addift.errors import ConfigError, PictureError
 from lib_addift.lora.file import read_lora
-from lib_addift.messages import Stage
-from lib_addift.methods import total_steps
+from lib_addift.training.events import Stage
+from lib_addift.training.methods import total_steps
 
 _HELD_OUT_OF = 4  # one pair of so many, when there are at least so many
 

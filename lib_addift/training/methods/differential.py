@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.lora.network import LoraNetwork, combine
-from lib_addift.methods.phase import Goal, Phase, first_steps
-from lib_addift.plan import Direction
+from lib_addift.training.methods.phase import Goal, Phase, first_steps
+from lib_addift.training.plan import Direction
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

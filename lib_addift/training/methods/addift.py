@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.methods.phase import Goal, Phase
-from lib_addift.objective import turn_multiplier
-from lib_addift.plan import Direction
+from lib_addift.training.loss import turn_multiplier
+from lib_addift.training.methods.phase import Goal, Phase
+from lib_addift.training.plan import Direction
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

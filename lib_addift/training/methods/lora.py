@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.methods.phase import Goal, Phase
+from lib_addift.training.methods.phase import Goal, Phase
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

@@ -13,12 +13,12 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, Role
 from lib_addift.errors import TrainingError
-from lib_addift.lessons import Lesson, goal_of
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.methods.phase import Goal, Phase
-from lib_addift.optim import LossScale, make_optimizer, rate_at
-from lib_addift.plan import Turn, turn_noise
-from lib_addift.reference import References
+from lib_addift.training.lessons import Lesson, goal_of
+from lib_addift.training.methods.phase import Goal, Phase
+from lib_addift.training.optimizer import LossScale, make_optimizer, rate_at
+from lib_addift.training.plan import Turn, turn_noise
+from lib_addift.training.targets import References
 
 _MAX_SKIPPED_IN_A_ROW = 10
 _REFERENCE_WIDTH = 320  # channels of SD1.5's first layer; learning rates are stated for this width

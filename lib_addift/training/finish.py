@@ -19,8 +19,8 @@ from lib_addift.evaluation.preview import preview_strip
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.material import Material
-from lib_addift.messages import Request, Stage
+from lib_addift.training.dataset import Material
+from lib_addift.training.events import Request, Stage
 
 PROVEN_PAIRS = 4  # the round trip takes about as long as training does, for each pair
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.plan import Direction
+from lib_addift.training.plan import Direction
 
 
 class Goal(Enum):

@@ -12,8 +12,8 @@ from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.diffusion.memory import in_parts
 from lib_addift.diffusion.schedule import NoiseSchedule
-from lib_addift.features import Features, encoder_parts, recording
-from lib_addift.plan import Plan, Turn, turn_noise
+from lib_addift.training.encoder_cache import Features, encoder_parts, recording
+from lib_addift.training.plan import Plan, Turn, turn_noise
 
 # Eight samples without gradients need no more memory than two from which a LoRA learns; of the smallest ones it takes
 # more to keep a device busy. Measured: docs/performance.md.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.methods import addift, copier, differential, lora, residual, slider
-from lib_addift.methods.phase import Goal, Method, Phase
+from lib_addift.training.methods import addift, copier, differential, lora, residual, slider
+from lib_addift.training.methods.phase import Goal, Method, Phase
 
 _METHODS = {
     "addift": addift,

@@ -10,8 +10,8 @@ import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.latents import LatentPair, Role
-from lib_addift.methods.phase import Goal, Phase
-from lib_addift.plan import Plan, Turn, make_plan
+from lib_addift.training.methods.phase import Goal, Phase
+from lib_addift.training.plan import Plan, Turn, make_plan
 
 _COMPANIONS_SEED = 0x5EED  # their draws are apart, so that the turns that learn are the same with and without them
 

@@ -11,10 +11,10 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Host
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
-from lib_addift.finish import PROVEN_PAIRS
-from lib_addift.material import held_out_pairs
-from lib_addift.methods import Goal, Phase, method_of
-from lib_addift.pipeline import snapshot_spacing
+from lib_addift.training.dataset import held_out_pairs
+from lib_addift.training.finish import PROVEN_PAIRS
+from lib_addift.training.methods import Goal, Phase, method_of
+from lib_addift.training.run import snapshot_spacing
 
 _LEARNING = 2.0  # passes that a step costs for each sample: forward, and about as much backward
 _ROUND_TRIP_PICTURES = 4
