@@ -21,7 +21,7 @@ from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.lora.file import describe
-from lib_addift.set_settings import read_toml
+from lib_addift.sets.settings_file import read_toml
 from lib_addift.training.events import Checkpoint, Event, Request, Result, Snapshot
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport

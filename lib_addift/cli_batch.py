@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_addift.batch import Planned, plan_batch
 from lib_addift.config.settings import from_mapping
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
 from lib_addift.job_store import JobStore
 from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.sets.plan import Planned, plan_batch
 from lib_addift.together import LocalRunner
 from lib_addift.training.estimate import about
 

@@ -18,9 +18,9 @@ from lib_addift.data.pairs import PairSource
 from lib_addift.demo.world import Face, draw
 from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora.file import check_name
-from lib_addift.set_names import find_rule, match, name_key, safe_name
-from lib_addift.set_settings import read_toml
-from lib_addift.sets import PairSet, find_set, find_sets
+from lib_addift.sets.find import PairSet, find_set, find_sets
+from lib_addift.sets.names import find_rule, match, name_key, safe_name
+from lib_addift.sets.settings_file import read_toml
 
 
 def put(folder: Path, *names: str, **texts: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib_addift.sets import PairCheck, PairSet
+from lib_addift.sets.find import PairCheck, PairSet
 from lib_addift.training.estimate import about
 from lib_addift.ui import render
 from lib_addift.ui.batch import Batch, Row

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lib_addift.data.pairs import PairSource
 from lib_addift.errors import ConfigError
-from lib_addift.set_files import FoundPairs, Listing, holds_usual_pairs, read_caption
-from lib_addift.set_names import shown
-from lib_addift.set_settings import settings_file
+from lib_addift.sets.names import shown
+from lib_addift.sets.pairing import FoundPairs, Listing, holds_usual_pairs, read_caption
+from lib_addift.sets.settings_file import settings_file
 
 REGULARISATION_FOLDERS = ("regularisation", "regularization", "reg")
 _REPEATED = re.compile(r"(\d{1,4})_(.+)")

@@ -11,7 +11,7 @@ from lib_addift.data.pairs import Size
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
 from lib_addift.lora.file import lora_path
-from lib_addift.sets import PairCheck, PairSet, find_sets
+from lib_addift.sets.find import PairCheck, PairSet, find_sets
 from lib_addift.training.estimate import passes, seconds_a_pass
 from lib_addift.training.events import Request
 

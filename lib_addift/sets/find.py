@@ -12,10 +12,10 @@ from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.data.checks import Finding, examine
 from lib_addift.data.pairs import PairSource, Size, load_source
 from lib_addift.errors import AddiftError, ConfigError, PictureError
-from lib_addift.set_files import find_pairs, holds_pictures, inner_folders
-from lib_addift.set_names import name_key, safe_name, shown
-from lib_addift.set_pictures import find_pictures
-from lib_addift.set_settings import SetSettings, read_settings, settings_file
+from lib_addift.sets.kohya_folders import find_pictures
+from lib_addift.sets.names import name_key, safe_name, shown
+from lib_addift.sets.pairing import find_pairs, holds_pictures, inner_folders
+from lib_addift.sets.settings_file import SetSettings, read_settings, settings_file
 from lib_addift.training.dataset import check_method, with_usual_steps
 from lib_addift.training.events import Request
 

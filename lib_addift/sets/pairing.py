@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib_addift.data.pairs import PairSource
 from lib_addift.errors import ConfigError, PictureError
-from lib_addift.set_names import HALVES, Rule, find_rule, match, name_key, shown, usage
+from lib_addift.sets.names import HALVES, Rule, find_rule, match, name_key, shown, usage
 
 MASK_FOLDER = "mask"
 # What this Pillow cannot read of them is refused by name when it is opened.

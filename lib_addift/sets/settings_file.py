@@ -12,7 +12,7 @@ from typing import Any
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.lora.file import check_name
-from lib_addift.set_names import name_key, shown
+from lib_addift.sets.names import name_key, shown
 
 FILE_NAME = "addift.toml"
 _LARGEST_WEIGHT = 1000.0
