@@ -187,9 +187,9 @@ def _ui(options: argparse.Namespace) -> int:
     from lib_addift import ui
     from lib_addift.demo.run import CHECKPOINT
     from lib_addift.hosts.standalone import StandaloneHost
-    from lib_addift.job_store import JobStore
-    from lib_addift.jobs import Jobs
-    from lib_addift.together import LocalRunner
+    from lib_addift.jobs.local_runner import LocalRunner
+    from lib_addift.jobs.queue import Jobs
+    from lib_addift.jobs.store import JobStore
     from lib_addift.webui import DATA
 
     host = StandaloneHost(

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from lib_addift.config.settings import from_mapping
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
-from lib_addift.job_store import JobStore
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs.local_runner import LocalRunner
+from lib_addift.jobs.queue import Job, Jobs, JobState
+from lib_addift.jobs.store import JobStore
 from lib_addift.sets.plan import Planned, plan_batch
-from lib_addift.together import LocalRunner
 from lib_addift.training.estimate import about
 
 if TYPE_CHECKING:
-    from lib_addift.cluster import RayRunner
+    from lib_addift.jobs.ray.runner import RayRunner
 
 _LOOK_EVERY = 0.5  # seconds
 
@@ -71,7 +71,7 @@ def run_batch(options: argparse.Namespace, base: dict[str, Any], host: Host) -> 
 def _runner(options: argparse.Namespace, host: Host, precision: str) -> LocalRunner | RayRunner:
     if options.ray is None:
         return LocalRunner(options.together)
-    from lib_addift.cluster import RayRunner  # ray is optional
+    from lib_addift.jobs.ray.runner import RayRunner  # ray is optional
 
     return RayRunner(
         options.ray, options.checkpoint, lora_dir=host.lora_dir, precision=precision, clip_skip=host.clip_skip

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.hosts import detect_host
-from lib_addift.job_store import JobStore
-from lib_addift.jobs import Jobs
-from lib_addift.together import LocalRunner
+from lib_addift.jobs.local_runner import LocalRunner
+from lib_addift.jobs.queue import Jobs
+from lib_addift.jobs.store import JobStore
 
 TITLE, TAB_ID = "Train Difference LoRA", "addift"
 DATA = Path(__file__).resolve().parents[1] / "data"  # jobs outlive the WebUI

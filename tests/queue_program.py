@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lib_addift.job_store import JobStore
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.queue import Jobs
+from lib_addift.jobs.store import JobStore
 from tests.fake_host import FakeHost
 from tests.test_jobs import request
 

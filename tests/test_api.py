@@ -18,7 +18,7 @@ from lib_addift.api import add_routes, errors, pictures
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.queue import Jobs
 from lib_addift.lora.file import read_lora
 from tests.fake_host import FakeHost
 
@@ -635,6 +635,6 @@ def test_the_apps_own_routes_keep_their_own_errors(host):
 
 
 def test_the_core_does_not_import_fastapi():
-    program = "import sys, lib_addift.jobs, lib_addift.cli; print('fastapi' in sys.modules)"
+    program = "import sys, lib_addift.jobs.queue, lib_addift.cli; print('fastapi' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

@@ -18,16 +18,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_addift import cluster, cluster_shift, cluster_worker
-from lib_addift.cluster import RayRunner
-from lib_addift.cluster_worker import Model, digest
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.errors import HostError, PictureError
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs.queue import Job, Jobs, JobState
+from lib_addift.jobs.ray import actor as cluster_worker
+from lib_addift.jobs.ray import pool as cluster_shift
+from lib_addift.jobs.ray import runner as cluster
+from lib_addift.jobs.ray.actor import Model, digest
+from lib_addift.jobs.ray.runner import RayRunner
 from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun

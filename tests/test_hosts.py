@@ -23,7 +23,7 @@ from lib_addift.diffusion.memory import recomputing
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import HostError
 from lib_addift.hosts import _has, detect_host
-from lib_addift.jobs import Jobs, JobState
+from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.events import Request, Stage

@@ -21,8 +21,8 @@ from PIL import Image
 
 import lib_addift.files
 from lib_addift.errors import HostError, JobError
-from lib_addift.job_store import JobStore
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs.queue import Job, Jobs, JobState
+from lib_addift.jobs.store import JobStore
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from tests.conftest import skip_proof_and_pictures

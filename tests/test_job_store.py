@@ -16,8 +16,8 @@ from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.demo import world
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.job_files import JobFiles, without_shared_mask
-from lib_addift.job_store import JobStore, is_job_id
+from lib_addift.jobs.files import JobFiles, without_shared_mask
+from lib_addift.jobs.store import JobStore, is_job_id
 from lib_addift.training.events import Checkpoint, Request, Result, Snapshot
 
 ORIGINAL, TARGET = (world.draw(world.Face(eyes=eyes)) for eyes in ("open", "closed"))

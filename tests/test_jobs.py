@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import lib_addift.files
-import lib_addift.job
+import lib_addift.jobs.job
+import lib_addift.jobs.worker
 import lib_addift.training.finish
-import lib_addift.worker
 from lib_addift.config.settings import BLOCKS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.errors import (
@@ -32,9 +32,9 @@ from lib_addift.errors import (
     TrainingError,
 )
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs.local_runner import LocalRunner
+from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.lora.file import read_lora
-from lib_addift.together import LocalRunner
 from lib_addift.training.events import Request, Stage
 from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint, skip_proof_and_pictures
@@ -203,7 +203,7 @@ def test_the_worker_is_a_daemon_that_starts_with_the_first_job(jobs: Jobs, gate:
 
 def clocked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:
     clock = SimpleNamespace(monotonic=iter(times).__next__, time=time.time)
-    monkeypatch.setattr(lib_addift.job, "time", clock)
+    monkeypatch.setattr(lib_addift.jobs.job, "time", clock)
 
 
 def test_the_time_left_is_that_of_the_steps_so_far(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -696,7 +696,7 @@ def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(
     gate = host.at["encoding the pictures"] = Gate()
     size = many[0].files.kept_bytes()
     assert size > 1000
-    monkeypatch.setattr(lib_addift.worker, "_MOST_KEPT", int(5.5 * size))
+    monkeypatch.setattr(lib_addift.jobs.worker, "_MOST_KEPT", int(5.5 * size))
     running = jobs.submit(request("n6"))
     gate.wait()
     assert [len(job.snapshots) for job in many] == [0, 1, 1, 1, 1, 1]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.errors import LoraFileError
+from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.events import Checkpoint, Request

@@ -25,7 +25,7 @@ from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.errors import ConfigError, HostError, LoraFileError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.jobs import Jobs, JobState
+from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
+from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.events import Checkpoint
 from lib_addift.training.lessons import asked_turns, make_lessons

@@ -21,7 +21,7 @@ from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.data.checks import Finding
 from lib_addift.demo import world
 from lib_addift.errors import ConfigError, JobError
-from lib_addift.jobs import Jobs, JobState
+from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.training.events import Request
 from lib_addift.ui import form, render
 from lib_addift.ui.curve import curve
@@ -481,7 +481,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from lib_addift import ui
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.queue import Jobs
 from tests.fake_host import FakeHost
 blocks = ui.build_tab(Jobs(FakeHost(Path(sys.argv[1]))), host_name=sys.argv[2]).blocks.values()
 named = {block.elem_id: block for block in blocks if getattr(block, "elem_id", None)}

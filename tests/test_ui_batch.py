@@ -11,7 +11,7 @@ import pytest
 
 from lib_addift.demo import world
 from lib_addift.errors import HostError
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.ui import queue, render
 from lib_addift.ui.handlers import Handlers
 from tests.fake_host import FakeHost

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lib_addift.errors import HostError
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.queue import Jobs
 from lib_addift.lora.file import read_lora
 from lib_addift.ui import tools as tools_module
 from lib_addift.ui.handlers import Handlers

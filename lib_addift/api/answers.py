@@ -11,7 +11,7 @@ from lib_addift.api.pictures import encode_png
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport, examine, mask_overlay
 from lib_addift.data.pairs import ImagePair
-from lib_addift.jobs import Job
+from lib_addift.jobs.queue import Job
 from lib_addift.training.events import Result
 
 _JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}

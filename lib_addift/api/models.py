@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from lib_addift.config.presets import DEFAULT_PRESET
-from lib_addift.jobs import JobState
+from lib_addift.jobs.queue import JobState
 
 _BASE64 = "as base64, with or without 'data:image/png;base64,' before it; at most 64 MB"
 _PATH = "Instead: a file in one of the folders that the WebUI opens to the API."

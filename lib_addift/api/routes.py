@@ -29,7 +29,7 @@ from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.errors import JobError, LoraFileError, PictureError
-from lib_addift.jobs import Job, Jobs
+from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.lora.file import check_name
 from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request, Snapshot

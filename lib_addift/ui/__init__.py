@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lib_addift.jobs import Jobs
+    from lib_addift.jobs.queue import Jobs
 
 TITLE = "Train Difference LoRA"
 

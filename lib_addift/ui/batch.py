@@ -14,8 +14,8 @@ from PIL import Image
 from lib_addift.config.settings import from_mapping
 from lib_addift.data.pairs import load_picture
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, HostError, JobError, PictureError
-from lib_addift.job_files import side_by_side
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.files import side_by_side
+from lib_addift.jobs.queue import Jobs
 from lib_addift.sets.plan import Planned, plan_batch, with_seconds
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from lib_addift.errors import AddiftError, JobError, PictureError
 from lib_addift.hosts.prompt_tag.syntax import MERGE
-from lib_addift.jobs import Job, Jobs
+from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
 from lib_addift.ui import queue, tools_view
 from lib_addift.ui.batch import Batch

@@ -15,7 +15,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import examine, mask_overlay
 from lib_addift.data.pairs import load_pair
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
-from lib_addift.jobs import Job, Jobs
+from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.lora.file import LORA_SUFFIXES, check_name
 from lib_addift.training.events import Result, Snapshot
 from lib_addift.ui import batch_view, queue, render, tools_view

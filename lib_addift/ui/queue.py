@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from lib_addift.jobs import Job, Jobs, JobState
+from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.ui.render import WORDS, bar, doing, escape, face, problem, sentence, steps, time_left
 
 _MOST_ENDED = 100  # jobs on show that have ended

@@ -12,7 +12,7 @@ from PIL import Image
 from lib_addift.data.checks import Finding
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import LEARNT
-from lib_addift.jobs import Job, JobState
+from lib_addift.jobs.queue import Job, JobState
 from lib_addift.training.estimate import about
 from lib_addift.training.events import Result
 from lib_addift.ui.curve import curve

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.queue import Jobs
 from lib_addift.ui import build_tab, compat
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lib_addift.config.presets import PRESETS
 from lib_addift.hosts.prompt_tag.syntax import MERGE, MODES
-from lib_addift.jobs import Jobs
+from lib_addift.jobs.queue import Jobs
 from lib_addift.ui import TITLE, compat, form, render
 from lib_addift.ui.handlers import Changes, Handlers
 from lib_addift.ui.panels import PANELS

@@ -28,7 +28,7 @@ from lib_addift import ui  # noqa: E402
 from lib_addift.demo import world  # noqa: E402
 from lib_addift.demo.run import CHECKPOINT, TASKS  # noqa: E402
 from lib_addift.hosts.standalone import StandaloneHost  # noqa: E402
-from lib_addift.jobs import Jobs  # noqa: E402
+from lib_addift.jobs.queue import Jobs  # noqa: E402
 from lib_addift.webui import TAB_ID, TITLE  # noqa: E402
 
 

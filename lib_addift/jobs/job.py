@@ -14,7 +14,7 @@ from PIL import Image
 from lib_addift.data.checks import Finding, PairReport
 from lib_addift.data.pairs import ImagePair, load_source
 from lib_addift.diffusion.host import Host
-from lib_addift.job_files import JobFiles, KeptResult, KeptStep
+from lib_addift.jobs.files import JobFiles, KeptResult, KeptStep
 from lib_addift.training.dataset import steps_of
 from lib_addift.training.events import Checkpoint, Event, Request, Result, Snapshot, Stage
 from lib_addift.training.run import TrainingRun

@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lib_addift.cluster_worker import Learnt, Order, Written
 from lib_addift.errors import AddiftError, HostError
+from lib_addift.jobs.ray.actor import Learnt, Order, Written
 from lib_addift.training.events import Checkpoint, Event
 
 if TYPE_CHECKING:
-    from lib_addift.cluster import RayRunner
-    from lib_addift.jobs import Job
-    from lib_addift.worker import Said, Take
+    from lib_addift.jobs.queue import Job
+    from lib_addift.jobs.ray.runner import RayRunner
+    from lib_addift.jobs.worker import Said, Take
 
 _log = logging.getLogger(__name__)
 

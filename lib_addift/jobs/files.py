@@ -1,6 +1,6 @@
 """The files of one job in the store: its pictures, its kept steps, where its training stands, and what it showed.
 
-Each file appears whole or not at all, and before the row that names it: see lib_addift/job_store.py.
+Each file appears whole or not at all, and before the row that names it: see lib_addift/jobs/store.py.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from lib_addift.checkpoint_file import checkpoint_bytes, read_checkpoint
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import replace_files
+from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
 from lib_addift.training.events import Checkpoint, Request, Result, Snapshot
 
 _THUMBNAIL = 96  # px a side

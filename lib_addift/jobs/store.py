@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.errors import JobError
-from lib_addift.job_files import JobFiles
+from lib_addift.jobs.files import JobFiles
 
 _log = logging.getLogger(__name__)
 

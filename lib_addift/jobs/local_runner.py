@@ -18,8 +18,8 @@ from lib_addift.training.methods import is_simple
 from lib_addift.training.run import TrainingRun, timed
 
 if TYPE_CHECKING:
-    from lib_addift.jobs import Job
-    from lib_addift.worker import Said, Take
+    from lib_addift.jobs.queue import Job
+    from lib_addift.jobs.worker import Said, Take
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class LocalRunner:
         self._together = together
 
     def run(self, take: Take) -> Iterator[Said]:
-        """See `lib_addift.jobs.Runner`."""
+        """See `lib_addift.jobs.queue.Runner`."""
         while job := take(lambda _job: True):
             try:
                 run = job.run

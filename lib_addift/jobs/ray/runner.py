@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lib_addift
-from lib_addift.cluster_shift import Shift
-from lib_addift.cluster_worker import Model, Order, Worker, Written, digest
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import HostError
+from lib_addift.jobs.ray.actor import Model, Order, Worker, Written, digest
+from lib_addift.jobs.ray.pool import Shift
 from lib_addift.lora.file import put_lora
 from lib_addift.training.events import Request
 
 if TYPE_CHECKING:
-    from lib_addift.jobs import Job
-    from lib_addift.worker import Said, Take
+    from lib_addift.jobs.queue import Job
+    from lib_addift.jobs.worker import Said, Take
 
 _MEMORY = 2**30  # bytes that a process without a GPU needs beside its model
 
 
 class RayRunner:
-    """A `lib_addift.jobs.Runner` that has a Ray cluster do the jobs. Creating it connects and reads the checkpoint.
+    """A `lib_addift.jobs.queue.Runner` that has a Ray cluster do the jobs. Creating it connects and reads the checkpoint.
 
     Args:
         address: "local" for processes of this machine, "auto" for the cluster that this machine is part of, or its
@@ -71,7 +71,7 @@ class RayRunner:
             self._ray.shutdown()
 
     def run(self, take: Take) -> Iterator[Said]:
-        """See `lib_addift.jobs.Runner`. The worker processes end with it, so that others can have their GPUs."""
+        """See `lib_addift.jobs.queue.Runner`. The worker processes end with it, so that others can have their GPUs."""
         shift = Shift(self._ray, self, take)
         try:
             yield from shift.work()

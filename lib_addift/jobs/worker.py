@@ -12,9 +12,9 @@ from typing import Protocol
 import torch
 
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError
-from lib_addift.job import WAITING, Job, JobState
-from lib_addift.job_board import LOOK_EVERY, Board
-from lib_addift.job_store import Save
+from lib_addift.jobs.job import WAITING, Job, JobState
+from lib_addift.jobs.registry import LOOK_EVERY, Board
+from lib_addift.jobs.store import Save
 from lib_addift.training.events import Checkpoint, Event, Snapshot, Stage
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import time
 
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
-from lib_addift.job import Job, JobState, read_report
-from lib_addift.job_store import JobStore, Row
+from lib_addift.jobs.job import Job, JobState, read_report
+from lib_addift.jobs.store import JobStore, Row
 
 _log = logging.getLogger(__name__)
 

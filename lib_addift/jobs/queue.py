@@ -15,14 +15,14 @@ from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import HostError, JobError
-from lib_addift.job import Job, JobState
-from lib_addift.job_board import LOOK_EVERY, Board
-from lib_addift.job_files import without_shared_mask
-from lib_addift.job_store import JobStore, name_at_work
-from lib_addift.together import LocalRunner
+from lib_addift.jobs.files import without_shared_mask
+from lib_addift.jobs.job import Job, JobState
+from lib_addift.jobs.local_runner import LocalRunner
+from lib_addift.jobs.registry import LOOK_EVERY, Board
+from lib_addift.jobs.store import JobStore, name_at_work
+from lib_addift.jobs.worker import Runner, Worker
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
-from lib_addift.worker import Runner, Worker
 
 __all__ = ["Job", "JobState", "Jobs", "Runner"]
 
