@@ -37,13 +37,13 @@ def run_bench(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("psutil") is None:
         raise AddiftError("the bench measures memory with psutil: run 'pip install psutil'.")
     counts = _counts(options)
-    from lib_addift.bench.floor import Device
-    from lib_addift.bench.report import figures, heading, scaling_table, table, together_table
-    from lib_addift.bench.run import Plan, measure, measure_memory, measure_together
-    from lib_addift.bench.scaling import all_sizes, measure_scaling
     from lib_addift.data.pairs import PairSource
     from lib_addift.demo import world
     from lib_addift.demo.run import CHECKPOINT, TASKS
+    from lib_addift.experiments.bench.floor import Device
+    from lib_addift.experiments.bench.report import figures, heading, scaling_table, table, together_table
+    from lib_addift.experiments.bench.run import Plan, measure, measure_memory, measure_together
+    from lib_addift.experiments.bench.scaling import all_sizes, measure_scaling
     from lib_addift.hosts.standalone import StandaloneHost
 
     options.out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def _counts(options: argparse.Namespace) -> list[int]:
 
 def _full_size(folder: Path) -> Path:
     """The checkpoint of random weights, written by the first call."""
-    from lib_addift.bench.full_size import write_full_size
+    from lib_addift.experiments.bench.full_size import write_full_size
 
     path = folder / _FULL_SIZE
     if not path.exists():

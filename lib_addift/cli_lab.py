@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lib_addift.errors import AddiftError, ConfigError
 
 if TYPE_CHECKING:
-    from lib_addift.lab.runner import Done, Plan
+    from lib_addift.experiments.lab.runner import Done, Plan
 
 _SEEDS = 5
 _QUICK = {"tasks": ("eyes", "mouth"), "variants": ("words", "published", "ours")}
@@ -34,9 +34,9 @@ def run_lab(options: argparse.Namespace) -> int:
     """Measure what is not measured yet and report all that is. Returns 0, or 1 when some runs gave no LoRA."""
     if importlib.util.find_spec("matplotlib") is None:
         raise AddiftError("the laboratory's plots need matplotlib: run 'pip install matplotlib'.")
-    from lib_addift.lab.report import write_report
-    from lib_addift.lab.runner import all_done, run_plan
-    from lib_addift.lab.summary import Summary
+    from lib_addift.experiments.lab.report import write_report
+    from lib_addift.experiments.lab.runner import all_done, run_plan
+    from lib_addift.experiments.lab.summary import Summary
 
     plan = _plan(options)
     print(f"{len(plan.cells)} runs and {len(plan.couples)} couples; figures are kept in {options.out}.", flush=True)
@@ -48,10 +48,10 @@ def run_lab(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from lib_addift.lab.bench import QUICK, Scale
-    from lib_addift.lab.runner import Plan
-    from lib_addift.lab.tasks import TASKS
-    from lib_addift.lab.variants import VARIANTS
+    from lib_addift.experiments.lab.bench import QUICK, Scale
+    from lib_addift.experiments.lab.runner import Plan
+    from lib_addift.experiments.lab.tasks import TASKS
+    from lib_addift.experiments.lab.variants import VARIANTS
 
     if options.workers < 0:
         raise ConfigError(f"--workers {options.workers} is below 0: give a number of processes, or 0 for all cores.")

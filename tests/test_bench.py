@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from lib_addift.bench.contenders import OURS, RIVAL, SAME
-from lib_addift.bench.floor import Device, Work, count_work
-from lib_addift.bench.memory import Peak
-from lib_addift.bench.report import scaling_table
-from lib_addift.bench.rival import train_as_rival
-from lib_addift.bench.run import Measured, Times, Together
-from lib_addift.bench.scaling import all_sizes, measure_scaling
 from lib_addift.cli import main
 from lib_addift.data.pairs import load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS
+from lib_addift.experiments.bench.contenders import OURS, RIVAL, SAME
+from lib_addift.experiments.bench.floor import Device, Work, count_work
+from lib_addift.experiments.bench.memory import Peak
+from lib_addift.experiments.bench.report import scaling_table
+from lib_addift.experiments.bench.rival import train_as_rival
+from lib_addift.experiments.bench.run import Measured, Times, Together
+from lib_addift.experiments.bench.scaling import all_sizes, measure_scaling
 from tests.fake_host import FakeHost
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib_addift.bench.full_size import write_full_size
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
+from lib_addift.experiments.bench.full_size import write_full_size
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request

@@ -18,16 +18,16 @@ from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluation_faces
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import TrainingError
+from lib_addift.experiments.lab import measures, report, runner
+from lib_addift.experiments.lab.bench import QUICK, Bench, Scale, Scene
+from lib_addift.experiments.lab.cell import Cell
+from lib_addift.experiments.lab.look import look
+from lib_addift.experiments.lab.runner import Done, Plan, run_plan
+from lib_addift.experiments.lab.summary import COLUMNS, Column, Summary, couples_table, overall_table, shown, task_table
+from lib_addift.experiments.lab.tasks import TASKS, Task
+from lib_addift.experiments.lab.together import Couple
+from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.lab import measures, report, runner
-from lib_addift.lab.bench import QUICK, Bench, Scale, Scene
-from lib_addift.lab.cell import Cell
-from lib_addift.lab.look import look
-from lib_addift.lab.runner import Done, Plan, run_plan
-from lib_addift.lab.summary import COLUMNS, Column, Summary, couples_table, overall_table, shown, task_table
-from lib_addift.lab.tasks import TASKS, Task
-from lib_addift.lab.together import Couple
-from lib_addift.lab.variants import VARIANTS
 from tests.fake_host import FakeHost
 
 EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

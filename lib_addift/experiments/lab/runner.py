@@ -21,12 +21,12 @@ import torch
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError, TrainingError
+from lib_addift.experiments.lab.bench import Bench, Scale
+from lib_addift.experiments.lab.cell import Cell, measure_cell
+from lib_addift.experiments.lab.tasks import TASKS
+from lib_addift.experiments.lab.together import Couple, measure_couple
+from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.files import replace_files
-from lib_addift.lab.bench import Bench, Scale
-from lib_addift.lab.cell import Cell, measure_cell
-from lib_addift.lab.tasks import TASKS
-from lib_addift.lab.together import Couple, measure_couple
-from lib_addift.lab.variants import VARIANTS
 
 Work = Cell | Couple
 COUPLES = (("eyes", "mouth"),)  # tasks whose LoRAs are also used at once

@@ -12,8 +12,8 @@ import torch
 
 from lib_addift.demo.evaluate import draw_prompts
 from lib_addift.diffusion.host import Host, lora_modules
+from lib_addift.experiments.lab.tasks import Task
 from lib_addift.files import replace_files
-from lib_addift.lab.tasks import Task
 from lib_addift.lora.network import LoraNetwork
 
 _NOISE_SEED = 72_000  # of the pictures that are measured; training has noise of its own

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lib_addift.bench.contenders import RIVAL
-from lib_addift.bench.floor import Device
-from lib_addift.bench.run import Measured, Plan, Together
-from lib_addift.bench.scaling import Scaled
 from lib_addift.diffusion.host import Host
+from lib_addift.experiments.bench.contenders import RIVAL
+from lib_addift.experiments.bench.floor import Device
+from lib_addift.experiments.bench.run import Measured, Plan, Together
+from lib_addift.experiments.bench.scaling import Scaled
 
 
 def heading(host: Host, size: str, plan: Plan, device: Device) -> str:

@@ -6,12 +6,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lib_addift.bench.contenders import OURS, ours
-from lib_addift.bench.memory import Peak
-from lib_addift.bench.run import time_steps
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.diffusion.host import Host
+from lib_addift.experiments.bench.contenders import OURS, ours
+from lib_addift.experiments.bench.memory import Peak
+from lib_addift.experiments.bench.run import time_steps
 
 FEW, STEPS, PAIRS = 30, (30, 300, 3000), (1, 10, 100)  # steps where the pairs vary
 

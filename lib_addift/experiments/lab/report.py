@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from lib_addift.experiments.lab.bench import Scale
+from lib_addift.experiments.lab.plots import plots
+from lib_addift.experiments.lab.summary import Summary, couples_table, overall_table, table, task_table
+from lib_addift.experiments.lab.tasks import TASKS
+from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.files import replace_files
-from lib_addift.lab.bench import Scale
-from lib_addift.lab.plots import plots
-from lib_addift.lab.summary import Summary, couples_table, overall_table, table, task_table
-from lib_addift.lab.tasks import TASKS
-from lib_addift.lab.variants import VARIANTS
 
 BEGIN, END = "<!-- reading: begin (written by hand; the command keeps it) -->", "<!-- reading: end -->"
 _MEASURES = (

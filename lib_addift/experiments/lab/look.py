@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lib_addift.demo import world
-from lib_addift.lab import measures
-from lib_addift.lab.bench import Scene
-from lib_addift.lab.tasks import Task
+from lib_addift.experiments.lab import measures
+from lib_addift.experiments.lab.bench import Scene
+from lib_addift.experiments.lab.tasks import Task
 
 WEIGHTS = (-1.0, 0.0, 0.5, 1.0, 1.5, 2.0)
 Pictures = Mapping[float, np.ndarray]  # by weight, each (faces, 64, 64, 3) uint8; at some weights the first faces only

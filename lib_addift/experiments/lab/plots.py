@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lib_addift.lab.look import WEIGHTS
-from lib_addift.lab.summary import Summary, spread
+from lib_addift.experiments.lab.look import WEIGHTS
+from lib_addift.experiments.lab.summary import Summary, spread
 
 _COLUMNS = 3
 _DPI = 80

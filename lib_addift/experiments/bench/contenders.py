@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lib_addift.bench.rival import train_as_rival
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_source
 from lib_addift.diffusion.host import Host
-from lib_addift.lab.variants import VARIANTS
+from lib_addift.experiments.bench.rival import train_as_rival
+from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport

@@ -1,4 +1,4 @@
-"""Trains the bundled checkpoint: `python -m lib_addift.demo.train_world --out world.safetensors`.
+"""Trains the bundled checkpoint: `python -m lib_addift.experiments.train_world --out world.safetensors`.
 
 Three stages on generated pictures: the VAE, then its latents are brought to SD's scale by an exact change of basis,
 then the text model and the UNet together by denoising. Everything is seeded; figures go to stdout and into the file's

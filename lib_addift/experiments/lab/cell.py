@@ -15,11 +15,11 @@ from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.evaluation.round_trip import LEARNT, round_trip
-from lib_addift.lab import measures
-from lib_addift.lab.bench import Bench
-from lib_addift.lab.look import WEIGHTS, look
-from lib_addift.lab.tasks import TASKS, Task
-from lib_addift.lab.variants import VARIANTS, Variant
+from lib_addift.experiments.lab import measures
+from lib_addift.experiments.lab.bench import Bench
+from lib_addift.experiments.lab.look import WEIGHTS, look
+from lib_addift.experiments.lab.tasks import TASKS, Task
+from lib_addift.experiments.lab.variants import VARIANTS, Variant
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import Request, Result

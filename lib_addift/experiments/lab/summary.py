@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lib_addift.lab.cell import ENOUGH, Cell
-from lib_addift.lab.runner import Done
-from lib_addift.lab.together import Couple
+from lib_addift.experiments.lab.cell import ENOUGH, Cell
+from lib_addift.experiments.lab.runner import Done
+from lib_addift.experiments.lab.together import Couple
 
 Values = list[float]
 _NONE = "-"  # in a table, where there is nothing

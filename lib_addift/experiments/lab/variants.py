@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.lab.tasks import Task
+from lib_addift.experiments.lab.tasks import Task
 
 _LINEAR = ("self_attention", "cross_attention", "feed_forward", "projections")
 _EVERYWHERE = {"layers": (*_LINEAR, "convolutions"), "blocks": ("IN", "MID", "OUT")}

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from lib_addift.demo import world
-from lib_addift.lab import things
-from lib_addift.lab.measures import grown
+from lib_addift.experiments.lab import things
+from lib_addift.experiments.lab.measures import grown
 
 _MARGIN = 3  # px by which an area is larger than the painted difference: for a shift of 1 px and for the VAE's blur
 _VISIBLE = 8  # grey levels

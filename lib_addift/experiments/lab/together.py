@@ -8,10 +8,10 @@ from typing import Any
 
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluation_faces
-from lib_addift.lab import measures
-from lib_addift.lab.bench import Bench
-from lib_addift.lab.cell import Cell
-from lib_addift.lab.tasks import TASKS
+from lib_addift.experiments.lab import measures
+from lib_addift.experiments.lab.bench import Bench
+from lib_addift.experiments.lab.cell import Cell
+from lib_addift.experiments.lab.tasks import TASKS
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 
