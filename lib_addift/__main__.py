@@ -2,6 +2,6 @@
 
 import sys
 
-from lib_addift.cli import main
+from lib_addift.cli.main import main
 
 sys.exit(main())

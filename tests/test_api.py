@@ -635,6 +635,6 @@ def test_the_apps_own_routes_keep_their_own_errors(host):
 
 
 def test_the_core_does_not_import_fastapi():
-    program = "import sys, lib_addift.jobs.queue, lib_addift.cli; print('fastapi' in sys.modules)"
+    program = "import sys, lib_addift.jobs.queue, lib_addift.cli.main; print('fastapi' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"

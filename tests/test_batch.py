@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_addift.cli import main
+from lib_addift.cli.main import main
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluate, evaluation_faces
 from lib_addift.demo.run import CHECKPOINT, TASKS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_addift.cli import main
+from lib_addift.cli.main import main
 from lib_addift.data.pairs import load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_addift.cli import main
+from lib_addift.cli.main import main
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
@@ -150,7 +150,7 @@ def test_wrong_usage_has_code_2(files: tuple[Path, Path], capsys: pytest.Capture
 
 def test_no_model_library_is_loaded_for_files(files: tuple[Path, Path], tmp_path: Path) -> None:
     program = (
-        "import sys; from lib_addift.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from lib_addift.cli.main import main; code = main(sys.argv[1:]);"
         "print(sorted({'diffusers', 'transformers', 'gradio'} & set(sys.modules))); sys.exit(code)"
     )
     arguments = ["lora", "average", *map(str, files), "--out", str(tmp_path / "mean.safetensors")]

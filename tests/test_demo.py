@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lib_addift.cli import main
+from lib_addift.cli.main import main
 from lib_addift.lora.file import read_lora
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lib_addift import cli_lab
-from lib_addift.cli import main
+from lib_addift.cli import lab as cli_lab
+from lib_addift.cli.main import main
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluation_faces
 from lib_addift.demo.run import CHECKPOINT

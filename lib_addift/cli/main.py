@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
-from lib_addift import cli_batch, cli_bench, cli_lab, cli_lora
+from lib_addift.cli import batch as cli_batch
+from lib_addift.cli import bench as cli_bench
+from lib_addift.cli import lab as cli_lab
+from lib_addift.cli import lora as cli_lora
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.config.text import parse_value, settings_table
