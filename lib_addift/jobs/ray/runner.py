@@ -32,7 +32,7 @@ _MEMORY = 2**30  # bytes that a process without a GPU needs beside its model
 
 
 class RayRunner:
-    """A `lib_addift.jobs.queue.Runner` that has a Ray cluster do the jobs. Creating it connects and reads the checkpoint.
+    """A `Runner` (jobs/worker.py) that has a Ray cluster do the jobs. Creating it connects and reads the checkpoint.
 
     Args:
         address: "local" for processes of this machine, "auto" for the cluster that this machine is part of, or its
