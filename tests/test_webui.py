@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tests.fake_webui import KINDS, inside, module
+from tests.support.fake_webui import KINDS, inside, module
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "addift.py"

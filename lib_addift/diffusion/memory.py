@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 # Values that backward needs for each latent pixel of a sample in a UNet of SD1.5's width: counted at 512 px, with
-# attention that keeps no scores (tests/test_memory.py counts again), and a tenth more.
+# attention that keeps no scores (tests/diffusion/test_memory.py counts again), and a tenth more.
 _OUTPUT_BLOCKS = 76_000  # where the encoder's half is not differentiated
 _WHOLE_UNET = 127_000
 _RECOMPUTED = 40_000  # the blocks' inputs, and all of one block at a time

@@ -1,0 +1,280 @@
+"""What a training step needs of memory, and how it gets by with less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+
+import lib_addift.training.loop
+from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource
+from lib_addift.demo import world
+from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.memory import Thrift, fitting, free_bytes, in_parts, recomputing
+from lib_addift.hosts import patching as borrow
+from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.lora import names
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
+from tests.conftest import fingerprint, skip_proof_and_pictures
+from tests.hosts.test_patching import run
+from tests.support.fake_unet import UNetModel
+
+ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+WAYS = [Thrift(5, False), Thrift(3, False), Thrift(2, False), Thrift(1, False), Thrift(1, True)]
+
+
+def needs(thrift: Thrift, *, whole_unet: bool = False) -> int:
+    return thrift.needs(64 * 64, whole_unet=whole_unet, element_size=2)
+
+
+def chosen(free: int | None) -> Thrift:
+    return fitting(WAYS[0], free, 64 * 64, whole_unet=False, element_size=2)
+
+
+# What is chosen
+
+
+def test_each_way_is_followed_by_one_that_needs_less() -> None:
+    assert [way.tighter() for way in WAYS] == [*WAYS[1:], None]
+    amounts = [needs(way) for way in WAYS]
+    assert amounts == sorted(amounts, reverse=True)
+    assert len(set(amounts)) == len(WAYS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_fastest_way_that_fits_is_chosen(way: Thrift) -> None:
+    assert chosen(needs(way)) == way
+    assert chosen(needs(way) - 1) == (way.tighter() or way), "the last one is tried in any case"
+
+
+def test_without_knowledge_nothing_is_spared() -> None:
+    assert free_bytes(torch.device("cpu")) is None
+    assert chosen(None) == WAYS[0]
+
+
+def test_what_is_asked_for_is_the_least_thrift() -> None:
+    asked = Thrift(2, recomputes=True)
+    assert fitting(asked, 10**12, 64 * 64, whole_unet=True, element_size=2) == asked
+    assert asked.tighter() == Thrift(1, recomputes=True)
+
+
+def test_they_say_what_they_do() -> None:
+    assert str(WAYS[1]) == "samples go through the model 3 at a time"
+    assert str(WAYS[-1]) == "samples go through the model 1 at a time and its blocks are computed twice"
+
+
+# What is counted
+
+
+class _Flash(torch.autograd.Function):
+    """Attention that keeps for backward what fused kernels keep: its inputs, its output, and one value a row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output, query[..., 0].float())
+        return output
+
+
+@pytest.mark.parametrize("whole_unet", [False, True])
+def test_what_a_sample_needs_is_what_sd15s_unet_keeps(whole_unet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted on a UNet of SD1.5's size and without memory ('meta'), in 16 bit, at 512 px."""
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: _Flash.apply(q, k, v))
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for 'meta'
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).half().requires_grad_(False)
+    everywhere = TrainConfig.create(
+        "action", blocks=("IN", "MID", "OUT"),
+        layers=("self_attention", "cross_attention", "feed_forward", "projections", "convolutions"),
+    )  # fmt: skip
+    config = everywhere if whole_unet else TrainConfig()
+    modules = select_layers(unet, names.kohya, layers=config.layers, blocks=config.blocks)
+    network = LoraNetwork.create(modules, rank=4, alpha=4.0, seed=1).to("meta")
+    weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage  # held, or another one would get its place
+        return tensor
+
+    options = {"device": "meta", "dtype": torch.float16}
+    latents, cond = torch.empty(1, 4, 64, 64, **options), torch.empty(1, 77, 768, **options)  # type: ignore[call-overload]
+    with network.attach(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.multiplier = torch.ones(1, device="meta")
+        loss = unet(latents, torch.empty(1, device="meta"), cond).sample.float().square().mean()
+    assert loss.requires_grad
+    counted = sum(storage.nbytes() for storage in kept.values())
+    estimated = needs(Thrift(2, False), whole_unet=whole_unet) - needs(Thrift(1, False), whole_unet=whole_unet)
+    assert 1.05 * counted < estimated < 1.2 * counted
+
+
+# Parts
+
+
+def test_work_that_fits_is_done_at_once() -> None:
+    assert in_parts(list, range(5)) == [[0, 1, 2, 3, 4]]
+
+
+def test_work_that_does_not_fit_is_done_in_halves() -> None:
+    def work(items: Sequence[int]) -> list[int]:
+        if len(items) > 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return list(items)
+
+    assert in_parts(work, range(5)) == [[0, 1], [2], [3, 4]]
+
+
+def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
+    def work(_items: Sequence[int]) -> None:
+        raise torch.cuda.OutOfMemoryError("full")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="full"):
+        in_parts(work, range(5))
+
+
+# Blocks that are computed again
+
+
+def test_blocks_computed_again_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    unet = UNetModel()
+    with borrow.safe_residual_sums(unet):
+        expected = run(unet)
+        for part in unet.input_blocks:
+            part.runs = 0
+        with recomputing(unet):
+            assert torch.equal(run(unet), expected)
+    assert [part.runs for part in unet.input_blocks] == [2, 2]
+    assert not any("forward" in vars(part) for part in unet.modules())
+
+
+def test_a_forward_that_somebody_else_has_put_there_stays() -> None:
+    unet = UNetModel()
+    block = unet.middle_block
+    theirs = block.forward
+    block.forward = theirs
+    with recomputing(unet):
+        assert vars(block)["forward"] is theirs
+    assert vars(block)["forward"] is theirs
+
+
+# In training
+
+
+class SmallHost(StandaloneHost):
+    """Has memory for so many samples at once; with gradients for one more where blocks are not kept."""
+
+    with_gradients = without = 100
+    recomputed = 0  # passes
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        recomputes = any("forward" in vars(part) for part in self.unet.get_submodule("up_blocks").modules())
+        room = self.with_gradients + recomputes if torch.is_grad_enabled() else self.without
+        if len(latents) > room:
+            raise torch.cuda.OutOfMemoryError("full")
+        self.recomputed += recomputes
+        return super().predict_noise(latents, timesteps, cond)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> SmallHost:
+    return SmallHost(CHECKPOINT, lora_dir=tmp_path_factory.mktemp("Lora"), device="cpu")
+
+
+def learn(host: SmallHost, name: str, **settings: Any) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """The notes of the steps, and the LoRA. The model is as before."""
+    host.recomputed = 0
+    before = fingerprint(host.unet)
+    config = TrainConfig.create(max_train_steps=3, save_precision="fp32", **settings)
+    training = TrainingRun(host, Request((PairSource(ORIGINAL, TARGET),), name, config, overwrite=True))
+    notes = [event.note for event in training.events() if isinstance(event, StepReport)]
+    assert fingerprint(host.unet) == before
+    return notes, read_lora(training.results[0].path)[0]
+
+
+@pytest.fixture(scope="module")
+def roomy(host: SmallHost) -> dict[str, torch.Tensor]:
+    """What is learnt with plenty of memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        skip_proof_and_pictures(patch)
+        return learn(host, "roomy")[1]
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=1e-2, atol=1e-5)
+
+
+def test_what_does_not_fit_is_known_before_the_first_step(
+    host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_proof_and_pictures(monkeypatch)
+    monkeypatch.setattr(lib_addift.training.loop, "free_bytes", lambda _device: 1)
+    notes, learnt = learn(host, "planned")
+    assert notes == [
+        f"memory is short: from now on {WAYS[-1]}, which is slower", "", "",
+    ]  # fmt: skip
+    assert host.recomputed == 6, "one pass for each of two samples, thrice"
+    same(learnt, roomy)
+
+
+def test_a_gpu_with_room_is_used(
+    host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_proof_and_pictures(monkeypatch)
+    monkeypatch.setattr(lib_addift.training.loop, "free_bytes", lambda _device: 2**30)
+    notes, learnt = learn(host, "room")
+    assert notes == ["", "", ""]
+    assert host.recomputed == 0
+    same(learnt, roomy)
+
+
+def test_a_full_gpu_is_met_by_all_there_is(
+    host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_proof_and_pictures(monkeypatch)
+    monkeypatch.setattr(host, "with_gradients", 0)
+    monkeypatch.setattr(host, "without", 3)
+    notes, learnt = learn(host, "full")
+    assert "1 at a time and its blocks are computed twice" in notes[0]
+    assert notes[1:] == ["", ""]
+    same(learnt, roomy)
+
+
+def test_blocks_are_computed_twice_where_that_is_asked_for(
+    host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_proof_and_pictures(monkeypatch)
+    notes, learnt = learn(host, "asked", gradient_checkpointing=True)
+    assert notes == ["", "", ""]
+    assert host.recomputed == 3
+    same(learnt, roomy)
+
+
+def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"sampling_steps": 1, "preview_every": 0}
+    _, expected = learn(host, "whole", **settings)
+    monkeypatch.setattr(host, "without", 3)
+    _, learnt = learn(host, "parts", **settings)
+    same(learnt, expected)
+
+
+def test_lessons_with_more_samples_than_the_first_step_are_not_cut() -> None:
+    plans = [[(1,)], [(1, 2, 3)]]
+    learner = SimpleNamespace(lessons=[SimpleNamespace(plan=plan) for plan in plans], config=TrainConfig())
+    assert lib_addift.training.loop._wished([learner, learner]) == Thrift(6, recomputes=False)  # type: ignore[list-item]

@@ -1,0 +1,326 @@
+"""Prompts of any length, clip skip, and the text model that learns, against transformers used by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from transformers import CLIPTokenizer
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource
+from lib_addift.demo import world
+from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion import host as base
+from lib_addift.errors import HostError
+from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.hosts.tokenizer import in_chunks, load_tokenizer, read_vocabulary
+from lib_addift.lora import names
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from tests.conftest import PRECISIONS, fingerprint
+from tests.support.fake_host import FakeHost
+
+START, END, COMMA, A = 49406, 49407, 267, 320  # CLIP's; "a" is one token
+PROMPTS, MULTIPLIERS = ["a face", "a face with open eyes"], [0.5, -1.0]
+
+
+@pytest.fixture(scope="module")
+def host() -> StandaloneHost:
+    return StandaloneHost(CHECKPOINT, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def skipping() -> StandaloneHost:
+    """A host that leaves one layer out."""
+    return StandaloneHost(CHECKPOINT, device="cpu", precision="fp32", clip_skip=2)
+
+
+def framed(*tokens: int) -> list[int]:
+    """One chunk as the text model gets it."""
+    return [START, *tokens, *[END] * (76 - len(tokens))]
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a photo of a cat", [320, 1125, 539, 320, 2368]),
+        ("A  Photo\nof a CAT", [320, 1125, 539, 320, 2368]),
+        ("hello world!", [3306, 1002, 256]),
+        ("a, b", [320, 267, 321]),
+        ("", []),
+    ],
+)
+def test_tokens_are_clips(text: str, ids: list[int]) -> None:
+    assert load_tokenizer()([text]).tolist() == [[framed(*ids)]]
+
+
+def test_short_texts_are_padded_as_transformers_pads_them(tmp_path: Path) -> None:
+    vocabulary, merges = read_vocabulary()
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    lines = ["#version: 0.2", *map(" ".join, merges)]
+    (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path)
+    texts = ["", "a photo of a cat, by night", "\U0001f600 ünï, 漢字", "(hat:1.2) [x] it's 2024"]
+    ours = load_tokenizer()(texts)
+    theirs = tokenizer(texts, padding="max_length", truncation=True, max_length=77, return_tensors="pt").input_ids
+    assert torch.equal(ours[:, 0], theirs)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(1, [1]), (75, [75]), (76, [75, 1]), (150, [75, 75]), (160, [75, 75, 10])]
+)
+def test_long_texts_are_cut_every_75_tokens(count: int, sizes: list[int]) -> None:
+    (chunks,) = load_tokenizer()(["a " * count]).tolist()
+    assert chunks == [framed(*[A] * size) for size in sizes]
+
+
+def test_texts_of_one_call_get_as_many_chunks_as_the_longest() -> None:
+    ids = load_tokenizer()(["a", "a " * 80, ""])
+    assert ids.shape == (3, 2, 77)
+    assert ids.dtype is torch.long
+    assert ids.tolist() == [[framed(A), framed()], [framed(*[A] * 75), framed(*[A] * 5)], [framed(), framed()]]
+
+
+@pytest.mark.parametrize(
+    ("commas", "length", "sizes"),
+    [
+        ([60], 80, [61, 19]),
+        ([55], 80, [56, 24]),
+        ([54], 80, [75, 5]),  # too far back
+        ([60, 70], 80, [71, 9]),
+        ([74], 80, [75, 5]),
+        ([60, 75], 80, [75, 5]),  # the next token is a comma
+        ([60], 75, [75]),  # nothing has to be cut
+        ([60, 120], 160, [61, 60, 39]),
+    ],
+)
+def test_a_chunk_ends_behind_a_comma_that_is_near_its_end(commas: list[int], length: int, sizes: list[int]) -> None:
+    tokens = [COMMA if place in commas else A for place in range(length)]
+    assert [len(chunk) for chunk in in_chunks(tokens, COMMA)] == sizes
+
+
+@given(st.lists(st.sampled_from([A, A, A, COMMA]), max_size=400))
+def test_no_token_is_lost_and_no_chunk_is_cut_too_early(tokens: list[int]) -> None:
+    chunks = in_chunks(tokens, COMMA)
+    assert [token for chunk in chunks for token in chunk] == tokens
+    assert len(chunks) == 1 or all(chunks)
+    for chunk in chunks[:-1]:
+        assert 56 <= len(chunk) <= 75
+        assert len(chunk) == 75 or chunk[-1] == COMMA
+    assert len(chunks[-1]) <= 75
+
+
+# Conditions
+
+
+@pytest.mark.parametrize("count", [0, 1, 75, 76, 160])
+def test_chunks_are_encoded_alone_and_stand_side_by_side(host: StandaloneHost, count: int) -> None:
+    chunks = [[A] * min(75, count - start) for start in range(0, max(count, 1), 75)]
+    with torch.no_grad():
+        by_hand = [host.text_model(input_ids=torch.tensor([framed(*chunk)])).last_hidden_state for chunk in chunks]
+    assert torch.equal(host.encode_prompts(["a " * count]), torch.cat(by_hand, dim=1))
+
+
+def test_a_short_prompt_beside_a_long_one_is_followed_by_the_empty_prompt(host: StandaloneHost) -> None:
+    long, short = host.encode_prompts(["a " * 80, "a"]).split(1)
+    empty = host.encode_prompts([""])
+    torch.testing.assert_close(short, torch.cat([host.encode_prompts(["a"]), empty], dim=1))
+    torch.testing.assert_close(short, base.encode_to_length(host.encode_prompts, ["a"], 154))
+    torch.testing.assert_close(long, host.encode_prompts(["a " * 80]))
+    assert base.encode_to_length(host.encode_prompts, ["a", ""], 300).shape[:2] == (2, 231), "as near as chunks come"
+
+
+def test_the_end_of_a_long_prompt_acts_in_the_unet(host: StandaloneHost) -> None:
+    latents, timesteps = torch.ones(1, 4, 8, 8), torch.tensor([500])
+    long, other = (host.encode_prompts(["a " * 80 + end]) for end in ("open eyes", "closed eyes"))
+    assert torch.equal(long[:, :77], other[:, :77])
+    with torch.no_grad():
+        assert not torch.equal(
+            host.predict_noise(latents, timesteps, long), host.predict_noise(latents, timesteps, other)
+        )
+        twice = host.encode_prompts([""]).repeat(1, 2, 1)  # attention over the same twice is attention over it once
+        once = host.predict_noise(latents, timesteps, host.encode_prompts([""]))
+        torch.testing.assert_close(host.predict_noise(latents, timesteps, twice), once, rtol=1e-4, atol=1e-5)
+
+
+# Clip skip
+
+
+@pytest.mark.parametrize("text", ["a face", "a " * 80])
+def test_clip_skip_takes_an_earlier_layer_through_the_last_norm(
+    host: StandaloneHost, skipping: StandaloneHost, text: str
+) -> None:
+    *_, earlier, _last = host.text_model.get_submodule("encoder.layers")
+    states: list[torch.Tensor] = []
+    handle = earlier.register_forward_hook(  # transformers 4 gives a tuple
+        lambda _module, _args, output: states.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        last = host.encode_prompts([text])
+    finally:
+        handle.remove()
+    with torch.no_grad():
+        expected = host.text_model.get_submodule("final_layer_norm")(torch.cat(states, dim=1))
+    assert (host.clip_skip, skipping.clip_skip) == (1, 2)
+    assert torch.equal(skipping.encode_prompts([text]), expected)
+    assert not torch.isclose(last, expected).all()
+
+
+def test_clip_skip_goes_from_the_last_layer_to_the_first(host: StandaloneHost) -> None:
+    layers = len(host.text_model.get_submodule("encoder.layers"))
+    first = StandaloneHost(CHECKPOINT, device="cpu", clip_skip=layers)
+    assert first.encode_prompts(["a"]).shape == host.encode_prompts(["a"]).shape
+    for wrong in (0, layers + 1, -1):
+        with pytest.raises(HostError) as caught:
+            StandaloneHost(CHECKPOINT, device="cpu", clip_skip=wrong)
+        assert str(caught.value) == (
+            f"clip skip {wrong} cannot be had: the checkpoint's text model has {layers} layers, so choose 1 (its last "
+            f"layer is used) to {layers}."
+        )
+
+
+def test_pairs_whose_prompts_differ_in_length_learn_in_one_run(
+    host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = [np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")]
+    pairs = (
+        PairSource(*faces, original_prompt="a face", target_prompt="a " * 80),
+        PairSource(*faces, original_prompt="a face", target_prompt="a face"),
+    )
+    config = TrainConfig.create(
+        max_train_steps=2, batch_size=2, sampling_steps=1, rank=1, self_regularisation=1.0, preview_prompt="b " * 160
+    )
+    monkeypatch.setattr(host, "lora_dir", tmp_path)
+    run = TrainingRun(host, Request(pairs, "long", config))
+    list(run.events())
+    assert run.results[0].path.is_file()
+
+
+# A text model that learns
+
+
+def acting(host: base.Host) -> LoraNetwork:
+    """A LoRA over the text model that changes it, with a multiplier for each of PROMPTS."""
+    network = LoraNetwork.create(base.text_layers(host), rank=2, alpha=2.0, seed=1)
+    generator = torch.Generator().manual_seed(1)
+    for layer in network.layers.values():
+        layer.lora_up.data.normal_(0, 0.2, generator=generator)
+    network.multiplier = torch.tensor(MULTIPLIERS)
+    return network
+
+
+def test_the_layers_that_learn_have_kohyas_names(host: StandaloneHost) -> None:
+    layers = base.text_layers(host)
+    count = len(host.text_model.get_submodule("encoder.layers"))
+    linear = [name for name, module in host.text_model.named_modules() if isinstance(module, nn.Linear)]
+    assert len(layers) == len(linear) == 6 * count
+    assert list(layers) == [f"lora_te_text_model_{name.replace('.', '_')}" for name in linear]
+    assert layers["lora_te_text_model_encoder_layers_1_self_attn_out_proj"] is host.text_model.get_submodule(
+        "encoder.layers.1.self_attn.out_proj"
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "text_model."])
+def test_what_lora_files_have_no_place_for_has_no_name(prefix: str) -> None:
+    assert names.text_kohya(f"{prefix}encoder.layers.11.mlp.fc2") == "lora_te_text_model_encoder_layers_11_mlp_fc2"
+    for other in ("", "encoder", "encoder.layers.0", "encoder.layers.0.mlp", "encoder.layers.0.layer_norm1",
+                  "embeddings.token_embedding", "final_layer_norm", "text_projection"):  # fmt: skip
+        assert names.text_kohya(prefix + other) == ""
+
+
+def test_a_lora_files_modules_are_those_of_both_models(host: StandaloneHost) -> None:
+    modules = base.lora_modules(host)
+    assert modules["lora_unet_conv_in"] is host.unet.get_submodule("conv_in")
+    assert modules.items() >= base.text_layers(host).items()
+    assert "" not in modules
+
+
+@pytest.mark.parametrize("text", ["", "a " * 80])
+@pytest.mark.parametrize("clip_skip", [1, 2])
+def test_gradients_are_those_of_merged_weights(
+    host: StandaloneHost, skipping: StandaloneHost, text: str, clip_skip: int
+) -> None:
+    """Against transformers with dense weights, each prompt with its own multiplier."""
+    chosen = skipping if clip_skip == 2 else host
+    prompts = [f"{text}{prompt}" for prompt in PROMPTS]
+    chosen.encode_prompts([""])  # transformers hangs its own hooks in when hidden states are asked for first
+    before = fingerprint(chosen.text_model)
+    network = acting(chosen)
+    with chosen.exclusive(), network.attach():
+        cond = chosen.encode_prompts_with_grad(prompts)
+        assert torch.equal(cond, chosen.encode_prompts(prompts))
+        cond.square().sum().backward()
+    assert fingerprint(chosen.text_model) == before
+    assert all(parameter.grad is None for parameter in chosen.text_model.parameters())
+    reference = acting(chosen)
+    expected = dense_conditions(chosen, reference, prompts)
+    torch.testing.assert_close(cond, expected, rtol=1e-3, atol=1e-4)
+    expected.square().sum().backward()
+    for name, layer in network.layers.items():
+        theirs = reference.layers[name].lora_up.grad
+        if theirs is None:  # of a layer that clip skip leaves out
+            assert layer.lora_up.grad is None
+        else:
+            assert theirs.any()
+            torch.testing.assert_close(layer.lora_up.grad, theirs, rtol=1e-3, atol=1e-3)
+    last = f"layers_{len(chosen.text_model.get_submodule('encoder.layers')) - 1}_"
+    assert all(
+        (layer.lora_up.grad is None) == (clip_skip == 2 and last in name) for name, layer in network.layers.items()
+    )
+
+
+def dense_conditions(host: StandaloneHost, network: LoraNetwork, prompts: list[str]) -> torch.Tensor:
+    """The conditions with `network` merged into the text model's weights at each prompt's own multiplier."""
+    text = host.text_model
+    paths = {host.text_lora_name(name): f"{name}.weight" for name, _ in text.named_modules()}
+    rows = []
+    for prompt, multiplier in zip(prompts, MULTIPLIERS, strict=True):
+        merged = {
+            paths[name]: text.get_parameter(paths[name]) + multiplier * layer.lora_up @ layer.lora_down  # alpha = rank
+            for name, layer in network.layers.items()
+        }
+        parts = []
+        for chunk in load_tokenizer()([prompt])[0]:
+            inputs = {"input_ids": chunk[None], "output_hidden_states": True}
+            states = torch.func.functional_call(text, merged, (), inputs).hidden_states
+            parts.append(text.get_submodule("final_layer_norm")(states[-host.clip_skip]))
+        rows.append(torch.cat(parts, dim=1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_the_text_model_learns_in_half_precision(precision: str) -> None:
+    host = StandaloneHost(CHECKPOINT, device="cpu", precision=precision)
+    network = acting(host)
+    with host.exclusive(), network.attach():
+        cond = host.encode_prompts_with_grad(PROMPTS)
+        assert torch.equal(cond, host.encode_prompts(PROMPTS))
+        cond.square().mean().backward()
+    assert cond.dtype is torch.float32
+    gradients = [layer.lora_up.grad for layer in network.layers.values()]
+    assert all(gradient is not None and gradient.isfinite().all() and gradient.any() for gradient in gradients)
+
+
+def test_the_fake_hosts_text_model_acts_only_where_it_has_hooks(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    plain = host.encode_prompts(PROMPTS)
+    assert torch.equal(host.encode_prompts_with_grad(PROMPTS), plain)
+    network = acting(host)
+    with network.attach():
+        cond = host.encode_prompts_with_grad(PROMPTS)
+        cond.sum().backward()
+        assert torch.equal(host.encode_prompts(PROMPTS), cond)
+    assert not torch.isclose(cond, plain).any()
+    assert all(layer.lora_up.grad.any() for layer in network.layers.values())
+    assert torch.equal(host.encode_prompts(PROMPTS), plain)

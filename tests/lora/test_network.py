@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS
+from lib_addift.errors import LoraFileError
+from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
+from tests.support.fake_host import FakeHost
+
+
+def make(host: FakeHost, rank: int = 3) -> LoraNetwork:
+    modules = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    network = LoraNetwork.create(modules, rank=rank, alpha=2.0, seed=0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in network.layers.values():
+            layer.lora_up.normal_(generator=generator)
+    return network
+
+
+def predict(host: FakeHost, batch: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    latents = torch.randn(1, 4, 8, 8, generator=generator).expand(batch, -1, -1, -1)
+    cond = torch.randn(1, 5, 6, generator=generator).expand(batch, -1, -1)
+    return host.predict_noise(latents, torch.full((batch,), 500), cond)
+
+
+def test_each_kind_of_layer_is_found_and_nothing_else() -> None:
+    host = FakeHost()
+    names = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    assert [layer_kind(name) for name in names] == [
+        "convolutions", "convolutions", "self_attention", "projections", "cross_attention", "feed_forward",
+    ]  # fmt: skip
+    only = select_layers(host.unet, host.lora_name, layers=["self_attention", "feed_forward"], blocks=["OUT"])
+    assert [layer_kind(name) for name in only] == ["feed_forward"]
+
+
+@pytest.mark.parametrize("weight", [0.7, -1.3])
+def test_hooks_act_like_weights_merged_by_hand(weight: float) -> None:
+    host, merged = FakeHost(), FakeHost()
+    network = make(host)
+    network.multiplier = weight
+    with network.attach():
+        hooked = predict(host)
+    modules = {merged.lora_name(name): module for name, module in merged.unet.named_modules()}
+    tensors = network.tensors()
+    with torch.no_grad():
+        for name in network.layers:
+            down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+            delta = (up.flatten(1) @ down.flatten(1)).view_as(modules[name].weight)
+            modules[name].weight += weight * tensors[f"{name}.alpha"] / down.shape[0] * delta
+    torch.testing.assert_close(hooked, predict(merged), rtol=1e-5, atol=1e-5)
+
+
+def test_a_multiplier_per_sample_equals_one_run_each() -> None:
+    host = FakeHost()
+    network = make(host)
+    weights = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    with network.attach():
+        network.multiplier = torch.tensor(weights)
+        together = predict(host, batch=5)
+        for row, weight in zip(together, weights, strict=True):
+            network.multiplier = weight
+            torch.testing.assert_close(row, predict(host)[0], rtol=1e-5, atol=1e-6)
+    assert torch.equal(together[2], predict(host, batch=5)[2]), "at multiplier 0 the model is itself, bit by bit"
+
+
+def test_detaching_leaves_no_trace_even_after_an_error() -> None:
+    host = FakeHost()
+    before = predict(host)
+    keys = list(host.unet.state_dict())
+    network = make(host)
+    with pytest.raises(RuntimeError, match="simulated"), network.attach():
+        assert not torch.equal(before, predict(host))
+        raise RuntimeError("simulated")
+    assert torch.equal(before, predict(host))
+    assert list(host.unet.state_dict()) == keys
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+@pytest.mark.parametrize("weight", [2.5, -2.5])
+def test_tensors_fold_a_weight_and_load_again(weight: float) -> None:
+    host = FakeHost()
+    network = make(host)
+    network.multiplier = weight
+    with network.attach():
+        expected = predict(host)
+    tensors = network.tensors(weight)
+    assert all(value > 0 for key, value in tensors.items() if key.endswith(".alpha"))
+    loaded = LoraNetwork.from_tensors(tensors, host.unet, host.lora_name)
+    loaded.multiplier = 1.0
+    with loaded.attach():
+        torch.testing.assert_close(predict(host), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_lora_for_another_model_is_refused() -> None:
+    host = FakeHost()
+    tensors = {"lora_unet_nowhere.lora_down.weight": torch.zeros(1, 8)}
+    with pytest.raises(LoraFileError, match="lora_unet_nowhere"):
+        LoraNetwork.from_tensors(tensors, host.unet, host.lora_name)
+
+
+def test_gradients_reach_float32_weights_over_a_half_precision_model() -> None:
+    host = FakeHost(dtype=torch.bfloat16)
+    network = make(host)
+    with network.attach():
+        predict(host).square().mean().backward()
+    for layer in network.layers.values():
+        assert layer.lora_up.grad is not None
+        assert layer.lora_up.grad.dtype == torch.float32
+        assert layer.lora_down.grad is not None
+        assert torch.isfinite(layer.lora_down.grad).all()
+    assert all(p.grad is None for p in host.unet.parameters())
+
+
+def test_strided_convolutions_keep_their_stride() -> None:
+    module = torch.nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    network = LoraNetwork.create({"x": module}, rank=2, alpha=2.0, seed=0)
+    torch.nn.init.normal_(network.layers["x"].lora_up)
+    x = torch.randn(2, 4, 8, 8)
+    with network.attach(), torch.no_grad():
+        result = module(x)
+    layer = network.layers["x"]
+    weight = module.weight + (layer.lora_up.flatten(1) @ layer.lora_down.flatten(1)).view_as(module.weight)
+    torch.testing.assert_close(result, F.conv2d(x, weight, module.bias, 2, 1), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,146 @@
+"""A WebUI's `lora` tag in small: exactly what lib_addift.hosts.prompt_tag.webui uses of A1111 and Forge."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lib_addift.hosts.prompt_tag.webui import remove_timed_loras, wrap_lora_tag
+from lib_addift.lora.network import LoraNetwork, select_layers
+from tests.conftest import fingerprint
+from tests.support.fake_host import FakeHost
+
+LAYERS = {
+    "layers": ["self_attention", "cross_attention", "feed_forward", "convolutions"],
+    "blocks": ["IN", "MID", "OUT"],
+}
+
+
+class Params:
+    """modules.extra_networks.ExtraNetworkParams."""
+
+    def __init__(self, items):
+        self.items = items
+        parts = [str(item).split("=", 2) for item in items]
+        self.positional = [part[0] if len(part) == 1 else "=".join(part) for part in parts if len(part) != 2]
+        self.named = dict(part for part in parts if len(part) == 2)
+
+    def __eq__(self, other):
+        return self.items == other.items
+
+    __hash__ = None
+
+
+class BuiltinTag:
+    """ExtraNetworkLora: what it was given, as the texts of the tags."""
+
+    def __init__(self):
+        self.activated, self.deactivated, self.fails = [], 0, False
+
+    def activate(self, p, params_list):
+        if self.fails:
+            raise AttributeError("'NoneType' object has no attribute 'filename'")  # Forge, for an unknown name
+        self.activated.append([":".join(params.items) for params in params_list])
+        p.extra_generation_params["Lora hashes"] = "other: 0123"
+
+    def deactivate(self, p):
+        self.deactivated += 1
+
+
+class Entry(SimpleNamespace):
+    """NetworkOnDisk."""
+
+    shorthash = None
+
+    def read_hash(self):
+        self.shorthash = "abc123"
+
+
+class Picture:
+    """StableDiffusionProcessing."""
+
+    def __init__(self):
+        self.comments, self.extra_generation_params = {}, {}
+
+    def comment(self, text):
+        self.comments[text] = 1
+
+
+class WebUI:
+    """A WebUI with a Lora folder and one picture; `activate` takes the tags of its prompt, `predict` runs the UNet."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.host = FakeHost(folder)
+        self.registry, self.tag, self.p = {}, None, Picture()
+        self.opts = SimpleNamespace(sd_lora="None", lora_add_hashes_to_infotext=True)
+        self.networks = ModuleType("networks")
+        self.networks.available_networks, self.networks.available_network_aliases = {}, {}
+        self.networks.forbidden_network_aliases = {"none": 1}
+        self.networks.list_available_networks = self._list
+        self.extra_networks = ModuleType("modules.extra_networks")
+        self.extra_networks.extra_network_registry = self.registry
+        self.extra_networks.ExtraNetworkParams = Params
+        self.before = fingerprint(self.host.unet)
+        self.reload()
+
+    def modules(self):
+        shared = ModuleType("modules.shared")
+        shared.opts = self.opts
+        return {"networks": self.networks, "modules.extra_networks": self.extra_networks, "modules.shared": shared}
+
+    def _list(self):
+        for path in self.folder.iterdir():
+            entry = Entry(filename=str(path))
+            self.networks.available_networks[path.stem] = entry
+            self.networks.available_network_aliases |= {path.stem: entry, f"{path.stem} alias": entry}
+
+    def reload(self):
+        self.registry.clear()
+        self.tag = self.registry["lora"] = BuiltinTag()
+
+    def lora(self, name, seed=1, kind=None, **extra):
+        modules = select_layers(self.host.unet, self.host.lora_name, **LAYERS)
+        network = LoraNetwork.create(modules, rank=2, alpha=2.0, seed=seed, **(kind or {}))
+        generator = torch.Generator().manual_seed(seed)
+        for layer in network.layers.values():
+            for parameter in layer.grown_parameters():
+                parameter.data.normal_(generator=generator)
+        save_file(network.tensors() | extra, self.folder / f"{name}.safetensors")
+        return network.requires_grad_(False)
+
+    def activate(self, *tags):
+        self.registry["lora"].activate(self.p, [Params(tag.split(":")) for tag in tags])
+
+    def predict(self, *timesteps):
+        """One batch, with another picture for each timestep."""
+        generator = torch.Generator().manual_seed(3)
+        latents = torch.randn(len(timesteps), 4, 4, 4, generator=generator)
+        cond = torch.randn(len(timesteps), 5, 6, generator=generator)
+        return self.host.predict_noise(latents, torch.tensor(timesteps), cond)
+
+    def is_untouched(self):
+        return fingerprint(self.host.unet) == self.before
+
+    @property
+    def comments(self):
+        return " ".join(self.p.comments)
+
+
+@contextmanager
+def inside(folder, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebUI]:
+    """A WebUI with the LoRAs of `folder`, whose tag knows our arguments."""
+    webui = WebUI(folder)
+    for name, module in webui.modules().items():
+        monkeypatch.setitem(sys.modules, name, module)
+    wrap_lora_tag(webui.host)
+    try:
+        yield webui
+    finally:
+        remove_timed_loras()

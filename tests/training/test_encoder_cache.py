@@ -1,0 +1,121 @@
+"""What the encoder made of a picture for the reference is used again in the step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib_addift.config.settings import BLOCKS, TrainConfig
+from lib_addift.demo import world
+from lib_addift.demo.run import CHECKPOINT
+from lib_addift.hosts.standalone import StandaloneHost
+from lib_addift.training.encoder_cache import encoder_parts, recording, replaying
+from lib_addift.training.events import Request
+from lib_addift.training.plan import make_plan
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import StepReport
+from lib_addift.training.targets import References
+from tests.support.fake_unet import CONTEXT, UNetModel
+from tests.training.test_loop import pair_of
+
+ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+LATENTS, TIMESTEPS, COND = torch.randn(3, 4, 8, 8), torch.tensor([900, 500, 20]), torch.randn(3, 5, CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
+    return StandaloneHost(CHECKPOINT, lora_dir=tmp_path_factory.mktemp("Lora"), device="cpu")
+
+
+def train(host: StandaloneHost, **settings: object) -> tuple[list[float], int]:
+    """The loss of each step, and how many passes went through the encoder before the round trip."""
+    config = TrainConfig.create(**{"max_train_steps": 6, "sampling_steps": 1, **settings})
+    run = TrainingRun(host, Request.of(ORIGINAL, TARGET, "blink", config, overwrite=True))
+    calls = 0
+
+    def count(*_ignored: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    counted = host.unet.get_submodule("mid_block.resnets.0").register_forward_hook(count)
+    losses = []
+    for event in run.events():
+        if isinstance(event, StepReport):
+            losses.append(event.loss)
+        if len(losses) == config.max_train_steps:
+            counted.remove()
+    return losses, calls
+
+
+@pytest.mark.parametrize("settings", [{"directions": "both"}, {"directions": "alternate", "batch_size": 2}])
+def test_steps_begin_at_the_first_output_block(host: StandaloneHost, settings: dict[str, object]) -> None:
+    shared, calls = train(host, blocks=("OUT",), **settings)
+    assert calls == 1, "the references of all steps, in one batch"
+    assert shared == pytest.approx(train_alone(host, blocks=("OUT",), **settings), rel=1e-4)
+
+
+def train_alone(host: StandaloneHost, **settings: object) -> list[float]:
+    """The losses where the encoder runs in every step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib_addift.training.run.leave_encoder_alone", lambda _networks: False)
+        losses, calls = train(host, **settings)
+    assert calls == 1 + len(losses)
+    return losses
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"blocks": ("MID", "OUT")}, {"blocks": BLOCKS}, {"blocks": ("OUT",), "directions": "forward"}],
+)
+def test_the_encoder_runs_where_the_lora_changes_it_or_nobody_has_seen_the_picture(
+    host: StandaloneHost, settings: dict[str, object]
+) -> None:
+    assert train(host, **settings)[1] == 1 + 6
+
+
+def test_a_text_model_that_learns_changes_the_encoder_too(host: StandaloneHost) -> None:
+    assert train(host, blocks=("OUT",), train_text_encoder=True, prompt="a face")[1] == 1 + 6
+
+
+@torch.no_grad()
+def test_features_are_those_of_each_sample_and_the_blocks_are_as_before() -> None:
+    torch.manual_seed(0)
+    unet = UNetModel()
+    expected = unet(LATENTS, TIMESTEPS, COND)
+    parts = encoder_parts(unet)
+    with recording(parts) as samples:
+        unet(LATENTS, TIMESTEPS, COND)
+    assert (len(samples), len(samples[0])) == (3, 3)
+    runs = [part.runs for part in parts]  # type: ignore[attr-defined]
+    with replaying(unet, [samples[2], samples[0]]):
+        chosen = [2, 0]
+        assert torch.allclose(unet(LATENTS[chosen], TIMESTEPS[chosen], COND[chosen]), expected[chosen], atol=1e-6)
+        assert [part.runs for part in parts] == runs  # type: ignore[attr-defined]
+        assert torch.allclose(unet(LATENTS, TIMESTEPS, COND), expected), "another batch is computed"
+    with replaying(unet, [samples[0], None, samples[2]]):
+        assert torch.allclose(unet(LATENTS, TIMESTEPS, COND), expected), "a sample without features is computed"
+    assert not any("forward" in vars(part) or part._forward_hooks for part in parts)
+
+
+def test_a_host_that_goes_around_its_blocks_gives_no_features() -> None:
+    unet = UNetModel()
+    with recording(encoder_parts(unet)) as samples:
+        for part in encoder_parts(unet)[:-1]:
+            part(torch.randn(1, 4 if part is encoder_parts(unet)[0] else 8, 8, 8), torch.randn(1, 8), COND[:1])
+    assert samples == []
+
+
+def test_only_two_windows_are_known_at_a_time(host: StandaloneHost, tmp_path: Path) -> None:
+    config = TrainConfig.create(max_train_steps=40, directions="alternate")
+    plan = make_plan(config)
+    references = References(host, [pair_of(host, config, 1)], plan, 3, shares_encoder=True)  # type: ignore[arg-type]
+    for turns in plan:
+        references.look_ahead(turns)
+        assert sum(turn in window for turn in turns for window in references._known.values()) == 1
+        assert len(references._known) <= 2
+        assert all(references.student_features(turn) is not None for turn in plan[0] if turns is plan[1])
+    with pytest.raises(KeyError):
+        references[plan[0][0]]

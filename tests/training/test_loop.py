@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import ImagePair
+from lib_addift.demo import world
+from lib_addift.diffusion.latents import LatentPair, encode_pair
+from lib_addift.errors import TrainingError
+from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
+from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.training.events import Checkpoint
+from lib_addift.training.lessons import asked_turns, make_lessons
+from lib_addift.training.loop import train, train_together
+from lib_addift.training.methods import method_of
+from lib_addift.training.optimizer import LossScale, rate_at
+from lib_addift.training.plan import Turn, make_plan
+from lib_addift.training.state import Learner, StepReport
+from lib_addift.training.targets import References
+from tests.support.fake_host import FakeHost
+
+ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
+
+
+def run(
+    config: TrainConfig, *, swapped: bool = False, host: FakeHost | None = None
+) -> tuple[LoraNetwork, list[StepReport]]:
+    host = host or FakeHost()
+    pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
+    pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
+    learner = make_learner(host, [pair], config)
+    return learner.network, list(train(host, learner))
+
+
+def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> Learner:
+    lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
+    references = References(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
+    networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
+    return Learner(host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
+
+
+def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
+    modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
+    return LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
+
+
+def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Turn, torch.Tensor]:
+    plan, known = make_plan(config), {}
+    references = References(host, [pair], plan, config.reference_batch_size)
+    for turns in plan:
+        references.look_ahead(turns)
+        known |= {turn: references[turn] for turn in turns}
+    return known
+
+
+@pytest.mark.parametrize("directions", ["alternate", "both"])
+def test_swapping_pictures_and_first_direction_negates_lora_up_exactly(directions: str) -> None:
+    """Only what is antisymmetric in the pair is learnt."""
+    common = {"directions": directions, "max_train_steps": 7, "learning_rate": 1e-3}
+    straight, _ = run(TrainConfig.create(**common, first_direction="forward"))
+    swapped, _ = run(TrainConfig.create(**common, first_direction="reverse"), swapped=True)
+    for name, layer in straight.layers.items():
+        other = swapped.layers[name]
+        assert layer.lora_up.abs().sum() > 0
+        assert torch.equal(layer.lora_up, -other.lora_up), name
+        assert torch.equal(layer.lora_down, other.lora_down), name
+
+
+def test_learning_lowers_the_loss() -> None:
+    config = TrainConfig.create(
+        max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4
+    )
+    _, reports = run(config)
+    assert np.mean([r.loss for r in reports[-20:]]) < 0.5 * np.mean([r.loss for r in reports[:20]])
+
+
+def test_same_seed_same_bytes() -> None:
+    config = TrainConfig.create(max_train_steps=5)
+    first, second = (run(config)[0].tensors() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=50)
+    before = {key: value.clone() for key, value in host.unet.state_dict().items()}
+    pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
+    learner = make_learner(host, [pair], config)
+    calls = host.calls
+    steps = train(host, learner)
+    assert [next(steps).step for _ in range(3)] == [1, 2, 3]
+    steps.close()
+    assert host.calls == calls + 1 + 3, "all references at once, then the student, once a step"
+    assert all(torch.equal(before[key], value) for key, value in host.unet.state_dict().items())
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+def test_references_do_not_depend_on_their_batch_size() -> None:
+    host = FakeHost()
+    config = TrainConfig.create(max_train_steps=7)
+    pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
+    large = references_of(host, pair, config)
+    small = references_of(host, pair, TrainConfig.create(max_train_steps=7, reference_batch_size=1))
+    assert large.keys() == small.keys()
+    assert all(torch.allclose(large[turn], small[turn], atol=1e-6) for turn in large)
+
+
+class NonFiniteHost(FakeHost):
+    """Predicts NaN in the given calls."""
+
+    def __init__(self, bad_calls: set[int]) -> None:
+        super().__init__()
+        self._bad_calls = bad_calls
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        result = super().predict_noise(latents, timesteps, cond)
+        return result * float("nan") if self.calls in self._bad_calls else result
+
+
+def test_a_non_finite_step_is_skipped_and_counted() -> None:
+    _, reports = run(TrainConfig.create(max_train_steps=6, seed=3), host=NonFiniteHost({4}))
+    assert [r.skipped for r in reports] == [0, 0, 1, 1, 1, 1]
+
+
+# Several at once, several pairs, going on.
+
+
+def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weight: float = 1.0) -> LatentPair:
+    pictures = np.random.default_rng(seed).integers(0, 256, (2, size, 64, 3)).astype(np.uint8)
+    return encode_pair(host, ImagePair(*pictures, mask=None), config, weight=weight)
+
+
+@pytest.mark.parametrize(("optimizer", "tolerance"), [("SGD", 1e-4), ("AdamW", 1e-2)])
+def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, tolerance: float) -> None:
+    """To rounding: AdamW's first steps take the sign of gradients, of tiny ones too."""
+    host = FakeHost()
+    configs = [
+        TrainConfig.create(max_train_steps=steps, learning_rate=1e-3, optimizer=optimizer, **others)
+        for steps, others in (
+            (6, {"seed": 1}),
+            (9, {"seed": 2, "directions": "alternate", "alpha": 2.0}),
+            (6, {"seed": 3, "batch_size": 2, "loss": "huber"}),
+        )
+    ]
+    pairs = [[pair_of(host, config, n)] for n, config in enumerate(configs)]
+    alone = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
+    for learner in alone:
+        list(train(host, learner))
+    together = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
+    calls = host.calls
+    rounds = list(train_together(host, together))
+    assert host.calls == calls + 4 + 9, (
+        "references of 12, 9 and 24 turns, 16 in a pass; then one pass a step, for all of them"
+    )
+    assert [len(reports) for reports in rounds] == [3] * 6 + [1] * 3
+    for one, other in zip(alone, together, strict=True):
+        for name, layer in one.network.layers.items():
+            theirs = other.network.layers[name]
+            assert layer.lora_up.any()
+            assert (theirs.lora_up - layer.lora_up).norm() <= tolerance * layer.lora_up.norm()
+            assert (theirs.lora_down - layer.lora_down).norm() <= tolerance * layer.lora_down.norm()
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+def test_one_that_fails_drops_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=15)
+    good, bad = (make_learner(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
+    goal = bad.goal
+    monkeypatch.setattr(bad, "goal", lambda turn: goal(turn) * float("nan"))
+    rounds = list(train_together(host, [good, bad]))
+    assert len(rounds) == 15
+    assert [isinstance(reports.get(bad), TrainingError) for reports in rounds] == [False] * 9 + [True] + [False] * 5
+    assert rounds[-1].keys() == {good}
+    assert all(layer.lora_up.isfinite().all() and layer.lora_up.any() for layer in good.network.layers.values())
+
+
+def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
+    """Two visits a step, of pictures of two sizes: the mean of the weighted losses, whatever goes in which pass."""
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=1, batch_size=2)
+    pairs = [pair_of(host, config, 1), pair_of(host, config, 2, size=128, weight=3.0)]
+    mixed = next(train(host, make_learner(host, pairs, config)))
+    learner = make_learner(host, pairs, config)
+    single = []
+    for number, pair in enumerate(pairs):
+        turns = tuple(turn for turn in learner.turns if turn.pair == number)
+        other = make_learner(host, pairs, config)
+        other.lessons = [dataclasses.replace(other.lessons[0], plan=(turns,))]
+        single.append(next(train(host, other)).loss)
+        assert len(turns) == 2, pair.weight
+    assert mixed.loss == pytest.approx((single[0] + single[1]) / 2, rel=1e-5)
+    plain = make_learner(host, [pairs[0], pair_of(host, config, 2, size=128)], config)
+    unweighted = next(train(host, plain)).loss
+    assert mixed.loss == pytest.approx((single[0] + 3 * (2 * unweighted - single[0])) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_a_restored_learner_goes_on_to_the_same_bits(optimizer: str) -> None:
+    host, config = FakeHost(), TrainConfig.create(max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
+    pair = pair_of(host, config, 1)
+    whole = make_learner(host, [pair], config)
+    losses = [report.loss for report in train(host, whole)]
+    first = make_learner(host, [pair], config)
+    steps = train(host, first)
+    for _ in range(5):
+        next(steps)
+    data = checkpoint_bytes(Checkpoint(5, 1.5, first.state()))
+    kept = read_checkpoint(data)
+    assert (kept.step, kept.train_seconds) == (5, 1.5)
+    second = make_learner(host, [pair], config)
+    second.restore(kept.learner)
+    assert [report.loss for report in train(host, second)] == losses[5:]
+    ours, theirs = whole.network.tensors(), second.network.tensors()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_run_without_finite_steps_fails_with_the_reason() -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        run(TrainConfig.create(max_train_steps=60), host=NonFiniteHost(set(range(2, 100))))
+
+
+def test_rates_follow_their_schedule() -> None:
+    cosine = TrainConfig.create(max_train_steps=100, lr_schedule="cosine", lr_end_ratio=0.1)
+    assert rate_at(0, cosine) == 1.0
+    assert rate_at(50, cosine) == pytest.approx(0.55)
+    assert rate_at(100, cosine) == pytest.approx(0.1)
+    linear = TrainConfig.create(max_train_steps=110, lr_schedule="linear", lr_warmup_steps=10, lr_end_ratio=0.0)
+    assert rate_at(0, linear) == pytest.approx(1 / 11)
+    assert rate_at(60, linear) == pytest.approx(0.5)
+
+
+def test_loss_scale_shrinks_on_overflow_and_grows_again() -> None:
+    scale = LossScale(enabled=True)
+    start = scale.value
+    scale.update(finite=False)
+    assert scale.value == start / 4
+    for _ in range(20):
+        scale.update(finite=True)
+    assert scale.value == start / 2
+    gradient = torch.full((3,), scale.value)
+    scale.unscale([gradient])
+    assert torch.equal(gradient, torch.ones(3))

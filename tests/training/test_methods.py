@@ -1,0 +1,359 @@
+"""Each way to learn a difference: what its steps see, what they aim at, and what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib_addift.config.settings import METHODS, TrainConfig
+from lib_addift.data.pairs import ImagePair, PairSource
+from lib_addift.diffusion.host import lora_modules, text_layers
+from lib_addift.diffusion.latents import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
+from lib_addift.diffusion.schedule import NoiseSchedule
+from lib_addift.errors import ConfigError, LoraFileError, PictureError
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.training.dataset import steps_of
+from lib_addift.training.events import Request
+from lib_addift.training.lessons import asked_turns, goal_of, make_lessons
+from lib_addift.training.loop import train
+from lib_addift.training.methods import Goal, is_simple, method_of
+from lib_addift.training.plan import Direction, turn_noise
+from lib_addift.training.run import TrainingRun
+from lib_addift.training.state import Learner
+from lib_addift.training.targets import References, noisy_batch
+from tests.support.fake_host import FakeHost
+from tests.training.test_loop import make_learner
+
+QUICK = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "mask": "off"}
+
+
+def pairs_of(host: FakeHost, config: TrainConfig, count: int = 1) -> list[LatentPair]:
+    pictures = np.random.default_rng(7).integers(0, 256, (count, 2, 64, 64, 3)).astype(np.uint8)
+    return [encode_pair(host, ImagePair(*pair, mask=None), config) for pair in pictures]
+
+
+def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, Learner]:
+    host = FakeHost()
+    learner = make_learner(host, pairs_of(host, config, count), config)
+    list(train(host, learner))
+    return host, learner
+
+
+def delta(network: LoraNetwork) -> dict[str, torch.Tensor]:
+    """What each layer adds to its weight at multiplier 1, (out, in * k * k)."""
+    return {
+        name: layer.lora_up.flatten(1) @ layer.lora_down.flatten(1) * layer.scale
+        for name, layer in network.layers.items()
+    }
+
+
+def test_addift_is_what_it_was() -> None:
+    (phase,) = method_of(TrainConfig.create(directions="alternate", reverse_ratio=0.5)).phases(
+        TrainConfig.create(directions="alternate", reverse_ratio=0.5), 1
+    )
+    assert (phase.goal, phase.directions, phase.steps) == (Goal.MODEL, "alternate", 60)
+    assert phase.multiplier(Direction.FORWARD) == 0.25
+    assert phase.multiplier(Direction.REVERSE) == -0.125
+
+
+@pytest.mark.parametrize("method", ["slider", "lora"])
+def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
+    """The first step's loss, against the same computed by hand without any of the loop."""
+    config = TrainConfig.create(method=method, **QUICK)
+    host = FakeHost()
+    (pair,) = pairs_of(host, config)
+    learner = make_learner(host, [pair], config)
+    turns = learner.turns
+    assert [turn.direction for turn in turns] == [Direction.FORWARD, Direction.REVERSE][
+        : 2 if method == "slider" else 1
+    ]
+    losses = []
+    for turn in turns:
+        noisy, timesteps, cond = noisy_batch([pair.student(turn.direction)], [turn], NoiseSchedule(host.alphas_cumprod))
+        with torch.no_grad():
+            predicted = host.predict_noise(noisy, timesteps, cond)  # a fresh LoRA changes nothing
+        losses.append((predicted - turn_noise(turn, pair.target.latents.shape)).square().mean())
+    assert asked_turns(learner.lessons, [pair]) == ((),) * 4, "the frozen model is asked nothing"
+    assert next(train(host, learner)).loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+
+
+def test_a_slider_pulls_both_ways() -> None:
+    config = TrainConfig.create(method="slider", **QUICK)
+    (phase,) = method_of(config).phases(config, 1)
+    assert (phase.multiplier(Direction.FORWARD), phase.multiplier(Direction.REVERSE)) == (1.0, -1.0)
+
+
+def test_lora_sees_the_targets_only() -> None:
+    """Another original changes nothing."""
+    config = TrainConfig.create(method="lora", **QUICK)
+    host = FakeHost()
+    (pair,) = pairs_of(host, config)
+    other = LatentPair(pair.target, pair.target, None)
+    results = []
+    for each in (pair, other):
+        learner = make_learner(host, [each], config)
+        list(train(host, learner))
+        results.append(delta(learner.network))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
+    config = TrainConfig.create(method="copier", first_train_steps=6, **QUICK)
+    host, learner = learnt(config)
+    first, second = learner.networks
+    assert learner.total == 10
+    assert method_of(config).result(learner.networks) is second
+    pair = learner.pairs[0]
+    alone = make_learner(host, [pair], TrainConfig.create(method="lora", **QUICK))
+    list(train(host, alone))
+    assert not torch.allclose(delta(second)[name := next(iter(delta(second)))], delta(alone.network)[name])
+    # The same second LoRA, where the first is merged into the model's own weights.
+    merged = FakeHost()
+    for name, change in delta(first).items():
+        module = next(m for path, m in merged.unet.named_modules() if merged.lora_name(path) == name)
+        module.weight.data += change.detach().view_as(module.weight)
+    on_top = make_learner(merged, [pair], TrainConfig.create(method="lora", **{**QUICK, "optimizer": "SGD"}))
+    list(train(merged, on_top))
+    again = make_learner(
+        host, [pair], TrainConfig.create(method="copier", first_train_steps=6, **{**QUICK, "optimizer": "SGD"})
+    )
+    again.networks[0].load_state_dict(first.state_dict())
+    again._begin(1)
+    again.step = 6
+    list(train(host, again))
+    for name, change in delta(on_top.network).items():
+        assert torch.allclose(change, delta(again.networks[1])[name], atol=1e-7), name
+
+
+def test_the_residual_is_the_target_less_the_original_exactly() -> None:
+    config = TrainConfig.create(method="residual", **QUICK)
+    host, learner = learnt(config)
+    originals, targets = map(delta, learner.networks)
+    whole = method_of(config).result(learner.networks)
+    assert {layer.rank for layer in whole.layers.values()} == {4}
+    for name, change in delta(whole).items():
+        assert torch.allclose(change, targets[name] - originals[name], atol=1e-6)
+    plain = make_learner(host, list(learner.pairs), TrainConfig.create(method="lora", **QUICK))
+    list(train(host, plain))
+    for name, change in delta(plain.network).items():
+        assert torch.equal(change, targets[name]), "each is learnt alone"
+
+
+def test_differential_averages_over_pairs_that_each_have_their_own() -> None:
+    config = TrainConfig.create(method="differential", first_train_steps=3, **QUICK)
+    _, learner = learnt(config, count=3)
+    assert (len(learner.networks), learner.total) == (6, 3 * 7)
+    for index, lesson in enumerate(learner.lessons):
+        assert {turn.pair for turns in lesson.plan for turn in turns} == {index // 2}
+    mean = delta(method_of(config).result(learner.networks))
+    for name, change in mean.items():
+        parts = [delta(network)[name] for network in learner.networks[1::2]]
+        assert torch.allclose(change, torch.stack(parts).mean(dim=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_going_on_from_any_step_gives_the_same_bytes(method: str) -> None:
+    config = TrainConfig.create(method=method, first_train_steps=2, self_regularisation=1.0, **QUICK)
+    _, whole = learnt(config, count=2)
+    for stop in (1, 2, 3):
+        host = FakeHost()
+        pairs = pairs_of(host, config, 2)
+        begun, other = make_learner(host, pairs, config), make_learner(host, pairs, config)
+        steps = train(host, begun)
+        for _ in range(stop):
+            next(steps)
+        other.restore(begun.state())
+        list(train(host, other))
+        for one, theirs in zip(whole.networks, other.networks, strict=True):
+            for (name, tensor), again in zip(one.tensors().items(), theirs.tensors().values(), strict=True):
+                assert torch.equal(tensor, again), (stop, name)
+
+
+def test_self_regularisation_keeps_unrelated_predictions() -> None:
+    """With it, noise under unrelated prompts is drawn more nearly as before; and the turns that learn are the same."""
+    moved = {}
+    for weight in (0.0, 30.0):
+        config = TrainConfig.create(
+            method="lora", self_regularisation=weight, **{**QUICK, "max_train_steps": 60, "learning_rate": 1e-4}
+        )
+        host = FakeHost()
+        pairs = pairs_of(host, config)
+        companions = unrelated_pairs(host, pairs[0], TrainConfig.create(self_regularisation=weight or 1.0, seed=99))
+        trained = [*pairs, *(unrelated_pairs(host, pairs[0], config) if weight else [])]
+        learner = make_learner(host, trained, config)
+        assert learner.visits == 1
+        assert len(learner.turns) == (2 if weight else 1)
+        plain = make_lessons(config, method_of(config).phases(config, 1), pairs)[0].plan
+        assert all(turns[0] == own[0] for turns, own in zip(learner.lessons[0].plan, plain, strict=True))
+        list(train(host, learner))
+        moved[weight] = _moved(host, learner.network, companions)
+    assert moved[30.0] < 0.5 * moved[0.0]
+
+
+@torch.no_grad()
+def _moved(host: FakeHost, network: LoraNetwork, pairs: list[LatentPair]) -> float:
+    """How much the LoRA changes the predictions for the originals, mean square."""
+    latents = torch.cat([pair.original.latents for pair in pairs])
+    cond = torch.cat([pair.original.cond for pair in pairs])
+    timesteps = torch.full((len(pairs),), 600)
+    before = host.predict_noise(latents, timesteps, cond)
+    network.multiplier = 1.0
+    with network.attach():
+        return float((host.predict_noise(latents, timesteps, cond) - before).square().mean())
+
+
+def test_companions_have_goals_of_their_own() -> None:
+    config = TrainConfig.create(method="lora", self_regularisation=1.0, **QUICK)
+    host = FakeHost()
+    learnt_pair, prior = pairs_of(host, config, 2)
+    prior = LatentPair(prior.target, prior.target, None, role=Role.PRIOR)
+    pairs = [learnt_pair, *unrelated_pairs(host, learnt_pair, config), prior]
+    (lesson,) = make_lessons(config, method_of(config).phases(config, 1), pairs)
+    for turns in lesson.plan:
+        assert [goal_of(turn, lesson.phase, pairs) for turn in turns] == [Goal.NOISE, Goal.MODEL, Goal.NOISE]
+        assert [pairs[turn.pair].role for turn in turns] == [Role.LEARN, Role.KEEP, Role.PRIOR]
+    assert len({turns[1].pair for turns in lesson.plan}) == 4, "they take turns"
+
+
+def test_which_methods_share_a_pass() -> None:
+    simple = [method for method in METHODS if is_simple(TrainConfig.create(method=method))]
+    assert simple == ["addift", "slider", "lora"]
+    assert not is_simple(TrainConfig.create(method="copier", first_lora="first.safetensors"))
+
+
+# From pictures to files.
+
+
+def pictures(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    both = np.random.default_rng(seed).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    return both[0], both[1]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_makes_a_file(method: str, tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    run = TrainingRun(host, Request.of(*pictures(), "made", TrainConfig.create(method=method, **QUICK)), watched=True)
+    events = list(run.events())
+    (result,) = run.results
+    _, metadata = read_lora(result.path)
+    assert result.steps == steps_of(run.config, run.request.pairs)
+    assert f'"method": "{method}"' in metadata["addift.config"]
+    assert events
+    assert not any(module._forward_hooks for module in host.unet.modules())
+
+
+def test_a_saved_first_lora_is_used_again(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    first = Request(
+        (PairSource(pictures()[0], pictures()[0], is_single=True),), "first",
+        TrainConfig.create(method="lora", save_precision="fp32", **QUICK),
+    )  # fmt: skip
+    run = TrainingRun(host, first)
+    list(run.events())
+    config = TrainConfig.create(method="residual", first_lora=str(run.results[0].path), calibrate=False, **QUICK)
+    again = TrainingRun(host, Request.of(*pictures(), "second", config))
+    list(again.events())
+    assert again.results[0].steps == 4
+    both = TrainingRun(
+        host, Request.of(*pictures(), "both", TrainConfig.create(method="residual", calibrate=False, **QUICK))
+    )
+    list(both.events())
+    assert both.results[0].steps == 8
+    one, other = (
+        LoraNetwork.from_tensors(read_lora(run.results[0].path)[0], host.unet, host.lora_name) for run in (again, both)
+    )
+    for name, change in delta(one).items():
+        assert torch.allclose(change, delta(other)[name], atol=2e-3 * float(change.detach().abs().max())), name
+
+
+def test_the_residuals_rank_is_cut_when_asked(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    run = TrainingRun(
+        host, Request.of(*pictures(), "cut", TrainConfig.create(method="residual", result_rank=3, **QUICK))
+    )
+    list(run.events())
+    tensors, _ = read_lora(run.results[0].path)
+    assert {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_down.weight")} == {3}
+
+
+def test_single_pictures_and_regularisation_pictures(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    sources = [PairSource(each, each, f"p{n}", is_single=True) for n, each in enumerate(pictures())]
+    prior = PairSource(*pictures(2)[:1] * 2, "prior", is_single=True, is_prior=True)
+    config = TrainConfig.create(method="lora", **QUICK)
+    run = TrainingRun(host, Request((*sources, prior), "many", config))
+    list(run.events())
+    (result,) = run.results
+    assert not result.round_trip.is_measured
+    assert "no difference" in result.verdict
+    assert result.weight == 1.0
+    with pytest.raises(ConfigError, match="needs pairs"):
+        TrainingRun(host, Request(tuple(sources), "no", TrainConfig.create(**QUICK)))
+    with pytest.raises(PictureError, match="only regularisation pictures"):
+        TrainingRun(host, Request((prior,), "no", config))
+
+
+def test_repeats_are_how_often_a_picture_is_seen() -> None:
+    config = TrainConfig.create(method="lora", **{**QUICK, "max_train_steps": 8})
+    host = FakeHost()
+    one, other = pairs_of(host, config, 2)
+    often = LatentPair(one.original, one.target, None, repeats=3)
+    (lesson,) = make_lessons(config, method_of(config).phases(config, 2), [often, other])
+    assert [turn.pair for turns in lesson.plan for turn in turns] == [0, 0, 0, 1] * 2
+
+
+def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no use for first_lora"):
+        TrainConfig.create(first_lora="x.safetensors")
+    config = TrainConfig.create(method="copier", first_lora=str(tmp_path / "none.safetensors"), **QUICK)
+    with pytest.raises(LoraFileError, match="does not exist"):
+        TrainingRun(FakeHost(tmp_path), Request.of(*pictures(), "x", config))
+
+
+# The text encoder.
+
+
+def test_a_text_encoder_lora_learns_and_acts_in_the_conditions(tmp_path: Path) -> None:
+    """Its layers are in the file; proof and strip are drawn under conditions that it changes."""
+    settings = {**QUICK, "max_train_steps": 8, "text_encoder_rate": 1.0, "save_precision": "fp32"}
+    config = TrainConfig.create(method="lora", train_text_encoder=True, prompt="a cat", **settings)
+    host = FakeHost(tmp_path)
+    run = TrainingRun(host, Request.of(*pictures(), "text", config))
+    list(run.events())
+    tensors, _ = read_lora(run.results[0].path)
+    ups = {key: tensor for key, tensor in tensors.items() if key.startswith("lora_te") and key.endswith("up.weight")}
+    assert ups
+    assert all(tensor.any() for tensor in ups.values())
+    network = LoraNetwork.over(lora_modules(host), tensors)
+    before = host.encode_prompts(["a cat"])
+    with network.attach():
+        moved = conds_at(host, ["a cat"] * 3, before.expand(3, -1, -1), network, torch.tensor([0.0, 1.0, -1.0]))
+    assert torch.allclose(moved[0], before[0])
+    assert all((each - before[0]).abs().max() > 1e-6 for each in moved[1:])
+    assert torch.equal(host.encode_prompts(["a cat"]), before)
+    assert not any(module._forward_hooks for module in [*host.unet.modules(), *host.text_model.modules()])
+
+
+def test_the_text_encoder_learns_at_its_own_rate() -> None:
+    def grown(rate: float) -> dict[str, float]:
+        config = TrainConfig.create(
+            method="lora", train_text_encoder=True, prompt="a cat", text_encoder_rate=rate, optimizer="SGD", **QUICK
+        )
+        host = FakeHost()
+        modules = {**select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)}
+        network = LoraNetwork.create({**modules, **text_layers(host)}, rank=2, alpha=2.0, seed=1)
+        pairs = pairs_of(host, config)
+        lessons = make_lessons(config, method_of(config).phases(config, 1), pairs)
+        references = References(host, pairs, asked_turns(lessons, pairs))
+        learner = Learner(host, [network], lessons=lessons, pairs=pairs, references=references, config=config)
+        next(train(host, learner))
+        return {name: float(layer.lora_up.detach().norm()) for name, layer in network.layers.items()}
+
+    slow, fast = grown(0.25), grown(1.0)
+    for name, size in fast.items():
+        assert size > 0
+        assert slow[name] == pytest.approx(size / 4 if name.startswith("lora_te") else size, rel=1e-4)
