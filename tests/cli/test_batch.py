@@ -21,7 +21,7 @@ from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ("--set", "max_train_steps=4", "--set", "sampling_steps=2", "--set", "preview_every=0")
 
 

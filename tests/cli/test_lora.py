@@ -29,7 +29,7 @@ from tests.lora.test_arithmetic import CONV, LINEAR, POINT, SHAPES, TEXT, make, 
 from tests.support.dense import dense, layers_of
 from tests.support.fake_host import FakeHost
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

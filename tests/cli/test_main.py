@@ -28,7 +28,7 @@ from lib_addift.training.events import Stage
 from lib_addift.training.state import StepReport
 from tests.support.fake_host import FakeHost
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = ("--set", "max_train_steps=3", "--set", "sampling_steps=2", "--set", "rank=2", "--device", "cpu")
 Files = tuple[Path, Path]
 

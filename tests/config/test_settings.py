@@ -122,7 +122,7 @@ def test_optimizer_arguments_are_literals_only(text: str) -> None:
 
 
 def test_the_documentation_lists_every_setting() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
     assert settings_table() in page, "run: python -m lib_addift settings, and paste it into docs/settings.md"
 
 

@@ -30,7 +30,7 @@ from tests.jobs.test_queue import PATIENCE, Gate, WatchedHost, ended, loras, req
 from tests.support.fake_host import FakeHost
 from tests.support.queue_program import STEPS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def trained(lora_dir: Path, asked: Request) -> bytes:

@@ -31,7 +31,7 @@ from lib_addift.ui.panels import PANELS, job_id
 from lib_addift.ui.trial import WEIGHTS, Trial, TrialRequest
 from tests.support.fake_host import FakeHost
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NASTY = "<img src=x onerror=alert(1)> & \"quoted\" 'single' ${value} {{name}} @children"
 QUICK = {"max_train_steps": 4, "preview_every": 2, "sampling_steps": 2, "resolution": 64}
 
