@@ -25,7 +25,7 @@ from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.lora.file import describe
 from lib_addift.sets.settings_file import read_toml
-from lib_addift.training.events import Checkpoint, Event, Request, Result, Snapshot
+from lib_addift.training.events import Event, Request, Result, ResumeState, Snapshot
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
@@ -262,7 +262,7 @@ def _show(events: Iterable[Event]) -> None:
     live = sys.stdout.isatty()
     start, start_step, step = time.monotonic(), 0, 0  # when the latest row of steps began, and after which step
     for event in events:
-        if isinstance(event, (Snapshot, Checkpoint)):
+        if isinstance(event, (Snapshot, ResumeState)):
             continue
         if isinstance(event, StepReport):
             if event.note:

@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Thrift:
+class MicroBatching:
     """How the samples of a training step go through the model; all ways learn the same."""
 
     at_once: int  # samples in one pass
@@ -35,11 +35,11 @@ class Thrift:
         samples = f"samples go through the model {self.at_once} at a time"
         return f"{samples} and its blocks are computed twice" if self.recomputes else samples
 
-    def tighter(self) -> Thrift | None:
+    def smaller(self) -> MicroBatching | None:
         """The next way, which is slower and needs less; None after the last one."""
         if self.at_once > 1:
-            return Thrift((self.at_once + 1) // 2, self.recomputes)
-        return None if self.recomputes else Thrift(1, recomputes=True)
+            return MicroBatching((self.at_once + 1) // 2, self.recomputes)
+        return None if self.recomputes else MicroBatching(1, recomputes=True)
 
     def needs(self, latent_pixels: int, *, whole_unet: bool, element_size: int) -> int:
         """Bytes beside the model, about; `element_size` is that of what it computes in."""
@@ -47,17 +47,19 @@ class Thrift:
         return self.at_once * latent_pixels * values * element_size + _ASIDE
 
 
-def fitting(wanted: Thrift, free: int | None, latent_pixels: int, *, whole_unet: bool, element_size: int) -> Thrift:
+def fitting(
+    wanted: MicroBatching, free: int | None, latent_pixels: int, *, whole_unet: bool, element_size: int
+) -> MicroBatching:
     """The fastest way from `wanted` on that needs no more than `free` bytes; the last one where none does.
 
     On Windows a full GPU is no error: its driver goes on in the computer's memory, many times slower. So it is better
     to know before.
     """
     while free is not None and wanted.needs(latent_pixels, whole_unet=whole_unet, element_size=element_size) > free:
-        tighter = wanted.tighter()
-        if tighter is None:
+        smaller = wanted.smaller()
+        if smaller is None:
             break
-        wanted = tighter
+        wanted = smaller
     return wanted
 
 

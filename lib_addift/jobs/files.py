@@ -23,8 +23,8 @@ from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import replace_files
-from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
-from lib_addift.training.events import Checkpoint, Request, Result, Snapshot
+from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
+from lib_addift.training.events import Request, Result, ResumeState, Snapshot
 
 _THUMBNAIL = 96  # px a side
 _SHARED_MASK = "mask_file.png"  # the copy of the settings' mask_file
@@ -133,21 +133,21 @@ class JobFiles:
         self._put({strip: _png(result.strip), _round_trip_file(strip): _png(result.pictures)})
         return KeptResult(self.folder, KeptResult.values(result))  # type: ignore[arg-type]
 
-    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def put_resume_state(self, checkpoint: ResumeState) -> None:
         """Keep where training stands, in place of where it stood."""
-        self._put({self._checkpoint: checkpoint_bytes(checkpoint)})
+        self._put({self._checkpoint: resume_bytes(checkpoint)})
 
-    def checkpoint(self) -> Checkpoint | None:
+    def checkpoint(self) -> ResumeState | None:
         """Where training stood last; None when it has to begin at the start."""
         try:
-            return read_checkpoint(self._checkpoint.read_bytes())
+            return read_resume_state(self._checkpoint.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise JobError(f"'{self._checkpoint}' cannot be read ({error}): retry the job from the start.") from error
 
     @property
-    def has_checkpoint(self) -> bool:
+    def has_resume_state(self) -> bool:
         return self._checkpoint.exists()
 
     @property

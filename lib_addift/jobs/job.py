@@ -16,7 +16,7 @@ from lib_addift.data.pairs import ImagePair, load_source
 from lib_addift.diffusion.host import Host
 from lib_addift.jobs.files import JobFiles, KeptResult, KeptStep
 from lib_addift.training.dataset import steps_of
-from lib_addift.training.events import Checkpoint, Event, Request, Result, Snapshot, Stage
+from lib_addift.training.events import Event, Request, Result, ResumeState, Snapshot, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
@@ -130,7 +130,7 @@ class Job:
         is_ours = self.has_ended or self.is_writing
         run = TrainingRun(
             self.host, replace(self.request, overwrite=True) if is_ours else self.request,
-            watched=True, checkpoint=checkpoint, model_title=self.model_title,
+            keep_snapshots=True, checkpoint=checkpoint, model_title=self.model_title,
         )  # fmt: skip
         if self.has_ended and not self.is_writing:
             run.request = self.request  # whose name NAME-stepN takes no other file's place
@@ -175,14 +175,14 @@ class Job:
         self.log.append((time.time(), text))
         del self.log[:-_MOST_LOG_LINES]
 
-    def take_down(self, event: Event, report: Callable[[str, int, int], None]) -> None:
+    def record_event(self, event: Event, report: Callable[[str, int, int], None]) -> None:
         """Take down what its run says, and `report` it to the host; what is to be kept goes to the disk first."""
         if isinstance(event, Snapshot):
             kept: Snapshot = self.files.put_snapshot(event)
             self.run.snapshots[event.step] = kept
             self.snapshots[:] = [*(other for other in self.snapshots if other.step != event.step), kept]
-        elif isinstance(event, Checkpoint):
-            self.files.put_checkpoint(event)
+        elif isinstance(event, ResumeState):
+            self.files.put_resume_state(event)
             return
         elif isinstance(event, StepReport):
             now = time.monotonic()
@@ -197,11 +197,11 @@ class Job:
             self.losses[event.step - 1 :] = [event.loss]  # a run may have gone back to its last checkpoint
             report(f"Train Difference LoRA: step {event.step} of {event.total}", event.step, event.total)
         else:
-            self._take_stage_down(event)
+            self._record_stage(event)
             report(f"Train Difference LoRA: {event.text}", event.done, event.total)
         self.version += 1
 
-    def _take_stage_down(self, stage: Stage) -> None:
+    def _record_stage(self, stage: Stage) -> None:
         if stage.text != self.text:
             self.note(stage.text)
         self.text, self.seconds_left, self._pace = stage.text, None, None

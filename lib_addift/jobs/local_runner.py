@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.memory import Thrift, free_bytes
+from lib_addift.diffusion.memory import MicroBatching, free_bytes
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.training.events import Event, Events
 from lib_addift.training.loop import train_together
@@ -82,17 +82,17 @@ def _guarded(run: TrainingRun, events: Events, going: list[TrainingRun]) -> Gene
 
 def _steps(going: list[TrainingRun]) -> Generator[RunSaid, None, None]:
     """The training steps of all runs, until each has no more, has failed or is stopped."""
-    learners = {run.learner: run for run in going}
-    active = list(learners)
+    states = {run.state: run for run in going}
+    active = list(states)
     for seconds, reports in timed(train_together(going[0].host, active) if going else ()):
-        for learner, report in reports.items():
-            run = learners[learner]
+        for state, report in reports.items():
+            run = states[state]
             if isinstance(report, TrainingError):
                 going.remove(run)
                 yield run, report
             else:
                 yield from _guarded(run, run.after_step(report, seconds), going)
-        active[:] = [learner for learner in active if learners[learner] in going]
+        active[:] = [state for state in active if states[state] in going]
 
 
 class LocalRunner:
@@ -167,5 +167,5 @@ def room_for(run: TrainingRun) -> int:
     if free is None:
         return max(1, min(_MOST_AT_ONCE, _CPU_LATENT_PIXELS // pixels))
     whole_unet = run.config.blocks != ("OUT",)
-    one = Thrift(samples, recomputes=False).needs(height * width // 64, whole_unet=whole_unet, element_size=2)
+    one = MicroBatching(samples, recomputes=False).needs(height * width // 64, whole_unet=whole_unet, element_size=2)
     return max(1, min(_MOST_AT_ONCE, free // one))

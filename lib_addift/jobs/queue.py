@@ -18,7 +18,7 @@ from lib_addift.errors import HostError, JobError
 from lib_addift.jobs.files import without_shared_mask
 from lib_addift.jobs.job import Job, JobState
 from lib_addift.jobs.local_runner import LocalRunner
-from lib_addift.jobs.registry import LOOK_EVERY, Board
+from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
 from lib_addift.jobs.store import JobStore, name_at_work
 from lib_addift.jobs.worker import Runner, Worker
 from lib_addift.training.events import Request
@@ -36,8 +36,8 @@ class Jobs:
     def __init__(self, host: Host, store: JobStore | None = None, runner: Runner | None = None) -> None:
         self.host = host
         self._store = store or JobStore.temporary()
-        self._board = Board(host, self._store)
-        self._worker = Worker(self._board, runner or LocalRunner(together=1))
+        self._registry = JobRegistry(host, self._store)
+        self._worker = Worker(self._registry, runner or LocalRunner(together=1))
         self._submitting = threading.Lock()  # one name is looked up and taken at a time; loading pictures takes long
 
     def start(self, after: float = 0.0) -> None:
@@ -53,14 +53,14 @@ class Jobs:
         with self._submitting:
             self._check_free(request.name)
             title = self.host.model_title
-            report = TrainingRun(self.host, request, watched=True).pair_report
+            report = TrainingRun(self.host, request, keep_snapshots=True).pair_report
             job_id = uuid.uuid4().hex[:8]
             files = self._store.files(job_id)
             try:
                 values = files.put_request(request)
                 job = Job(job_id, files.request(values), self.host, files, title, report)
                 job.note("queued")
-                self._board.add(job, values)
+                self._registry.add(job, values)
             except BaseException:
                 shutil.rmtree(files.folder, ignore_errors=True)
                 raise
@@ -84,7 +84,7 @@ class Jobs:
             if job.is_active:
                 raise JobError(f"'{job.name}' is {job.state.value}: wait until it has ended, or stop it first.")
             self._check_free(job.name)
-            goes_on = not fresh and job.state is not JobState.DONE and job.files.has_checkpoint
+            goes_on = not fresh and job.state is not JobState.DONE and job.files.has_resume_state
             title = job.model_title if goes_on else self.host.model_title
             if title != self.host.model_title:
                 raise HostError(
@@ -92,7 +92,7 @@ class Jobs:
                     "that one, or retry from the start."
                 )
             TrainingRun(self.host, replace(job.request, overwrite=job.request.overwrite or job.is_writing))
-            with self._board.changed:
+            with self._registry.changed:
                 before, state = job.record(), job.state
                 job.reset(fresh=not goes_on)
                 job.model_title, job.version = title, job.version + 1
@@ -115,14 +115,14 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Every job, the oldest first."""
-        self._board.look()
-        with self._board.changed:
-            return list(self._board.jobs.values())
+        self._registry.look()
+        with self._registry.changed:
+            return list(self._registry.jobs.values())
 
     def queue(self) -> list[Job]:
         """The jobs that wait, the next one first."""
-        self._board.look()
-        return self._board.queue()
+        self._registry.look()
+        return self._registry.queue()
 
     def get(self, job_id: str) -> Job:
         """The job of this id. Raises JobError."""
@@ -144,7 +144,7 @@ class Jobs:
     def stop(self, job_id: str, keep: bool = False) -> None:
         """End a job after its current step; with `keep`, save what it learnt as NAME-stepN."""
         job = self.get(job_id)
-        with self._board.changed:
+        with self._registry.changed:
             if job.is_queued and self._cancel(job):
                 return
             if not job.has_ended:
@@ -156,27 +156,27 @@ class Jobs:
         """Stop a job that waits, unless another process has begun it meanwhile."""
         record = {**job.record(), "text": "stopped before it began", "finished": time.time()}
         if not self._store.cancel(job.id, record):
-            self._board.look(at_once=True)
+            self._registry.look(at_once=True)
             return False
-        self._board.end(job, JobState.STOPPED, "stopped before it began")
+        self._registry.end(job, JobState.STOPPED, "stopped before it began")
         return True
 
     def move(self, job_id: str, before: str | None = None) -> None:
         """Move a job that waits to before another one, or to the end of the queue. Raises JobError."""
         names = [self.get(each).name for each in (job_id, before) if each is not None]
-        with self._board.changed:
+        with self._registry.changed:
             if not self._store.move(job_id, before):
                 raise JobError(f"{' or '.join(map(repr, names))} waits no more: move jobs that are in the queue.")
-            for job in self._board.queue():
+            for job in self._registry.queue():
                 job.version += 1
 
     def remove(self, job_id: str) -> None:
         """Forget an ended job, with its pictures and kept steps; the LoRAs that it saved stay. Raises JobError."""
         job = self.get(job_id)
-        with self._board.changed:
+        with self._registry.changed:
             if not self._store.remove(job_id):
                 raise JobError(f"'{job.name}' has not ended: stop it before it is removed.")
-            self._board.jobs.pop(job_id, None)
+            self._registry.jobs.pop(job_id, None)
 
     def pause(self) -> None:
         """Begin no further job; what runs goes on to its end. A restart does not change that."""
@@ -194,7 +194,7 @@ class Jobs:
     def save_step(self, job_id: str, step: int) -> Job:
         """Queue the saving of one of a job's snapshots as NAME-stepN. Raises JobError."""
         job = self.get(job_id)
-        with self._board.changed:
+        with self._registry.changed:
             kept = [snapshot.step for snapshot in job.snapshots]
             if step not in kept:
                 choices = ", ".join(map(str, kept)) or "none"
@@ -209,11 +209,11 @@ class Jobs:
         """The job when nothing about it changes any more, or after `timeout` seconds as it is then."""
         job = self.get(job_id)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._board.changed:
+        with self._registry.changed:
             while job.is_active and (deadline is None or time.monotonic() < deadline):
                 left = LOOK_EVERY if deadline is None else max(0.0, min(LOOK_EVERY, deadline - time.monotonic()))
-                self._board.changed.wait(left)
-                self._board.look()
+                self._registry.changed.wait(left)
+                self._registry.look()
         return job
 
     def _check_free(self, name: str) -> None:

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 LOOK_EVERY = 1.0  # seconds between two looks at what other processes have done
 
 
-class Board:
+class JobRegistry:
     """Every change happens under `changed`, in the database and in memory, so that neither is older than the other."""
 
     def __init__(self, host: Host, store: JobStore) -> None:

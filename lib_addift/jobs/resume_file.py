@@ -13,26 +13,26 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from lib_addift.training.events import Checkpoint
+from lib_addift.training.events import ResumeState
 
 _HEADER = "checkpoint"
 
 
-def checkpoint_bytes(checkpoint: Checkpoint) -> bytes:
-    """What `read_checkpoint` reads."""
+def resume_bytes(checkpoint: ResumeState) -> bytes:
+    """What `read_resume_state` reads."""
     tensors: dict[str, torch.Tensor] = {}
-    learner = _packed(checkpoint.learner, tensors)
-    header = {"step": checkpoint.step, "train_seconds": checkpoint.train_seconds, "learner": learner}
+    state = _packed(checkpoint.state, tensors)
+    header = {"step": checkpoint.step, "train_seconds": checkpoint.train_seconds, "learner": state}
     return safetensors.torch.save(tensors, {_HEADER: json.dumps(header)})
 
 
-def read_checkpoint(data: bytes) -> Checkpoint:
+def read_resume_state(data: bytes) -> ResumeState:
     """The checkpoint, tuples as lists. Raises ValueError when `data` is no whole checkpoint."""
     try:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_HEADER])
-        return Checkpoint(header["step"], header["train_seconds"], _unpacked(header["learner"], tensors))
+        return ResumeState(header["step"], header["train_seconds"], _unpacked(header["learner"], tensors))
     except (SafetensorError, LookupError, TypeError) as error:
         raise ValueError(str(error)) from error
 

@@ -13,9 +13,9 @@ import torch
 
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError
 from lib_addift.jobs.job import WAITING, Job, JobState
-from lib_addift.jobs.registry import LOOK_EVERY, Board
+from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
 from lib_addift.jobs.store import Save
-from lib_addift.training.events import Checkpoint, Event, Snapshot, Stage
+from lib_addift.training.events import Event, ResumeState, Snapshot, Stage
 
 _log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ class Runner(Protocol):
 class Worker:
     """Does what is in the queue, in a daemon thread of its own."""
 
-    def __init__(self, board: Board, runner: Runner) -> None:
-        self._board, self._runner = board, runner
-        self._lock = board.store.worker_lock()
+    def __init__(self, registry: JobRegistry, runner: Runner) -> None:
+        self._registry, self._runner = registry, runner
+        self._lock = registry.store.worker_lock()
         self._is_worker = self._is_closing = False
         self.is_held = False  # no further job is begun
         self._thread: threading.Thread | None = None
@@ -59,22 +59,22 @@ class Worker:
 
     def start(self, after: float = 0.0) -> None:
         """Begin, or look at once if there is something new; `after` so many seconds, if it has not begun yet."""
-        with self._board.changed:
+        with self._registry.changed:
             begins = time.monotonic() + after
             if self._thread is None:
                 self._begins = begins
                 self._thread = threading.Thread(target=self._work, name="addift", daemon=True)
                 self._thread.start()
             self._begins, self._has_news = min(self._begins, begins), True
-            self._board.changed.notify_all()
+            self._registry.changed.notify_all()
 
     def close(self) -> None:
         """End after the current step; jobs that run go back to the queue."""
-        with self._board.changed:
+        with self._registry.changed:
             self._is_closing = self._has_news = True
-            for job in self._board.going.values():
+            for job in self._registry.going.values():
                 job.halt()
-            self._board.changed.notify_all()
+            self._registry.changed.notify_all()
         if self._thread is not None:
             self._thread.join()
 
@@ -85,7 +85,7 @@ class Worker:
                 if time.monotonic() >= self._begins and self._has_the_lock():
                     self._save_what_waits()
                     self._train()
-                self._board.look()
+                self._registry.look()
             except Exception:  # the disk is full, say: later it may not be
                 _log.exception("the queue of trainings stands still for %g seconds", _AFTER_TROUBLE)
                 self._begins = time.monotonic() + _AFTER_TROUBLE
@@ -95,12 +95,12 @@ class Worker:
     def _rest(self) -> None:
         """Sleep until there is something new here, or until it is time to look what others have done."""
         soon = self._begins - time.monotonic()
-        alone = None if self._is_worker and not self._board.store.is_shared else LOOK_EVERY
-        with self._board.changed:
+        alone = None if self._is_worker and not self._registry.store.is_shared else LOOK_EVERY
+        with self._registry.changed:
             if soon > 0:
-                self._board.changed.wait_for(lambda: self._is_closing or self._begins <= time.monotonic(), soon)
+                self._registry.changed.wait_for(lambda: self._is_closing or self._begins <= time.monotonic(), soon)
             else:
-                self._board.changed.wait_for(lambda: self._has_news, alone)
+                self._registry.changed.wait_for(lambda: self._has_news, alone)
 
     def _has_the_lock(self) -> bool:
         if not self._is_worker and self._lock.acquire():
@@ -112,22 +112,22 @@ class Worker:
 
     def _take_over(self) -> None:
         """Jobs that run are those of a process that died: only the holder of the lock does any."""
-        board = self._board
-        with board.changed:
-            board.look(at_once=True)
-            board.store.sweep()
-            for row in reversed(board.store.rows()):
-                if row.id in board.jobs and row.state == JobState.RUNNING.value:
-                    self._recover(board.jobs[row.id], row.interruptions + 1, was_stopped=bool(row.stop))
-            board.changed.notify_all()
+        registry = self._registry
+        with registry.changed:
+            registry.look(at_once=True)
+            registry.store.sweep()
+            for row in reversed(registry.store.rows()):
+                if row.id in registry.jobs and row.state == JobState.RUNNING.value:
+                    self._recover(registry.jobs[row.id], row.interruptions + 1, was_stopped=bool(row.stop))
+            registry.changed.notify_all()
 
     def _recover(self, job: Job, interruptions: int, *, was_stopped: bool) -> None:
         if job.is_finished:
-            self._board.end(job, JobState.DONE, job.results[-1].verdict)
+            self._registry.end(job, JobState.DONE, job.results[-1].verdict)
         elif was_stopped:
             self._stopped(job)
         elif interruptions >= _MOST_INTERRUPTIONS:
-            self._board.end(
+            self._registry.end(
                 job, JobState.FAILED, "failed",
                 f"the program ended {interruptions} times while '{job.name}' was trained, so it is not tried again by "
                 "itself: close what else needs memory, or lower its resolution, and retry it.",
@@ -136,12 +136,12 @@ class Worker:
             self._put_back(job, interruptions, "the program ended; it will go on")
 
     def _put_back(self, job: Job, interruptions: int, why: str) -> None:
-        with self._board.changed:
+        with self._registry.changed:
             job.reset(fresh=False)
             job.version += 1
             job.note(why)
-            self._board.going.pop(job.id, None)
-            self._board.store.put_back(job.id, job.record(), interruptions)
+            self._registry.going.pop(job.id, None)
+            self._registry.store.put_back(job.id, job.record(), interruptions)
 
     # Training
 
@@ -149,20 +149,20 @@ class Worker:
         """Let the runner do what is in the queue."""
         try:
             for job, said in self._runner.run(self._take):
-                self._hear(job, said)
-                self._board.look()
+                self._handle_event(job, said)
+                self._registry.look()
         except (Exception, SystemExit) as error:  # the runner is broken, and with it all that it was doing
-            for job in [job for job in self._board.going.values() if job not in self._to_keep]:
+            for job in [job for job in self._registry.going.values() if job not in self._to_keep]:
                 self._ended(job, error)
         self._save_what_waits()
 
     def _take(self, fits: Callable[[Job], bool]) -> Job | None:
-        self._board.look()
-        store = self._board.store
+        self._registry.look()
+        store = self._registry.store
         # What waits to be saved goes first: the runner is done with its jobs soon and lets go of the model.
         if self._is_closing or self.is_held or self._to_keep or store.is_paused or store.saves():
             return None
-        for job in self._board.queue():
+        for job in self._registry.queue():
             if self._has_its_model(job) and fits(job) and self._begin(job):
                 return job
         return None
@@ -170,22 +170,22 @@ class Worker:
     def _has_its_model(self, job: Job) -> bool:
         """A job from before a restart waits until its model is loaded; one of this process fails and says so."""
         title = job.model_title
-        is_there = job.id in self._board.ours or title == self._board.host.model_title
+        is_there = job.id in self._registry.ours or title == self._registry.host.model_title
         text = WAITING if is_there else f"waiting for the model '{title}': load it, and this goes on"
         if job.text != text:
             job.text, job.version = text, job.version + 1
         return is_there
 
     def _begin(self, job: Job) -> bool:
-        board = self._board
-        with board.changed:
-            if not board.store.begin(job.id):  # stopped by another process
+        registry = self._registry
+        with registry.changed:
+            if not registry.store.begin(job.id):  # stopped by another process
                 return False
-            board.going[job.id] = job
+            registry.going[job.id] = job
             job.state, job.text = JobState.RUNNING, "waiting for the WebUI to finish"
             job.started, job.version = job.started or time.time(), job.version + 1
-            job.note("began" if not job.files.has_checkpoint or job.is_fresh else "goes on")
-            board.write(job)
+            job.note("began" if not job.files.has_resume_state or job.is_fresh else "goes on")
+            registry.write(job)
             self._written[job.id] = time.monotonic()
         try:
             if job.is_fresh:
@@ -200,27 +200,27 @@ class Worker:
             job.halt()
         return True
 
-    def _hear(self, job: Job, said: Event | Ending) -> None:
+    def _handle_event(self, job: Job, said: Event | Ending) -> None:
         """Take down what the runner says of a job; where that is not possible, the job fails after its step."""
         if said is None or isinstance(said, BaseException):
             self._ended(job, said)
         elif job.id not in self._failures:
             try:
-                self._take_down(job, said)
+                self._record_event(job, said)
             except Exception as error:
                 self._failures[job.id] = error
                 job.halt()
 
-    def _take_down(self, job: Job, event: Event) -> None:
-        now, board = time.monotonic(), self._board
-        if isinstance(event, Checkpoint):
+    def _record_event(self, job: Job, event: Event) -> None:
+        now, registry = time.monotonic(), self._registry
+        if isinstance(event, ResumeState):
             job.keep_results()
-            board.write(job)  # with the losses up to the checkpoint, before it
-        job.take_down(event, board.host.report)
+            registry.write(job)  # with the losses up to the checkpoint, before it
+        job.record_event(event, registry.host.report)
         is_saved = job.keep_results()
         is_writing = isinstance(event, Stage) and job.is_writing
         if is_saved or is_writing or isinstance(event, Snapshot) or now - self._written.get(job.id, 0.0) >= LOOK_EVERY:
-            board.write(job)
+            registry.write(job)
             self._written[job.id] = now
 
     def _ended(self, job: Job, ending: Ending) -> None:
@@ -229,10 +229,10 @@ class Worker:
         job.is_writing = False
         self._written.pop(job.id, None)
         if sentence:
-            self._board.end(job, JobState.FAILED, "failed", sentence)
+            self._registry.end(job, JobState.FAILED, "failed", sentence)
         elif job.is_finished:
             job.files.forget(steps=False)
-            self._board.end(job, JobState.DONE, job.results[-1].verdict)
+            self._registry.end(job, JobState.DONE, job.results[-1].verdict)
         elif self._is_closing and not job.is_stopping:
             self._put_back(job, 0, "the program was closed; it will go on")
         elif job.keeps and job.step:
@@ -242,7 +242,7 @@ class Worker:
 
     def _stopped(self, job: Job) -> None:
         saved = f"saved: '{job.results[-1].path.stem}'" if job.results else "nothing was saved"
-        self._board.end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps; {saved}")
+        self._registry.end(job, JobState.STOPPED, f"stopped after {job.step} of {job.total} steps; {saved}")
 
     def _kept_results(self, job: Job) -> str:
         """Put what is new to the disk; returns the sentence about what went wrong, or nothing."""
@@ -261,43 +261,43 @@ class Worker:
             error = self._attempt(job, None)
             job.is_writing = False
             if error:
-                self._board.end(job, JobState.FAILED, "failed", error)
+                self._registry.end(job, JobState.FAILED, "failed", error)
             else:
                 self._stopped(job)
-        for save in self._board.store.saves():
+        for save in self._registry.store.saves():
             self._save(save)
 
     def _save(self, save: Save) -> None:
-        board = self._board
-        board.look(at_once=True)
-        job = board.jobs.get(save.job_id)
+        registry = self._registry
+        registry.look(at_once=True)
+        job = registry.jobs.get(save.job_id)
         if self._is_closing:
             return
         if job is None:  # left out, for it cannot be read
-            board.store.drop_save(save)
+            registry.store.drop_save(save)
             return
-        board.going[job.id] = job
+        registry.going[job.id] = job
         text, failure = job.text, job.error if job.state is JobState.FAILED else ""
         if save.attempts < _MOST_INTERRUPTIONS:
-            board.store.begin_save(save)
+            registry.store.begin_save(save)
             error = self._attempt(job, save.step)
         else:
             error = f"the program ended {save.attempts} times while step {save.step} was saved: train again to get it."
-        with board.changed:
+        with registry.changed:
             job.text, job.error, job.seconds_left, job.is_writing = text, error or failure, None, False
             job.note(f"step {save.step} was not saved: {error}" if error else f"step {save.step} is saved")
             job.saving -= 1
             job.version += 1
-            board.store.end_save(save, job.state.value, job.record())
-            del board.going[job.id]
-            board.changed.notify_all()
+            registry.store.end_save(save, job.state.value, job.record())
+            del registry.going[job.id]
+            registry.changed.notify_all()
 
     def _attempt(self, job: Job, step: int | None) -> str:
         """Save a kept step of a job, or what it learnt; returns the sentence about what went wrong, or nothing."""
         try:
             with closing(job.run.keep(step)) as events:  # gives the model back now, not when the garbage is collected
                 for event in events:
-                    self._take_down(job, event)
+                    self._record_event(job, event)
         except (Exception, SystemExit) as error:  # a job ends here, the worker goes on with the next one
             return self._sentence(job, error)
         return self._kept_results(job)
@@ -314,16 +314,16 @@ class Worker:
     def _forget_old_work(self) -> None:
         """Of ended jobs, the newest keep their runs in memory and what can be gone on from on the disk."""
         kept = 0
-        with self._board.changed:
-            ended = [job for job in self._board.jobs.values() if not job.is_active]
+        with self._registry.changed:
+            ended = [job for job in self._registry.jobs.values() if not job.is_active]
         for number, job in enumerate(reversed(ended)):
             if number >= _JOBS_WITH_A_RUN:
                 job.drop_run()
-            if job.snapshots or job.files.has_checkpoint:
+            if job.snapshots or job.files.has_resume_state:
                 kept += job.files.kept_bytes()
             if job.snapshots and kept > _MOST_KEPT:
                 job.files.forget()
                 job.snapshots.clear()
                 job.drop_run()
                 job.version += 1
-                self._board.write(job)
+                self._registry.write(job)

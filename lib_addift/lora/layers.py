@@ -57,7 +57,7 @@ class DeltaLayer(nn.Module, ABC):
         """Copies on the CPU as a file has them, rescaled so that weight 1 acts as `weight` did; alpha is positive."""
 
     @abstractmethod
-    def grown_parameters(self) -> list[nn.Parameter]:
+    def zero_init_parameters(self) -> list[nn.Parameter]:
         """Those that start at zero."""
 
     def kept_shape(self, samples: int) -> tuple[int, int]:
@@ -124,7 +124,7 @@ class LoraLayer(DeltaLayer):
             f"{name}.alpha": torch.tensor(self.alpha * abs(weight)),
         }
 
-    def grown_parameters(self) -> list[nn.Parameter]:
+    def zero_init_parameters(self) -> list[nn.Parameter]:
         return [self.lora_up]
 
 

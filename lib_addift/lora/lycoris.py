@@ -68,7 +68,7 @@ class LohaLayer(DeltaLayer):
             f"{name}.alpha": torch.tensor(self.alpha),
         }
 
-    def grown_parameters(self) -> list[nn.Parameter]:
+    def zero_init_parameters(self) -> list[nn.Parameter]:
         return [self.hada_w2_a]
 
 
@@ -163,7 +163,7 @@ class LokrLayer(DeltaLayer):
             f"{name}.lokr_w2_b": copied(self.lokr_w2_b) * weight,
         }
 
-    def grown_parameters(self) -> list[nn.Parameter]:
+    def zero_init_parameters(self) -> list[nn.Parameter]:
         return [self.lokr_w2 if self.is_whole else self.lokr_w2_b]
 
 

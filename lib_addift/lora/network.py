@@ -158,7 +158,7 @@ class LoraNetwork(nn.Module):
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, layer in self.layers.items():
             rate = text_encoder_rate if name.startswith("lora_te") else 1.0
-            grown = {id(parameter) for parameter in layer.grown_parameters()}
+            grown = {id(parameter) for parameter in layer.zero_init_parameters()}
             for key, parameter in layer.named_parameters():
                 ratio = rate * lora_plus_ratio if id(parameter) in grown else rate
                 groups.setdefault((ratio, key == "dora_scale"), []).append(parameter)

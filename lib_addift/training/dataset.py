@@ -23,13 +23,13 @@ _HELD_OUT_OF = 4  # one pair of so many, when there are at least so many
 
 
 @dataclass
-class Material:
+class Dataset:
     """Encoded pairs by what they are for."""
 
     views: int = 1  # of each pair that is learnt from
     learnt: list[LatentPair] = field(default_factory=list)  # every view of every pair
     held_out: list[LatentPair] = field(default_factory=list)
-    companions: list[LatentPair] = field(default_factory=list)  # what is to stay as it is
+    regularisation: list[LatentPair] = field(default_factory=list)  # what is to stay as it is
 
     @property
     def pairs(self) -> list[LatentPair]:
@@ -44,29 +44,29 @@ class Material:
     @property
     def all_learnt(self) -> list[LatentPair]:
         """What the turns of a plan count."""
-        return [*self.learnt, *self.companions]
+        return [*self.learnt, *self.regularisation]
 
 
-def encode_material(
+def encode_dataset(
     host: Host, pairs: Sequence[ImagePair], sources: Sequence[PairSource], config: TrainConfig
-) -> Generator[Stage, None, Material]:
+) -> Generator[Stage, None, Dataset]:
     """Pictures and prompts, each through the model once; `pairs` are the loaded `sources`."""
     left_out = _left_out(config, sources)
-    material = Material(views_count(config))
+    dataset = Dataset(views_count(config))
     for index, (pair, source) in enumerate(zip(pairs, sources, strict=True)):
         yield Stage("encoding the pictures", index, len(pairs) if len(pairs) > 1 else 0)
         prompts = config.prompts(source.original_prompt, source.target_prompt)
         if source.is_prior:
             prior = encode_pair(host, pair, config, prompts, source.weight * config.prior_loss_weight)
-            material.companions.append(replace(prior, role=Role.PRIOR))
+            dataset.regularisation.append(replace(prior, role=Role.PRIOR))
         elif index in left_out:
-            material.held_out.append(encode_pair(host, pair, config, prompts, source.weight))
+            dataset.held_out.append(encode_pair(host, pair, config, prompts, source.weight))
         else:
             encoded = (encode_pair(host, view, config, prompts, source.weight) for view in views(pair, config))
-            material.learnt += [replace(view, repeats=source.repeats) for view in encoded]
+            dataset.learnt += [replace(view, repeats=source.repeats) for view in encoded]
     if config.self_regularisation:
-        material.companions += unrelated_pairs(host, material.learnt[0], config)
-    return material
+        dataset.regularisation += unrelated_pairs(host, dataset.learnt[0], config)
+    return dataset
 
 
 def check_method(config: TrainConfig, sources: Sequence[PairSource]) -> None:

@@ -20,7 +20,7 @@ _LEARNING = 2.0  # passes that a step costs for each sample: forward, and about 
 _ROUND_TRIP_PICTURES = 4
 
 
-def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> float:
+def passes(config: TrainConfig, pairs: int = 1, *, keep_snapshots: bool = True) -> float:
     """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file."""
     held = len(held_out_pairs(config, pairs))
     learning = sum(map(functools.partial(_phase_passes, config), method_of(config).phases(config, pairs - held)))
@@ -28,7 +28,7 @@ def passes(config: TrainConfig, pairs: int = 1, *, watched: bool = True) -> floa
     proof = probes * (min(pairs - held, PROVEN_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
-    spacing = snapshot_spacing(config) if watched else 0
+    spacing = snapshot_spacing(config) if keep_snapshots else 0
     strips = 1 + ((config.max_train_steps - 1) // spacing if spacing else 0)  # the last step's is the finished one's
     return learning + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
 

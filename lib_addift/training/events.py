@@ -52,12 +52,12 @@ class Snapshot:
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class ResumeState:
     """Where a run stands: from here another one of the same request goes on, with the same result to the bit."""
 
     step: int
     train_seconds: float
-    learner: Mapping[str, Any]  # tensors and plain values
+    state: Mapping[str, Any]  # tensors and plain values
 
 
 @dataclass(frozen=True)
@@ -86,5 +86,5 @@ class Result:
         return f"<lora:{self.path.stem}:1>"
 
 
-Event = Stage | StepReport | Snapshot | Checkpoint
+Event = Stage | StepReport | Snapshot | ResumeState
 Events = Generator[Event, None, None]

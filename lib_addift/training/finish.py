@@ -19,7 +19,7 @@ from lib_addift.evaluation.preview import preview_strip
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.dataset import Material
+from lib_addift.training.dataset import Dataset
 from lib_addift.training.events import Request, Stage
 
 PROVEN_PAIRS = 4  # the round trip takes about as long as training does, for each pair
@@ -49,7 +49,7 @@ class Proved:
 
 def check_alive(network: LoraNetwork) -> None:
     """Raises TrainingError when the LoRA would change nothing or everything."""
-    grown = [p.detach().norm() for layer in network.layers.values() for p in layer.grown_parameters()]
+    grown = [p.detach().norm() for layer in network.layers.values() for p in layer.zero_init_parameters()]
     if not all(torch.isfinite(p).all() for p in network.parameters()):
         raise TrainingError("the LoRA's weights are not finite, so it was not saved: lower the learning rate.")
     if not torch.stack(grown).any():
@@ -59,18 +59,18 @@ def check_alive(network: LoraNetwork) -> None:
         )
 
 
-def prove(host: Host, network: LoraNetwork, material: Material, config: TrainConfig) -> Generator[Stage, None, Proved]:
+def prove(host: Host, network: LoraNetwork, dataset: Dataset, config: TrainConfig) -> Generator[Stage, None, Proved]:
     """Measure the LoRA as it was trained on its pairs, decide on its weight and draw it at that."""
-    shown, held_out = material.pairs[0], None
+    shown, held_out = dataset.pairs[0], None
     with network.attach():
         proof = RoundTrip.without_pairs()
-        if pairs := material.differing:
+        if pairs := dataset.differing:
             yield Stage("proving it: the round trip")
             proof = round_trip(host, network, pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)], config)
         is_calibrated = config.calibrate and proof.recovery >= LEARNT
         trained_weight = proof.weight if is_calibrated else 1.0
-        if material.held_out:
-            held_out = recovery_at(host, network, material.held_out, config, trained_weight)
+        if dataset.held_out:
+            held_out = recovery_at(host, network, dataset.held_out, config, trained_weight)
         weight = config.strength * trained_weight
         yield Stage("drawing the preview")
         strip = preview_strip(host, network, shown, config, weight)

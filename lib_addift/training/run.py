@@ -21,16 +21,16 @@ from lib_addift.evaluation.preview import preview_strip
 from lib_addift.lora.arithmetic import resize
 from lib_addift.lora.file import lora_path, read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.training.dataset import Material, check_method, encode_material
+from lib_addift.training.dataset import Dataset, check_method, encode_dataset
 from lib_addift.training.encoder_cache import leave_encoder_alone
-from lib_addift.training.events import Checkpoint, Events, Request, Result, Snapshot, Stage
+from lib_addift.training.events import Events, Request, Result, ResumeState, Snapshot, Stage
 from lib_addift.training.finish import check_alive, prove, save
 from lib_addift.training.lessons import asked_turns, make_lessons
 from lib_addift.training.loop import train
 from lib_addift.training.methods import method_of
 from lib_addift.training.optimizer import check_optimizer
-from lib_addift.training.state import Learner, StepReport
-from lib_addift.training.targets import References
+from lib_addift.training.state import StepReport, TrainState
+from lib_addift.training.targets import TeacherPredictions
 
 _MOST_SNAPSHOTS = 30
 _CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept
@@ -40,9 +40,9 @@ T = TypeVar("T")
 class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
-    A `watched` run yields Checkpoints, and Snapshots every `config.preview_every` steps and of the finished LoRA; with
-    a `checkpoint` it goes on from there. `model_title` names the model for which it was asked, where that was before
-    now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
+    With `keep_snapshots` it yields ResumeStates, and Snapshots every `config.preview_every` steps and of the finished
+    LoRA; with a `checkpoint` it goes on from there. `model_title` names the model for which it was asked, where that was
+    before now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class TrainingRun:
         host: Host,
         request: Request,
         *,
-        watched: bool = False,
-        checkpoint: Checkpoint | None = None,
+        keep_snapshots: bool = False,
+        checkpoint: ResumeState | None = None,
         model_title: str = "",
     ) -> None:
         self.host, self.request, self.config = host, request, request.config
@@ -65,11 +65,11 @@ class TrainingRun:
         self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
         check_optimizer(self.config)
         self._model_title = model_title or host.model_title
-        self._watched, self.checkpoint = watched, checkpoint
-        self._preview_every = snapshot_spacing(self.config) if watched else 0
+        self._keep_snapshots, self.checkpoint = keep_snapshots, checkpoint
+        self._preview_every = snapshot_spacing(self.config) if keep_snapshots else 0
         self._method = method_of(self.config)
-        self._material = Material()
-        self._learner: Learner | None = None
+        self._dataset = Dataset()
+        self._learner: TrainState | None = None
         self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self._stopped = False
 
@@ -91,7 +91,7 @@ class TrainingRun:
         return self.pair_reports[0]
 
     @property
-    def learner(self) -> Learner:
+    def state(self) -> TrainState:
         """What `prepare` has made."""
         assert self._learner is not None
         return self._learner
@@ -102,7 +102,7 @@ class TrainingRun:
             try:
                 yield from self.prepare()
                 if not self._stopped:
-                    for seconds, report in timed(train(self.host, self.learner)):
+                    for seconds, report in timed(train(self.host, self.state)):
                         yield from self.after_step(report, seconds)
                         if self._stopped:
                             return
@@ -113,17 +113,17 @@ class TrainingRun:
     def prepare(self) -> Events:
         """Everything before the first step, inside of `exclusive`; ends early when the run is stopped."""
         config = self.config
-        material = self._material = yield from encode_material(self.host, self.pairs, self.request.pairs, config)
-        phases, pairs = self._method.phases(config, len(material.pairs)), material.all_learnt
-        lessons = make_lessons(config, phases, pairs, material.views)
+        dataset = self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, config)
+        phases, pairs = self._method.phases(config, len(dataset.pairs)), dataset.all_learnt
+        lessons = make_lessons(config, phases, pairs, dataset.views)
         networks = [self._network(index) for index in range(1 + max(phase.network for phase in phases))]
-        references = References(
+        teacher = TeacherPredictions(
             self.host, pairs, asked_turns(lessons, pairs), config.reference_batch_size,
             shares_encoder=leave_encoder_alone(networks),
         )  # fmt: skip
-        self._learner = Learner(self.host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
+        self._learner = TrainState(self.host, networks, lessons=lessons, pairs=pairs, teacher=teacher, config=config)
         if self.checkpoint:
-            self._learner.restore(self.checkpoint.learner)
+            self._learner.restore(self.checkpoint.state)
 
     def _network(self, index: int) -> LoraNetwork:
         """A LoRA that is to be taught, or the first one of the settings."""
@@ -147,24 +147,24 @@ class TrainingRun:
 
     def after_step(self, report: StepReport, seconds: float) -> Events:
         """What is said and kept after a step that took so many seconds."""
-        is_last = report.step == self.learner.total
+        is_last = report.step == self.state.total
         self.steps_done = report.step
         self.train_seconds += seconds
         yield report
         if self._stopped:
             return
-        if self.learner.has_result and not is_last:  # `finish` draws and saves the last one
+        if self.state.has_result and not is_last:  # `finish` draws and saves the last one
             if self._preview_every and report.step % self._preview_every == 0:
                 yield self._snapshot(self._result())
             if self.config.save_every and report.step % self.config.save_every == 0:
                 yield from self._finish(self._result(), self._step_name(report.step))
         # Last: what goes on from here does nothing of this step again.
-        if self._watched and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
-            yield Checkpoint(report.step, self.train_seconds, self.learner.state())
+        if self._keep_snapshots and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
+            yield ResumeState(report.step, self.train_seconds, self.state.state())
 
     def _result(self) -> LoraNetwork:
         """The LoRA of the difference, as it is now."""
-        network = self._method.result(self.learner.networks)
+        network = self._method.result(self.state.networks)
         if not 0 < self.config.result_rank < max(layer.rank for layer in network.layers.values()):
             return network
         tensors = resize(network.tensors(), self.config.result_rank)
@@ -189,7 +189,7 @@ class TrainingRun:
             self.learnt = self._result().tensors() if self._learner.has_result else {}
             self._learner = None
 
-    def adopt(self, step: int, train_seconds: float, learnt: Mapping[str, torch.Tensor]) -> None:
+    def set_partial_result(self, step: int, train_seconds: float, learnt: Mapping[str, torch.Tensor]) -> None:
         """Take over, for `keep`, what this run has learnt in another process before it was stopped."""
         self.steps_done, self.train_seconds, self.learnt = step, train_seconds, learnt
 
@@ -219,8 +219,8 @@ class TrainingRun:
         if not tensors or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
         with self.exclusive():
-            if not self._material.learnt:  # the step was kept by an earlier run of this request
-                self._material = yield from encode_material(self.host, self.pairs, self.request.pairs, self.config)
+            if not self._dataset.learnt:  # the step was kept by an earlier run of this request
+                self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, self.config)
             network = LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
             yield from self._finish(network, self._step_name(step), step)
 
@@ -242,7 +242,7 @@ class TrainingRun:
     def _snapshot(self, network: LoraNetwork) -> Snapshot:
         """Keep the LoRA of this step, with a strip at the weights that it has before calibration."""
         with network.attach():
-            strip = preview_strip(self.host, network, self._material.pairs[0], self.config, self.config.strength)
+            strip = preview_strip(self.host, network, self._dataset.pairs[0], self.config, self.config.strength)
         return self._kept(network, strip)
 
     def _kept(self, network: LoraNetwork, strip: Image.Image) -> Snapshot:
@@ -253,7 +253,7 @@ class TrainingRun:
     def _finish(self, network: LoraNetwork, name: str, step: int | None = None, *, is_whole: bool = False) -> Events:
         """Check, calibrate and save the LoRA as it is now; `is_whole`: nothing is left to learn."""
         check_alive(network)
-        proved = yield from prove(self.host, network, self._material, self.config)
+        proved = yield from prove(self.host, network, self._dataset, self.config)
         if is_whole and self._preview_every:
             yield self._kept(network, proved.strip)
         if is_whole and self._stopped:
@@ -262,7 +262,7 @@ class TrainingRun:
         steps, tensors = step or self.steps_done, network.tensors(proved.weight)
         path = save(
             self.host, self.request, name, tensors, proved, steps=steps, pairs=self.pair_reports,
-            held_out_pairs=len(self._material.held_out),
+            held_out_pairs=len(self._dataset.held_out),
         )  # fmt: skip
         self.results.append(Result(
             path, steps, self.train_seconds, proved.proof, proved.weight, proved.strip, proved.pictures, proved.held_out

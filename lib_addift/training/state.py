@@ -18,7 +18,7 @@ from lib_addift.training.lessons import Lesson, goal_of
 from lib_addift.training.methods.phase import Goal, Phase
 from lib_addift.training.optimizer import LossScale, make_optimizer, rate_at
 from lib_addift.training.plan import Turn, turn_noise
-from lib_addift.training.targets import References
+from lib_addift.training.targets import TeacherPredictions
 
 _MAX_SKIPPED_IN_A_ROW = 10
 _REFERENCE_WIDTH = 320  # channels of SD1.5's first layer; learning rates are stated for this width
@@ -45,10 +45,10 @@ def width_factor(host: Host) -> float:
     return float(_REFERENCE_WIDTH / next(first.parameters()).shape[0]) ** 2  # (channels, 4, 3, 3)
 
 
-class Learner:
+class TrainState:
     """Lessons, and the LoRAs that they teach one after the other.
 
-    `pairs` are those that the lessons' turns count; `references` has the frozen prediction of those that need it.
+    `pairs` are those that the lessons' turns count; `teacher` has the frozen prediction of those that need it.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Learner:
         *,
         lessons: Sequence[Lesson],
         pairs: Sequence[LatentPair],
-        references: References,
+        teacher: TeacherPredictions,
         config: TrainConfig,
     ) -> None:
         self.networks, self.lessons, self.pairs, self.config = list(networks), list(lessons), pairs, config
         self.total = sum(len(lesson.plan) for lesson in lessons)
         self.step = 0  # steps done
-        self.references = references
+        self.teacher = teacher
         self._base_rate = config.learning_rate * width_factor(host)
         self._needs_scaling = host.needs_loss_scaling
         self._skipped, self._skipped_in_a_row = 0, 0
@@ -103,9 +103,9 @@ class Learner:
         return self.networks[self.phase.network]
 
     @property
-    def beneath(self) -> list[LoraNetwork]:
+    def frozen_loras(self) -> list[LoraNetwork]:
         """The LoRAs that act meanwhile and do not learn."""
-        return [self.networks[index] for index in self.phase.beneath]
+        return [self.networks[index] for index in self.phase.frozen_loras]
 
     @property
     def _begun(self) -> int:
@@ -125,7 +125,7 @@ class Learner:
     def goal(self, turn: Turn) -> torch.Tensor:
         """The epsilon (1, 4, h, w) that the LoRA's prediction of a turn shall become."""
         if goal_of(turn, self.phase, self.pairs) is Goal.MODEL:
-            return self.references[turn]
+            return self.teacher[turn]
         latents = self.pairs[turn.pair].student(turn.direction).latents
         return turn_noise(turn, latents.shape).to(latents.device)
 

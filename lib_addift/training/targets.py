@@ -53,7 +53,7 @@ class _Answer:
     features: Features | None
 
 
-class References:
+class TeacherPredictions:
     """The frozen model's epsilon for each turn of `asked`, known a window of turns ahead.
 
     Windows are cut from the whole plan, so that a resumed run asks for the same batches. `batch_size` 0 chooses the
@@ -83,7 +83,7 @@ class References:
                 window = _Window(shape, tuple(alike[start : start + size]))
                 self._window_of.update(dict.fromkeys(window.turns, window))
 
-    def look_ahead(self, turns: Sequence[Turn]) -> None:
+    def prefetch(self, turns: Sequence[Turn]) -> None:
         """Ask for the windows of `turns` if they are not known. No LoRA may be attached.
 
         Of each size of pictures two windows are kept: the directions of a visit may lie on both sides of a border.

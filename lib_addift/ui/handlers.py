@@ -45,7 +45,7 @@ class Speaker(Protocol):
 S = TypeVar("S", bound=Speaker)
 
 
-def told_in(place: str) -> Callable[[Callable[[S, Values], Changes]], Callable[[S, Values], Changes]]:
+def report_errors_in(place: str) -> Callable[[Callable[[S, Values], Changes]], Callable[[S, Values], Changes]]:
     """The handler; what it refuses or fails to do becomes the sentence in `place`, then panels follow."""
 
     def wrap(handler: Callable[[S, Values], Changes]) -> Callable[[S, Values], Changes]:
@@ -66,7 +66,7 @@ def told_in(place: str) -> Callable[[Callable[[S, Values], Changes]], Callable[[
     return wrap
 
 
-_told = told_in("alert")
+_told = report_errors_in("alert")
 
 
 class Handlers:
@@ -193,26 +193,26 @@ class Handlers:
         """Fill the form with what the job on show was asked."""
         return self._filled(self._job().request)
 
-    @told_in("batch_alert")
+    @report_errors_in("batch_alert")
     def look_at_folder(self, values: Values) -> Changes:
         """Look at a folder of sets, with the settings of the form for all of them."""
         self.draft.alerts["batch_alert"] = ""
         self.batch.look(str(values["batch_folder"] or ""), self._settings(), overwrite=bool(values["batch_overwrite"]))
         return {}
 
-    @told_in("batch_alert")
+    @report_errors_in("batch_alert")
     def allow_overwriting(self, values: Values) -> Changes:
         """The permission was given or taken back: other sets of the folder on show can be trained now."""
         return self.look_at_folder(values) if self.batch.rows else {}
 
-    @told_in("batch_alert")
+    @report_errors_in("batch_alert")
     def train_all(self, values: Values) -> Changes:
         """Queue the sets on show that can be trained."""
         self.draft.alerts["batch_alert"] = ""
         self.batch.train(self._settings(), overwrite=bool(values["batch_overwrite"]))
         return {}
 
-    @told_in("queue_alert")
+    @report_errors_in("queue_alert")
     def act(self, values: Values) -> Changes:
         """A button in a row of the queue was pressed: 'retry 1234abcd'."""
         action, _, job = str(values["act"] or "").partition(" ")
@@ -226,13 +226,13 @@ class Handlers:
         filled = self._filled(self._job().request) if action == "repeat" else {}
         return {**filled, **self._test_fields()}
 
-    @told_in("queue_alert")
+    @report_errors_in("queue_alert")
     def pause(self, _values: Values) -> Changes:
         """Begin no further job."""
         self.jobs.pause()
         return {}
 
-    @told_in("queue_alert")
+    @report_errors_in("queue_alert")
     def resume(self, _values: Values) -> Changes:
         self.jobs.resume()
         return {}

@@ -102,7 +102,7 @@ def _buttons(job: Job, waiting: Sequence[Job]) -> str:
     elif job.is_running:
         buttons.append(_button(job, "stop", "Stop", "End it after the current step", is_off=job.is_stopping))
     elif job.state is not JobState.DONE:
-        goes_on = job.step > 0 and job.files.has_checkpoint
+        goes_on = job.step > 0 and job.files.has_resume_state
         buttons.append(_button(job, "retry", "Retry", "Go on where it stood" if goes_on else "Train it once more"))
         if goes_on:
             buttons.append(_button(job, "fresh", "From the start", "Train it once more from the first step"))

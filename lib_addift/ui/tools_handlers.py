@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lib_addift.ui import tools_view
-from lib_addift.ui.handlers import Changes, Handlers, Values, told_in
+from lib_addift.ui.handlers import Changes, Handlers, Values, report_errors_in
 
 
 class ToolHandlers:
@@ -12,7 +12,7 @@ class ToolHandlers:
     def __init__(self, handlers: Handlers) -> None:
         self.draft, self.panels, self.tools = handlers.draft, handlers.panels, handlers.tools
 
-    @told_in("tools_alert")
+    @report_errors_in("tools_alert")
     def choose_tool(self, values: Values) -> Changes:
         """Another operation was chosen: its fields come, others go."""
         self.draft.alerts["tools_alert"] = ""
@@ -20,14 +20,14 @@ class ToolHandlers:
         self.tools.keep(values)
         return {}
 
-    @told_in("tools_alert")
+    @report_errors_in("tools_alert")
     def look_at_loras(self, values: Values) -> Changes:
         """Look anew which LoRAs there are."""
         self.tools.keep(values)
         self.tools.look()
         return {"tools_loras": tools_view.chosen(self.tools)}
 
-    @told_in("tools_alert")
+    @report_errors_in("tools_alert")
     def use_tool(self, values: Values) -> Changes:
         """Begin the operation. The permission to overwrite is for this one only."""
         self.draft.alerts["tools_alert"] = ""

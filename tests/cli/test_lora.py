@@ -267,7 +267,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     modules = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
     network = LoraNetwork.create(modules, rank=2, alpha=0.1, seed=0)
     for layer in network.layers.values():
-        for parameter in layer.grown_parameters():
+        for parameter in layer.zero_init_parameters():
             parameter.data.normal_(generator=torch.Generator().manual_seed(1))
     return write(tmp_path / "small.safetensors", network.tensors())
 

@@ -18,7 +18,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
-from lib_addift.diffusion.memory import Thrift, fitting, free_bytes, in_parts, recomputing
+from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, in_parts, recomputing
 from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import names
@@ -32,14 +32,20 @@ from tests.hosts.test_patching import run
 from tests.support.fake_unet import UNetModel
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
-WAYS = [Thrift(5, False), Thrift(3, False), Thrift(2, False), Thrift(1, False), Thrift(1, True)]
+WAYS = [
+    MicroBatching(5, False),
+    MicroBatching(3, False),
+    MicroBatching(2, False),
+    MicroBatching(1, False),
+    MicroBatching(1, True),
+]
 
 
-def needs(thrift: Thrift, *, whole_unet: bool = False) -> int:
-    return thrift.needs(64 * 64, whole_unet=whole_unet, element_size=2)
+def needs(micro_batching: MicroBatching, *, whole_unet: bool = False) -> int:
+    return micro_batching.needs(64 * 64, whole_unet=whole_unet, element_size=2)
 
 
-def chosen(free: int | None) -> Thrift:
+def chosen(free: int | None) -> MicroBatching:
     return fitting(WAYS[0], free, 64 * 64, whole_unet=False, element_size=2)
 
 
@@ -47,16 +53,16 @@ def chosen(free: int | None) -> Thrift:
 
 
 def test_each_way_is_followed_by_one_that_needs_less() -> None:
-    assert [way.tighter() for way in WAYS] == [*WAYS[1:], None]
+    assert [way.smaller() for way in WAYS] == [*WAYS[1:], None]
     amounts = [needs(way) for way in WAYS]
     assert amounts == sorted(amounts, reverse=True)
     assert len(set(amounts)) == len(WAYS)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_fastest_way_that_fits_is_chosen(way: Thrift) -> None:
+def test_the_fastest_way_that_fits_is_chosen(way: MicroBatching) -> None:
     assert chosen(needs(way)) == way
-    assert chosen(needs(way) - 1) == (way.tighter() or way), "the last one is tried in any case"
+    assert chosen(needs(way) - 1) == (way.smaller() or way), "the last one is tried in any case"
 
 
 def test_without_knowledge_nothing_is_spared() -> None:
@@ -65,9 +71,9 @@ def test_without_knowledge_nothing_is_spared() -> None:
 
 
 def test_what_is_asked_for_is_the_least_thrift() -> None:
-    asked = Thrift(2, recomputes=True)
+    asked = MicroBatching(2, recomputes=True)
     assert fitting(asked, 10**12, 64 * 64, whole_unet=True, element_size=2) == asked
-    assert asked.tighter() == Thrift(1, recomputes=True)
+    assert asked.smaller() == MicroBatching(1, recomputes=True)
 
 
 def test_they_say_what_they_do() -> None:
@@ -118,7 +124,9 @@ def test_what_a_sample_needs_is_what_sd15s_unet_keeps(whole_unet: bool, monkeypa
         loss = unet(latents, torch.empty(1, device="meta"), cond).sample.float().square().mean()
     assert loss.requires_grad
     counted = sum(storage.nbytes() for storage in kept.values())
-    estimated = needs(Thrift(2, False), whole_unet=whole_unet) - needs(Thrift(1, False), whole_unet=whole_unet)
+    estimated = needs(MicroBatching(2, False), whole_unet=whole_unet) - needs(
+        MicroBatching(1, False), whole_unet=whole_unet
+    )
     assert 1.05 * counted < estimated < 1.2 * counted
 
 
@@ -276,5 +284,5 @@ def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch
 
 def test_lessons_with_more_samples_than_the_first_step_are_not_cut() -> None:
     plans = [[(1,)], [(1, 2, 3)]]
-    learner = SimpleNamespace(lessons=[SimpleNamespace(plan=plan) for plan in plans], config=TrainConfig())
-    assert lib_addift.training.loop._wished([learner, learner]) == Thrift(6, recomputes=False)  # type: ignore[list-item]
+    state = SimpleNamespace(lessons=[SimpleNamespace(plan=plan) for plan in plans], config=TrainConfig())
+    assert lib_addift.training.loop._wished([state, state]) == MicroBatching(6, recomputes=False)  # type: ignore[list-item]

@@ -24,11 +24,11 @@ from tests.support.fake_host import FakeHost
 SMALL = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "optimizer": "SGD", "mask": "off"}
 
 
-def start(host: FakeHost, seed: int, *, size: int = 64, watched: bool = True, **settings: Any) -> TrainingRun:
+def start(host: FakeHost, seed: int, *, size: int = 64, keep_snapshots: bool = True, **settings: Any) -> TrainingRun:
     """A run of its own on one of some pairs."""
     pictures = np.random.default_rng(seed).integers(0, 256, (2, size, 64, 3)).astype(np.uint8)
     config = TrainConfig.create(**{**SMALL, "seed": seed, **settings})
-    return TrainingRun(host, Request.of(*pictures, f"lora{seed}", config), watched=watched)
+    return TrainingRun(host, Request.of(*pictures, f"lora{seed}", config), keep_snapshots=keep_snapshots)
 
 
 def test_each_becomes_what_it_would_have_become_alone(tmp_path: Path) -> None:
@@ -58,8 +58,8 @@ def test_one_that_fails_is_told_of_and_the_others_finish(tmp_path: Path, monkeyp
 
     def prepared() -> Any:
         yield from prepare()
-        goal = diverging.learner.goal
-        monkeypatch.setattr(diverging.learner, "goal", lambda turn: float("nan") * goal(turn))
+        goal = diverging.state.goal
+        monkeypatch.setattr(diverging.state, "goal", lambda turn: float("nan") * goal(turn))
 
     monkeypatch.setattr(diverging, "prepare", prepared)
     monkeypatch.setattr(unsaved, "after_step", lambda *_: (1 / 0 for _ in "x"))
@@ -226,7 +226,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_gives_the_same_file(tmp_path: Path
     assert [checkpoint.step for checkpoint in kept] == [3, 6, 9]
     for checkpoint in kept:
         host = FakeHost(tmp_path / "second")
-        again = TrainingRun(host, first.request, watched=True, checkpoint=checkpoint)
+        again = TrainingRun(host, first.request, keep_snapshots=True, checkpoint=checkpoint)
         steps = [event.step for event in again.events() if isinstance(event, StepReport)]
         assert steps == list(range(checkpoint.step + 1, 10))
         ours, theirs = (run.results[0].path for run in (again, whole))

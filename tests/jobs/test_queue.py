@@ -211,7 +211,7 @@ def test_the_time_left_is_that_of_the_steps_so_far(jobs: Jobs, monkeypatch: pyte
     job, seen = jobs.submit(request(max_train_steps=4)), []
     clocked(monkeypatch, [100.0, 102.0, 104.0, 107.0])  # the first step, at 100, took long
     for event in [*(StepReport(step, 4, 0.1, 1e-4, 0) for step in range(1, 5)), Stage("saving")]:
-        job.take_down(event, lambda *_: seen.append((job.progress, job.seconds_left)))
+        job.record_event(event, lambda *_: seen.append((job.progress, job.seconds_left)))
     assert seen == [(0.25, None), (0.5, 4.0), (0.75, 2.0), (1.0, 0.0), (1.0, None)]
 
 

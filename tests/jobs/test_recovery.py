@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 
 def trained(lora_dir: Path, asked: Request) -> bytes:
     """The file of a run that nothing interrupts."""
-    run = TrainingRun(FakeHost(lora_dir), asked, watched=True)
+    run = TrainingRun(FakeHost(lora_dir), asked, keep_snapshots=True)
     for _ in run.events():
         pass
     return run.results[-1].path.read_bytes()
@@ -395,7 +395,7 @@ def test_a_job_from_before_a_restart_waits_for_its_model(tmp_path: Path, open_jo
 
 def test_a_kept_step_can_be_saved_after_a_restart(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
     asked = request(preview_every=1)
-    run = TrainingRun(FakeHost(tmp_path / "expected"), asked, watched=True)
+    run = TrainingRun(FakeHost(tmp_path / "expected"), asked, keep_snapshots=True)
     for events in (run.events(), run.keep(2)):
         list(events)
     jobs = open_jobs()
@@ -537,7 +537,7 @@ def test_a_failed_job_is_retried_from_its_last_checkpoint_or_from_the_start(
     assert sum("step" in text for text in host.reported) == (4 if fresh else 2)
     assert [kept.step for kept in job.snapshots] == [2, 4]
     assert job.results[-1].path.read_bytes() == trained(tmp_path / "expected", asked)
-    assert not job.files.has_checkpoint, "a job that is done needs it no more"
+    assert not job.files.has_resume_state, "a job that is done needs it no more"
 
 
 def test_what_cannot_be_retried(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:

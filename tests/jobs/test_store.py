@@ -18,7 +18,7 @@ from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.jobs.files import JobFiles, without_shared_mask
 from lib_addift.jobs.store import JobStore, is_job_id
-from lib_addift.training.events import Checkpoint, Request, Result, Snapshot
+from lib_addift.training.events import Request, Result, ResumeState, Snapshot
 
 ORIGINAL, TARGET = (world.draw(world.Face(eyes=eyes)) for eyes in ("open", "closed"))
 
@@ -243,14 +243,14 @@ def test_a_result_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_what_it_was(files: JobFiles) -> None:
-    assert (files.checkpoint(), files.has_checkpoint) == (None, False)
-    learner = {"step": 3, "parameters": [torch.randn(2)], "optimizer": {"state": {0: {"step": 1.0}}}, "rng": None}
+    assert (files.checkpoint(), files.has_resume_state) == (None, False)
+    state = {"step": 3, "parameters": [torch.randn(2)], "optimizer": {"state": {0: {"step": 1.0}}}, "rng": None}
     for step in (2, 3):
-        files.put_checkpoint(Checkpoint(step, 0.5, learner))
+        files.put_resume_state(ResumeState(step, 0.5, state))
     kept = files.checkpoint()
     assert kept is not None
-    assert (kept.step, kept.train_seconds, kept.learner["optimizer"]) == (3, 0.5, learner["optimizer"])
-    assert torch.equal(kept.learner["parameters"][0], learner["parameters"][0])  # type: ignore[index]
+    assert (kept.step, kept.train_seconds, kept.state["optimizer"]) == (3, 0.5, state["optimizer"])
+    assert torch.equal(kept.state["parameters"][0], state["parameters"][0])  # type: ignore[index]
     data = (files.folder / "checkpoint.safetensors").read_bytes()
     for broken in (b"", data[: len(data) // 2], b"x" * 100):
         (files.folder / "checkpoint.safetensors").write_bytes(broken)
@@ -261,10 +261,10 @@ def test_a_checkpoint_is_what_it_was(files: JobFiles) -> None:
 def test_files_are_forgotten_by_kind(files: JobFiles) -> None:
     files.put_request(Request.of(ORIGINAL, TARGET, "blink", TrainConfig()))
     files.put_snapshot(Snapshot(1, {"a": torch.zeros(1)}, ORIGINAL))
-    files.put_checkpoint(Checkpoint(1, 0.0, {}))
+    files.put_resume_state(ResumeState(1, 0.0, {}))
     size = files.kept_bytes()
     files.forget(steps=False)
-    assert not files.has_checkpoint
+    assert not files.has_resume_state
     assert 0 < files.kept_bytes() < size
     files.forget()
     assert files.kept_bytes() == 0
@@ -277,4 +277,4 @@ def test_a_disk_that_is_full_is_told_in_a_sentence(files: JobFiles, monkeypatch:
 
     monkeypatch.setattr("lib_addift.files._write", write)
     with pytest.raises(JobError, match="cannot be written .No space left on device.: make room"):
-        files.put_checkpoint(Checkpoint(1, 0.0, {}))
+        files.put_resume_state(ResumeState(1, 0.0, {}))

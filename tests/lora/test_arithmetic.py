@@ -518,7 +518,7 @@ def test_files_are_read_one_layer_at_a_time(tmp_path: Path, monkeypatch: pytest.
         alive[:] = [each for each in alive if each() is not None]
         most[kind] = max(most[kind], len(alive))
 
-    def watched(self: FileSource, layer: str) -> Tensors:
+    def keep_snapshots(self: FileSource, layer: str) -> Tensors:
         found = read(self, layer)
         count("tensors", list(found.values()))
         return found
@@ -528,7 +528,7 @@ def test_files_are_read_one_layer_at_a_time(tmp_path: Path, monkeypatch: pytest.
         count("factors", [found.up, found.down])
         return found
 
-    monkeypatch.setattr(FileSource, "tensors", watched)
+    monkeypatch.setattr(FileSource, "tensors", keep_snapshots)
     monkeypatch.setattr(arithmetic, "read_factors", watched_factors)
     made = average(paths, Output(tmp_path / "mean.safetensors"), Size(rank=2))
     assert made.layers == 40

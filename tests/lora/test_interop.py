@@ -146,7 +146,7 @@ def test_other_kinds_merged_as_the_webuis_merge_them_draw_the_same(
     network = LoraNetwork.create(modules, rank=RANK, alpha=ALPHA, seed=0, **OTHER_KINDS[kind])
     generator = torch.Generator().manual_seed(1)
     for layer in network.layers.values():
-        for parameter in layer.grown_parameters():
+        for parameter in layer.zero_init_parameters():
             parameter.data.normal_(0, 0.08, generator=generator)
         if kind == "DoRA":
             layer.dora_scale.data *= 1 + 0.02 * torch.randn(layer.dora_scale.shape, generator=generator)

@@ -153,12 +153,12 @@ def test_it_starts_as_nothing_and_everything_can_learn(kind: str, layer: str) ->
         optimizer.zero_grad()
         (output - plain.roll(1, 0)).square().mean().backward()
         learns = {name for name, p in network.layers["x"].named_parameters() if p.grad.any()}
-        grown = {id(p) for p in network.layers["x"].grown_parameters()}
+        grown = {id(p) for p in network.layers["x"].zero_init_parameters()}
         zero = {name for name, p in network.layers["x"].named_parameters() if id(p) in grown}
         assert zero
         if step == 0:
             assert zero <= learns
-            assert all(not p.any() for p in network.layers["x"].grown_parameters())
+            assert all(not p.any() for p in network.layers["x"].zero_init_parameters())
         else:
             assert learns == {name for name, _ in network.layers["x"].named_parameters()}
         optimizer.step()

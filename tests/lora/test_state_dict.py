@@ -13,10 +13,10 @@ from torch import nn
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.errors import LoraFileError
-from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
+from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.training.events import Checkpoint, Request
+from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint
@@ -266,7 +266,7 @@ SETTINGS = {
 def start(host: FakeHost, checkpoint: Checkpoint | None = None, **settings: Any) -> TrainingRun:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     request = Request.of(*pictures, "blink", TrainConfig.create(**{**SETTINGS, **settings}), overwrite=True)
-    return TrainingRun(host, request, watched=True, checkpoint=checkpoint)
+    return TrainingRun(host, request, keep_snapshots=True, checkpoint=checkpoint)
 
 
 @every_kind
@@ -290,7 +290,7 @@ def test_a_training_with_dropout_that_is_resumed_ends_bit_by_bit_the_same(tmp_pa
     settings = {**KINDS[kind], "dropout": 0.3, "lora_plus_ratio": 4.0, "max_train_steps": 12, "preview_every": 4}
     whole = start(FakeHost(tmp_path), **settings)
     kept = [event for event in whole.events() if isinstance(event, Checkpoint)]
-    resumed = start(FakeHost(tmp_path), read_checkpoint(checkpoint_bytes(kept[0])), **settings)
+    resumed = start(FakeHost(tmp_path), read_resume_state(resume_bytes(kept[0])), **settings)
     list(resumed.events())
     assert kept[0].step == 4
     assert all(torch.equal(tensor, resumed.learnt[key]) for key, tensor in whole.learnt.items())

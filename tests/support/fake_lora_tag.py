@@ -110,7 +110,7 @@ class WebUI:
         network = LoraNetwork.create(modules, rank=2, alpha=2.0, seed=seed, **(kind or {}))
         generator = torch.Generator().manual_seed(seed)
         for layer in network.layers.values():
-            for parameter in layer.grown_parameters():
+            for parameter in layer.zero_init_parameters():
                 parameter.data.normal_(generator=generator)
         save_file(network.tensors() | extra, self.folder / f"{name}.safetensors")
         return network.requires_grad_(False)

@@ -180,7 +180,7 @@ def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings:
 
     config = TrainConfig.create(**{"max_train_steps": 6, "sampling_steps": 3, "preview_every": 2, **settings})
     sources = tuple(source(number) for number in range(pairs))
-    training = TrainingRun(CountingHost(tmp_path), Request(sources, "blink", config), watched=True)
+    training = TrainingRun(CountingHost(tmp_path), Request(sources, "blink", config), keep_snapshots=True)
     list(training.events())
     tried = len(training.results[0].round_trip.curve)
     assert tried > WEIGHTS_TRIED

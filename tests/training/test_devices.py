@@ -40,7 +40,7 @@ def host_on(device: str, folder: Path, precision: str = "fp32") -> StandaloneHos
 def train(host: Any, pairs: int = 1, **settings: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The file's tensors, and what the steps' notes say."""
     config = TrainConfig.create(**{**SMALL, **settings})
-    training = TrainingRun(host, Request(SOURCES[:pairs], "blink", config), watched=False)
+    training = TrainingRun(host, Request(SOURCES[:pairs], "blink", config), keep_snapshots=False)
     notes = {event.note for event in training.events() if isinstance(event, StepReport)}
     return read_lora(training.results[0].path)[0], notes
 
@@ -126,7 +126,9 @@ def test_two_loras_learn_at_once_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     skip_proof_and_pictures(monkeypatch)
 
     def both(host: StandaloneHost) -> list[dict[str, torch.Tensor]]:
-        runs = [TrainingRun(host, Request((s,), s.name, TrainConfig.create(**SMALL)), watched=False) for s in SOURCES]
+        runs = [
+            TrainingRun(host, Request((s,), s.name, TrainConfig.create(**SMALL)), keep_snapshots=False) for s in SOURCES
+        ]
         assert not [said for _, said in train_runs(runs) if isinstance(said, Exception)]
         return [read_lora(run.results[0].path)[0] for run in runs]
 
@@ -145,7 +147,7 @@ def test_as_many_at_once_as_the_gpu_has_room_for(
 ) -> None:
     pictures = [np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 9, np.uint8)]
     request = Request((PairSource(*pictures, name="pair"),), "pair", TrainConfig.create(blocks=blocks))
-    run = TrainingRun(FakeHost(tmp_path), request, watched=False)
+    run = TrainingRun(FakeHost(tmp_path), request, keep_snapshots=False)
     with fake_gpu(free=free * 2**30):
         assert room_for(run) == count
 

@@ -17,7 +17,7 @@ from lib_addift.training.events import Request
 from lib_addift.training.plan import make_plan
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from lib_addift.training.targets import References
+from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_unet import CONTEXT, UNetModel
 from tests.training.test_loop import pair_of
 
@@ -111,11 +111,11 @@ def test_a_host_that_goes_around_its_blocks_gives_no_features() -> None:
 def test_only_two_windows_are_known_at_a_time(host: StandaloneHost, tmp_path: Path) -> None:
     config = TrainConfig.create(max_train_steps=40, directions="alternate")
     plan = make_plan(config)
-    references = References(host, [pair_of(host, config, 1)], plan, 3, shares_encoder=True)  # type: ignore[arg-type]
+    teacher = TeacherPredictions(host, [pair_of(host, config, 1)], plan, 3, shares_encoder=True)  # type: ignore[arg-type]
     for turns in plan:
-        references.look_ahead(turns)
-        assert sum(turn in window for turn in turns for window in references._known.values()) == 1
-        assert len(references._known) <= 2
-        assert all(references.student_features(turn) is not None for turn in plan[0] if turns is plan[1])
+        teacher.prefetch(turns)
+        assert sum(turn in window for turn in turns for window in teacher._known.values()) == 1
+        assert len(teacher._known) <= 2
+        assert all(teacher.student_features(turn) is not None for turn in plan[0] if turns is plan[1])
     with pytest.raises(KeyError):
-        references[plan[0][0]]
+        teacher[plan[0][0]]

@@ -11,16 +11,16 @@ from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
-from lib_addift.jobs.resume_file import checkpoint_bytes, read_checkpoint
+from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.training.events import Checkpoint
+from lib_addift.training.events import ResumeState
 from lib_addift.training.lessons import asked_turns, make_lessons
 from lib_addift.training.loop import train, train_together
 from lib_addift.training.methods import method_of
 from lib_addift.training.optimizer import LossScale, rate_at
 from lib_addift.training.plan import Turn, make_plan
-from lib_addift.training.state import Learner, StepReport
-from lib_addift.training.targets import References
+from lib_addift.training.state import StepReport, TrainState
+from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
@@ -32,15 +32,15 @@ def run(
     host = host or FakeHost()
     pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
     pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
-    learner = make_learner(host, [pair], config)
-    return learner.network, list(train(host, learner))
+    state = make_learner(host, [pair], config)
+    return state.network, list(train(host, state))
 
 
-def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> Learner:
+def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> TrainState:
     lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
-    references = References(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
+    teacher = TeacherPredictions(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
     networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
-    return Learner(host, networks, lessons=lessons, pairs=pairs, references=references, config=config)
+    return TrainState(host, networks, lessons=lessons, pairs=pairs, teacher=teacher, config=config)
 
 
 def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
@@ -50,10 +50,10 @@ def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
 
 def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Turn, torch.Tensor]:
     plan, known = make_plan(config), {}
-    references = References(host, [pair], plan, config.reference_batch_size)
+    teacher = TeacherPredictions(host, [pair], plan, config.reference_batch_size)
     for turns in plan:
-        references.look_ahead(turns)
-        known |= {turn: references[turn] for turn in turns}
+        teacher.prefetch(turns)
+        known |= {turn: teacher[turn] for turn in turns}
     return known
 
 
@@ -88,9 +88,9 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=50)
     before = {key: value.clone() for key, value in host.unet.state_dict().items()}
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
-    learner = make_learner(host, [pair], config)
+    state = make_learner(host, [pair], config)
     calls = host.calls
-    steps = train(host, learner)
+    steps = train(host, state)
     assert [next(steps).step for _ in range(3)] == [1, 2, 3]
     steps.close()
     assert host.calls == calls + 1 + 3, "all references at once, then the student, once a step"
@@ -147,8 +147,8 @@ def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, t
     ]
     pairs = [[pair_of(host, config, n)] for n, config in enumerate(configs)]
     alone = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
-    for learner in alone:
-        list(train(host, learner))
+    for state in alone:
+        list(train(host, state))
     together = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     calls = host.calls
     rounds = list(train_together(host, together))
@@ -182,10 +182,10 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=1, batch_size=2)
     pairs = [pair_of(host, config, 1), pair_of(host, config, 2, size=128, weight=3.0)]
     mixed = next(train(host, make_learner(host, pairs, config)))
-    learner = make_learner(host, pairs, config)
+    state = make_learner(host, pairs, config)
     single = []
     for number, pair in enumerate(pairs):
-        turns = tuple(turn for turn in learner.turns if turn.pair == number)
+        turns = tuple(turn for turn in state.turns if turn.pair == number)
         other = make_learner(host, pairs, config)
         other.lessons = [dataclasses.replace(other.lessons[0], plan=(turns,))]
         single.append(next(train(host, other)).loss)
@@ -206,11 +206,11 @@ def test_a_restored_learner_goes_on_to_the_same_bits(optimizer: str) -> None:
     steps = train(host, first)
     for _ in range(5):
         next(steps)
-    data = checkpoint_bytes(Checkpoint(5, 1.5, first.state()))
-    kept = read_checkpoint(data)
+    data = resume_bytes(ResumeState(5, 1.5, first.state()))
+    kept = read_resume_state(data)
     assert (kept.step, kept.train_seconds) == (5, 1.5)
     second = make_learner(host, [pair], config)
-    second.restore(kept.learner)
+    second.restore(kept.state)
     assert [report.loss for report in train(host, second)] == losses[5:]
     ours, theirs = whole.network.tensors(), second.network.tensors()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -23,8 +23,8 @@ from lib_addift.training.loop import train
 from lib_addift.training.methods import Goal, is_simple, method_of
 from lib_addift.training.plan import Direction, turn_noise
 from lib_addift.training.run import TrainingRun
-from lib_addift.training.state import Learner
-from lib_addift.training.targets import References, noisy_batch
+from lib_addift.training.state import TrainState
+from lib_addift.training.targets import TeacherPredictions, noisy_batch
 from tests.support.fake_host import FakeHost
 from tests.training.test_loop import make_learner
 
@@ -36,11 +36,11 @@ def pairs_of(host: FakeHost, config: TrainConfig, count: int = 1) -> list[Latent
     return [encode_pair(host, ImagePair(*pair, mask=None), config) for pair in pictures]
 
 
-def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, Learner]:
+def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, TrainState]:
     host = FakeHost()
-    learner = make_learner(host, pairs_of(host, config, count), config)
-    list(train(host, learner))
-    return host, learner
+    state = make_learner(host, pairs_of(host, config, count), config)
+    list(train(host, state))
+    return host, state
 
 
 def delta(network: LoraNetwork) -> dict[str, torch.Tensor]:
@@ -66,8 +66,8 @@ def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
     config = TrainConfig.create(method=method, **QUICK)
     host = FakeHost()
     (pair,) = pairs_of(host, config)
-    learner = make_learner(host, [pair], config)
-    turns = learner.turns
+    state = make_learner(host, [pair], config)
+    turns = state.turns
     assert [turn.direction for turn in turns] == [Direction.FORWARD, Direction.REVERSE][
         : 2 if method == "slider" else 1
     ]
@@ -77,8 +77,8 @@ def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
         with torch.no_grad():
             predicted = host.predict_noise(noisy, timesteps, cond)  # a fresh LoRA changes nothing
         losses.append((predicted - turn_noise(turn, pair.target.latents.shape)).square().mean())
-    assert asked_turns(learner.lessons, [pair]) == ((),) * 4, "the frozen model is asked nothing"
-    assert next(train(host, learner)).loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+    assert asked_turns(state.lessons, [pair]) == ((),) * 4, "the frozen model is asked nothing"
+    assert next(train(host, state)).loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
 def test_a_slider_pulls_both_ways() -> None:
@@ -95,19 +95,19 @@ def test_lora_sees_the_targets_only() -> None:
     other = LatentPair(pair.target, pair.target, None)
     results = []
     for each in (pair, other):
-        learner = make_learner(host, [each], config)
-        list(train(host, learner))
-        results.append(delta(learner.network))
+        state = make_learner(host, [each], config)
+        list(train(host, state))
+        results.append(delta(state.network))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
     config = TrainConfig.create(method="copier", first_train_steps=6, **QUICK)
-    host, learner = learnt(config)
-    first, second = learner.networks
-    assert learner.total == 10
-    assert method_of(config).result(learner.networks) is second
-    pair = learner.pairs[0]
+    host, state = learnt(config)
+    first, second = state.networks
+    assert state.total == 10
+    assert method_of(config).result(state.networks) is second
+    pair = state.pairs[0]
     alone = make_learner(host, [pair], TrainConfig.create(method="lora", **QUICK))
     list(train(host, alone))
     assert not torch.allclose(delta(second)[name := next(iter(delta(second)))], delta(alone.network)[name])
@@ -131,13 +131,13 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
 
 def test_the_residual_is_the_target_less_the_original_exactly() -> None:
     config = TrainConfig.create(method="residual", **QUICK)
-    host, learner = learnt(config)
-    originals, targets = map(delta, learner.networks)
-    whole = method_of(config).result(learner.networks)
+    host, state = learnt(config)
+    originals, targets = map(delta, state.networks)
+    whole = method_of(config).result(state.networks)
     assert {layer.rank for layer in whole.layers.values()} == {4}
     for name, change in delta(whole).items():
         assert torch.allclose(change, targets[name] - originals[name], atol=1e-6)
-    plain = make_learner(host, list(learner.pairs), TrainConfig.create(method="lora", **QUICK))
+    plain = make_learner(host, list(state.pairs), TrainConfig.create(method="lora", **QUICK))
     list(train(host, plain))
     for name, change in delta(plain.network).items():
         assert torch.equal(change, targets[name]), "each is learnt alone"
@@ -145,13 +145,13 @@ def test_the_residual_is_the_target_less_the_original_exactly() -> None:
 
 def test_differential_averages_over_pairs_that_each_have_their_own() -> None:
     config = TrainConfig.create(method="differential", first_train_steps=3, **QUICK)
-    _, learner = learnt(config, count=3)
-    assert (len(learner.networks), learner.total) == (6, 3 * 7)
-    for index, lesson in enumerate(learner.lessons):
+    _, state = learnt(config, count=3)
+    assert (len(state.networks), state.total) == (6, 3 * 7)
+    for index, lesson in enumerate(state.lessons):
         assert {turn.pair for turns in lesson.plan for turn in turns} == {index // 2}
-    mean = delta(method_of(config).result(learner.networks))
+    mean = delta(method_of(config).result(state.networks))
     for name, change in mean.items():
-        parts = [delta(network)[name] for network in learner.networks[1::2]]
+        parts = [delta(network)[name] for network in state.networks[1::2]]
         assert torch.allclose(change, torch.stack(parts).mean(dim=0), atol=1e-6)
 
 
@@ -182,15 +182,15 @@ def test_self_regularisation_keeps_unrelated_predictions() -> None:
         )
         host = FakeHost()
         pairs = pairs_of(host, config)
-        companions = unrelated_pairs(host, pairs[0], TrainConfig.create(self_regularisation=weight or 1.0, seed=99))
+        regularisation = unrelated_pairs(host, pairs[0], TrainConfig.create(self_regularisation=weight or 1.0, seed=99))
         trained = [*pairs, *(unrelated_pairs(host, pairs[0], config) if weight else [])]
-        learner = make_learner(host, trained, config)
-        assert learner.visits == 1
-        assert len(learner.turns) == (2 if weight else 1)
+        state = make_learner(host, trained, config)
+        assert state.visits == 1
+        assert len(state.turns) == (2 if weight else 1)
         plain = make_lessons(config, method_of(config).phases(config, 1), pairs)[0].plan
-        assert all(turns[0] == own[0] for turns, own in zip(learner.lessons[0].plan, plain, strict=True))
-        list(train(host, learner))
-        moved[weight] = _moved(host, learner.network, companions)
+        assert all(turns[0] == own[0] for turns, own in zip(state.lessons[0].plan, plain, strict=True))
+        list(train(host, state))
+        moved[weight] = _moved(host, state.network, regularisation)
     assert moved[30.0] < 0.5 * moved[0.0]
 
 
@@ -236,7 +236,9 @@ def pictures(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_a_file(method: str, tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
-    run = TrainingRun(host, Request.of(*pictures(), "made", TrainConfig.create(method=method, **QUICK)), watched=True)
+    run = TrainingRun(
+        host, Request.of(*pictures(), "made", TrainConfig.create(method=method, **QUICK)), keep_snapshots=True
+    )
     events = list(run.events())
     (result,) = run.results
     _, metadata = read_lora(result.path)
@@ -348,9 +350,9 @@ def test_the_text_encoder_learns_at_its_own_rate() -> None:
         network = LoraNetwork.create({**modules, **text_layers(host)}, rank=2, alpha=2.0, seed=1)
         pairs = pairs_of(host, config)
         lessons = make_lessons(config, method_of(config).phases(config, 1), pairs)
-        references = References(host, pairs, asked_turns(lessons, pairs))
-        learner = Learner(host, [network], lessons=lessons, pairs=pairs, references=references, config=config)
-        next(train(host, learner))
+        teacher = TeacherPredictions(host, pairs, asked_turns(lessons, pairs))
+        state = TrainState(host, [network], lessons=lessons, pairs=pairs, teacher=teacher, config=config)
+        next(train(host, state))
         return {name: float(layer.lora_up.detach().norm()) for name, layer in network.layers.items()}
 
     slow, fast = grown(0.25), grown(1.0)

@@ -24,7 +24,7 @@ from lib_addift.evaluation.round_trip import _NEARLY, WEIGHTS_TRIED, RoundTrip, 
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.names import kohya
 from lib_addift.lora.network import LoraLayer, LoraNetwork
-from lib_addift.training.events import Checkpoint, Event, Request, Snapshot
+from lib_addift.training.events import Event, Request, ResumeState, Snapshot
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint
@@ -36,10 +36,12 @@ SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2, "layers": LAYER_K
 
 
 def start(
-    host: FakeHost, name: str = "blink", *, overwrite: bool = False, watched: bool = False, **settings: Any
+    host: FakeHost, name: str = "blink", *, overwrite: bool = False, keep_snapshots: bool = False, **settings: Any
 ) -> TrainingRun:
     config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(host, Request.of(ORIGINAL, TARGET, name, config, overwrite=overwrite), watched=watched)
+    return TrainingRun(
+        host, Request.of(ORIGINAL, TARGET, name, config, overwrite=overwrite), keep_snapshots=keep_snapshots
+    )
 
 
 def finish(host: FakeHost, name: str = "blink", **options: Any) -> TrainingRun:
@@ -53,7 +55,7 @@ def files(folder: Path) -> list[str]:
 
 
 def label(event: Event) -> str:
-    if isinstance(event, (Snapshot, Checkpoint)):
+    if isinstance(event, (Snapshot, ResumeState)):
         return f"{'kept' if isinstance(event, Snapshot) else 'checkpoint'} {event.step}"
     return f"step {event.step}" if isinstance(event, StepReport) else event.text
 
@@ -201,7 +203,7 @@ def test_closing_the_events_restores_the_model(tmp_path: Path, where: str) -> No
 
 
 def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -> None:
-    run = start(FakeHost(tmp_path), watched=True, max_train_steps=5, preview_every=2, reference_batch_size=10)
+    run = start(FakeHost(tmp_path), keep_snapshots=True, max_train_steps=5, preview_every=2, reference_batch_size=10)
     events = list(run.events())
     assert [label(event) for event in events] == [
         "encoding the pictures",
@@ -216,9 +218,9 @@ def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -
     assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"], "nothing is saved by itself"
 
 
-@pytest.mark.parametrize(("watched", "every"), [(True, 0), (False, 1)])
-def test_a_run_that_is_not_to_be_watched_keeps_nothing(tmp_path: Path, watched: bool, every: int) -> None:
-    run = start(FakeHost(tmp_path), watched=watched, preview_every=every)
+@pytest.mark.parametrize(("keep_snapshots", "every"), [(True, 0), (False, 1)])
+def test_a_run_that_is_not_to_be_watched_keeps_nothing(tmp_path: Path, keep_snapshots: bool, every: int) -> None:
+    run = start(FakeHost(tmp_path), keep_snapshots=keep_snapshots, preview_every=every)
     assert not [event for event in run.events() if isinstance(event, Snapshot)]
     assert run.snapshots == {}
 
@@ -239,7 +241,9 @@ def test_no_more_than_thirty_steps_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int, kept: list[int]
 ) -> None:
     monkeypatch.setattr(lib_addift.training.run, "preview_strip", lambda *_: Image.new("RGB", (5 * 64, 64)))
-    run = start(FakeHost(tmp_path), watched=True, max_train_steps=steps, preview_every=every, layers="convolutions")
+    run = start(
+        FakeHost(tmp_path), keep_snapshots=True, max_train_steps=steps, preview_every=every, layers="convolutions"
+    )
     list(run.events())
     assert list(run.snapshots) == kept
     assert len(kept) <= 30
@@ -248,16 +252,16 @@ def test_no_more_than_thirty_steps_are_kept(
 @pytest.mark.parametrize("prompt", ["", "a face"])
 def test_watching_does_not_change_what_is_learnt(tmp_path: Path, prompt: str) -> None:
     contents = []
-    for watched in (False, True):
-        folder = tmp_path / f"{watched}"
-        run = finish(FakeHost(folder), watched=watched, max_train_steps=7, preview_every=1, prompt=prompt)
-        assert len(run.snapshots) == 7 * watched
+    for keep_snapshots in (False, True):
+        folder = tmp_path / f"{keep_snapshots}"
+        run = finish(FakeHost(folder), keep_snapshots=keep_snapshots, max_train_steps=7, preview_every=1, prompt=prompt)
+        assert len(run.snapshots) == 7 * keep_snapshots
         contents.append([path.read_bytes() for path in sorted(folder.iterdir())])
     assert contents[0] == contents[1]
 
 
 def test_a_snapshot_is_the_lora_of_its_step_and_stays_it(tmp_path: Path) -> None:
-    whole = finish(FakeHost(tmp_path), watched=True, preview_every=1)
+    whole = finish(FakeHost(tmp_path), keep_snapshots=True, preview_every=1)
     for step in (1, 2, 3):
         run = start(FakeHost(tmp_path / f"{step}"))
         for event in run.events():
@@ -271,7 +275,7 @@ def test_a_snapshot_is_the_lora_of_its_step_and_stays_it(tmp_path: Path) -> None
 
 
 def test_the_strip_of_a_snapshot_is_drawn_with_the_lora_of_that_step(tmp_path: Path) -> None:
-    run = finish(FakeHost(tmp_path), watched=True, preview_every=1, calibrate=False, learning_rate=0.01)
+    run = finish(FakeHost(tmp_path), keep_snapshots=True, preview_every=1, calibrate=False, learning_rate=0.01)
     one, _, three = (np.asarray(snapshot.strip) for snapshot in run.snapshots.values())
     assert np.array_equal(three, np.asarray(run.results[0].strip)), "without calibration the last one is the result's"
     assert not np.array_equal(one, three)
@@ -284,7 +288,7 @@ def test_training_time_is_that_of_the_steps_and_their_references(
 ) -> None:
     host = FakeHost(tmp_path)
     monkeypatch.setattr(lib_addift.training.run, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
-    run = finish(host, watched=True, max_train_steps=4, preview_every=1, save_every=2)
+    run = finish(host, keep_snapshots=True, max_train_steps=4, preview_every=1, save_every=2)
     assert [(result.steps, result.train_seconds) for result in run.results] == [(2, 1 + 2.0), (4, 1 + 4.0)]
     assert host.calls > 30, "the proof and the strips are most of the work here"
 
@@ -292,7 +296,7 @@ def test_training_time_is_that_of_the_steps_and_their_references(
 def test_a_kept_step_is_proved_and_saved_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     before = fingerprint(host.unet)
-    run = finish(host, watched=True, preview_every=1, save_precision="fp32", calibrate=False)
+    run = finish(host, keep_snapshots=True, preview_every=1, save_precision="fp32", calibrate=False)
     assert [event.text for event in run.keep(2)] == ["proving it: the round trip", "drawing the preview", "saving"]
     kept = run.results[-1]
     assert (kept.path.name, kept.steps, kept.tag) == ("blink-step2.safetensors", 2, "<lora:blink-step2:1>")
@@ -305,7 +309,7 @@ def test_a_kept_step_is_proved_and_saved_and_leaves_the_model_as_it_was(tmp_path
 
 
 def test_a_step_that_was_not_kept_cannot_be_saved(tmp_path: Path) -> None:
-    run = start(FakeHost(tmp_path), watched=True, max_train_steps=5, preview_every=2)
+    run = start(FakeHost(tmp_path), keep_snapshots=True, max_train_steps=5, preview_every=2)
     for step in (None, 2):
         with pytest.raises(TrainingError):
             list(run.keep(step))
@@ -317,7 +321,7 @@ def test_a_step_that_was_not_kept_cannot_be_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["proving it: the round trip", "drawing the preview", "kept 3"])
 def test_a_run_that_is_stopped_at_its_end_can_be_kept(tmp_path: Path, where: str) -> None:
-    run = start(FakeHost(tmp_path), watched=True, preview_every=1)
+    run = start(FakeHost(tmp_path), keep_snapshots=True, preview_every=1)
     for event in run.events():
         if label(event) == where:
             run.stop()
@@ -328,7 +332,7 @@ def test_a_run_that_is_stopped_at_its_end_can_be_kept(tmp_path: Path, where: str
 
 def test_the_model_must_be_the_one_of_the_start(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
-    run = finish(host, watched=True, preview_every=1)
+    run = finish(host, keep_snapshots=True, preview_every=1)
     late = start(host, "late")
     calls, host.model_title = host.calls, "other.safetensors"
     for work in (late.events(), run.keep(2), run.keep()):

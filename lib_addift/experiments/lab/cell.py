@@ -94,9 +94,9 @@ def _train(host: Host, cell: Cell, config: TrainConfig) -> tuple[Result, list[Ke
     kept: list[Kept] = []
     begun = time.process_time()  # of this process: others on the machine do not count
     for event in run.events():
-        if isinstance(event, StepReport) and event.step in marks and run.learner.has_result:
+        if isinstance(event, StepReport) and event.step in marks and run.state.has_result:
             seconds = time.process_time() - begun
-            kept.append(Kept(event.step, seconds, method_of(config).result(run.learner.networks).tensors()))
+            kept.append(Kept(event.step, seconds, method_of(config).result(run.state.networks).tensors()))
     return run.results[-1], kept
 
 

@@ -152,8 +152,8 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _best(summary: Summary, task: str, column: Column) -> list[str]:
     """The variants with the best mean, of those that learn the task: one that learns nothing disturbs nothing."""
-    learners = [v for v in summary.cells[task] if v != "words" and summary.learnt(task, v)]
-    means = {v: column.better * mean for v in learners if (mean := summary.mean(task, v, column.key)) is not None}
+    states = [v for v in summary.cells[task] if v != "words" and summary.learnt(task, v)]
+    means = {v: column.better * mean for v in states if (mean := summary.mean(task, v, column.key)) is not None}
     return [variant for variant, mean in means.items() if mean == max(means.values())]
 
 

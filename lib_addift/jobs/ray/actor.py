@@ -17,7 +17,7 @@ import torch
 
 from lib_addift.errors import HostError
 from lib_addift.files import replace_files
-from lib_addift.training.events import Checkpoint, Event, Request, Result
+from lib_addift.training.events import Event, Request, Result, ResumeState
 from lib_addift.training.run import TrainingRun
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Order:
     job: str  # id
     request: Request  # with pictures, not paths
     taken: tuple[str, ...]  # names of unfinished LoRAs of other jobs, which are in the LoRA folder already
-    checkpoint: Checkpoint | None  # where it goes on
+    checkpoint: ResumeState | None  # where it goes on
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ class Worker:
             self._host.lora_dir = Path(folder)
             for name in order.taken:
                 (Path(folder) / f"{name}.safetensors").touch()
-            run = TrainingRun(self._host, order.request, watched=True, checkpoint=order.checkpoint)
+            run = TrainingRun(self._host, order.request, keep_snapshots=True, checkpoint=order.checkpoint)
             sent = 0  # results
             with closing(run.events()) as events:
                 for event in events:

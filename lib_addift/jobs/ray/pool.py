@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_addift.errors import AddiftError, HostError
 from lib_addift.jobs.ray.actor import Learnt, Order, Written
-from lib_addift.training.events import Checkpoint, Event
+from lib_addift.training.events import Event, ResumeState
 
 if TYPE_CHECKING:
     from lib_addift.jobs.queue import Job
@@ -162,9 +162,9 @@ class Shift:
         if isinstance(said, Written):
             self._runner.put(said, task.job)
         elif isinstance(said, Learnt):
-            task.job.run.adopt(said.step, said.train_seconds, said.tensors)
+            task.job.run.set_partial_result(said.step, said.train_seconds, said.tensors)
         else:
-            if isinstance(said, Checkpoint):
+            if isinstance(said, ResumeState):
                 task.order = replace(task.order, checkpoint=said)
             yield task.job, said
 

@@ -33,4 +33,4 @@ def total_steps(config: TrainConfig, pairs: int) -> int:
 def is_simple(config: TrainConfig) -> bool:
     """Whether training teaches one plain LoRA of the UNet, in one phase and with nothing beneath it."""
     first, *others = method_of(config).phases(config, 1)
-    return config.is_stackable and not config.train_text_encoder and not others and not first.beneath
+    return config.is_stackable and not config.train_text_encoder and not others and not first.frozen_loras

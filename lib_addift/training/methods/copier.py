@@ -17,7 +17,7 @@ _FIRST, _SECOND = range(2)
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """The originals, unless a first LoRA is there already; then the targets."""
-    second = Phase(config.max_train_steps, Goal.NOISE, network=_SECOND, beneath=(_FIRST,))
+    second = Phase(config.max_train_steps, Goal.NOISE, network=_SECOND, frozen_loras=(_FIRST,))
     if config.first_lora:
         return (second,)
     return Phase(first_steps(config), Goal.NOISE, first_direction=Direction.REVERSE, network=_FIRST), second

@@ -21,7 +21,7 @@ def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
         first, second = 2 * pair, 2 * pair + 1
         result += [
             Phase(first_steps(config), Goal.NOISE, first_direction=Direction.REVERSE, network=first, pairs=(pair,)),
-            Phase(config.max_train_steps, Goal.NOISE, network=second, beneath=(first,), pairs=(pair,)),
+            Phase(config.max_train_steps, Goal.NOISE, network=second, frozen_loras=(first,), pairs=(pair,)),
         ]
     return tuple(result)
 

@@ -33,7 +33,7 @@ class Phase:
     forward: float = 1.0
     reverse: float = 1.0
     network: int = 0  # the LoRA that learns
-    beneath: tuple[int, ...] = ()  # LoRAs that act meanwhile, at weight 1, as if they were merged into the model
+    frozen_loras: tuple[int, ...] = ()  # LoRAs that act meanwhile, at weight 1, as if they were merged into the model
     pairs: tuple[int, ...] = ()  # the pairs that it learns from; () = all
 
     def multiplier(self, direction: Direction) -> float:
