@@ -41,8 +41,8 @@ class TrainingRun:
     """One job on one host. Creating it checks everything that can be checked before work starts.
 
     With `keep_snapshots` it yields ResumeStates, and Snapshots every `config.preview_every` steps and of the finished
-    LoRA; with a `checkpoint` it goes on from there. `model_title` names the model for which it was asked, where that was
-    before now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
+    LoRA; with a `checkpoint` it goes on from there. `model_title` names the model for which it was asked, where that
+    was before now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
     """
 
     def __init__(

@@ -263,7 +263,7 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def start(host: FakeHost, checkpoint: Checkpoint | None = None, **settings: Any) -> TrainingRun:
+def start(host: FakeHost, checkpoint: ResumeState | None = None, **settings: Any) -> TrainingRun:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     request = Request.of(*pictures, "blink", TrainConfig.create(**{**SETTINGS, **settings}), overwrite=True)
     return TrainingRun(host, request, keep_snapshots=True, checkpoint=checkpoint)
@@ -289,7 +289,7 @@ def test_each_kind_learns_and_leaves_the_model_as_it_was(tmp_path: Path, kind: s
 def test_a_training_with_dropout_that_is_resumed_ends_bit_by_bit_the_same(tmp_path: Path, kind: str) -> None:
     settings = {**KINDS[kind], "dropout": 0.3, "lora_plus_ratio": 4.0, "max_train_steps": 12, "preview_every": 4}
     whole = start(FakeHost(tmp_path), **settings)
-    kept = [event for event in whole.events() if isinstance(event, Checkpoint)]
+    kept = [event for event in whole.events() if isinstance(event, ResumeState)]
     resumed = start(FakeHost(tmp_path), read_resume_state(resume_bytes(kept[0])), **settings)
     list(resumed.events())
     assert kept[0].step == 4
