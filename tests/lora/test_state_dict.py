@@ -16,7 +16,7 @@ from lib_addift.errors import LoraFileError
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.training.events import Request
+from lib_addift.training.events import Request, ResumeState
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from tests.conftest import fingerprint
