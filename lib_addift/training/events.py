@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pairs import PairSource, PictureSource
+from lib_addift.data.checks import PairReport
+from lib_addift.data.pairs import ImagePair, PairSource, PictureSource
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.training.state import StepReport
 
@@ -57,12 +58,12 @@ class ResumeState:
 
     step: int
     train_seconds: float
-    state: Mapping[str, Any]  # tensors and plain values
+    state: Mapping[str, Any]  # tensors and plain values: `TrainState.state_dict`
 
 
 @dataclass(frozen=True)
 class Result:
-    """A LoRA file that was written, and what is known of it."""
+    """A LoRA file that was written, and what was measured of it."""
 
     path: Path
     steps: int
@@ -72,6 +73,7 @@ class Result:
     strip: Image.Image
     pictures: Image.Image  # the round trip: each picture, without the LoRA, and at weight 1 or -1
     held_out: float | None = None  # recovery on pairs that were left out of training, where some were
+    is_calibrated: bool = False  # whether the round trip set the weight: not where it found next to nothing
 
     @property
     def verdict(self) -> str:
@@ -84,6 +86,14 @@ class Result:
     def tag(self) -> str:
         """What to write into a prompt."""
         return f"<lora:{self.path.stem}:1>"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPairs:
+    """The pictures of a request, opened, checked and fitted; and what the pair doctor says of each pair."""
+
+    pairs: tuple[ImagePair, ...]
+    reports: tuple[PairReport, ...]
 
 
 Event = Stage | StepReport | Snapshot | ResumeState

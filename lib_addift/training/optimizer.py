@@ -1,4 +1,4 @@
-"""Optimizers by name, the learning-rate schedule, and loss scaling for fp16."""
+"""Optimizers by name, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -106,36 +106,3 @@ def rate_at(step: int, config: TrainConfig, steps: int | None = None) -> float:
     done = (step - config.lr_warmup_steps) / max(1, last - config.lr_warmup_steps)
     left = 1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done)
     return config.lr_end_ratio + (1 - config.lr_end_ratio) * left
-
-
-class LossScale:
-    """Dynamic loss scaling, so that fp16 gradients neither vanish nor overflow; 1 and fixed for other dtypes.
-
-    Source: Micikevicius et al. 2018, section 3.2.
-    """
-
-    _GROW_AFTER = 20  # steps without overflow; runs are short
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.value = 2.0**14 if enabled else 1.0
-        self._good_steps = 0
-
-    def state(self) -> list[float]:
-        return [self.value, self._good_steps]
-
-    def restore(self, state: Sequence[float]) -> None:
-        self.value, self._good_steps = float(state[0]), int(state[1])
-
-    def unscale(self, gradients: Iterable[torch.Tensor]) -> None:
-        if self.enabled:
-            torch._foreach_mul_(list(gradients), 1 / self.value)
-
-    def update(self, finite: bool) -> None:
-        if not self.enabled:
-            return
-        self._good_steps = self._good_steps + 1 if finite else 0
-        if not finite:
-            self.value /= 4
-        elif self._good_steps % self._GROW_AFTER == 0:
-            self.value *= 2

@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction, LatentPair, Role
+from lib_addift.training.methods.phase import Goal, Phase
 
-
-class Direction(Enum):
-    """FORWARD teaches original -> target at +multiplier; REVERSE target -> original at -multiplier."""
-
-    FORWARD = "forward"
-    REVERSE = "reverse"
-
-    @property
-    def opposite(self) -> Direction:
-        return Direction.REVERSE if self is Direction.FORWARD else Direction.FORWARD
+_REGULARISATION_SEED = 0x5EED  # draws of their own, so that the samples that learn are the same with and without them
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One sample of one optimizer step."""
+class Sample:
+    """One sample of one optimizer step: a pair in one direction, at a timestep, with the noise of a seed."""
 
-    pair: int  # of the list of all views: `views` of the first pair, then those of the second
+    pair: int  # of the list of all views: `views` of the first pair, then those of the second, then regularisation
     direction: Direction
     timestep: int
     noise_seed: int
 
 
-Plan = tuple[tuple[Turn, ...], ...]  # for every optimizer step, its turns
+Plan = tuple[tuple[Sample, ...], ...]  # for every optimizer step, its samples
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A phase of a method, and the samples of each of its steps."""
+
+    phase: Phase
+    steps: Plan
+
+    def goal(self, role: Role) -> Goal:
+        """What the prediction for a sample of a pair with this role shall become."""
+        return {Role.LEARN: self.phase.goal, Role.KEEP: Goal.MODEL, Role.PRIOR: Goal.NOISE}[role]
+
+
+def plan_phases(
+    config: TrainConfig, phases: Sequence[Phase], pairs: Sequence[LatentPair], views: int = 1
+) -> tuple[PhasePlan, ...]:
+    """The samples of all phases on `pairs`: `views` of each pair to learn from, then the regularisation samples.
+
+    To each visit of a step comes one sample of every regularisation role, taken in turn.
+    """
+    learnt = sum(pair.role is Role.LEARN for pair in pairs)
+    repeats = [pair.repeats for pair in pairs[:learnt:views]]
+    plans = []
+    for phase in phases:
+        own = dataclasses.replace(
+            config, max_train_steps=phase.steps, directions=phase.directions,
+            first_direction=phase.first_direction.value,
+        )  # fmt: skip
+        chosen = phase.pairs or range(len(repeats))
+        order = [pair for pair in chosen for _ in range(repeats[pair])]
+        plan = make_plan(own, len(repeats), views, order=order)
+        plans.append(PhasePlan(phase, _with_regularisation(plan, own, pairs)))
+    return tuple(plans)
 
 
 def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Sequence[int] = ()) -> Plan:
-    """The turns of all `config.max_train_steps` steps, on `pairs` pairs or on those of `order`, again and again.
+    """The samples of all `config.max_train_steps` steps, on `pairs` pairs or on those of `order`, again and again.
 
     A visit is one draw of view, timestep and noise. Visits take the pairs in turn and walk through the timestep bands
     in order, uniformly random inside a band and among the pair's views. A visit is used in both directions: in one step
@@ -59,19 +86,30 @@ def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Seq
         visits += 1
         return pair * views + view, timestep, noise_seed
 
-    def turns(draws: list[tuple[int, int, int]], direction: Direction) -> tuple[Turn, ...]:
-        return tuple(Turn(pair, direction, timestep, seed) for pair, timestep, seed in draws)
+    def samples(draws: list[tuple[int, int, int]], direction: Direction) -> tuple[Sample, ...]:
+        return tuple(Sample(pair, direction, timestep, seed) for pair, timestep, seed in draws)
 
-    steps: list[tuple[Turn, ...]] = []
+    steps: list[tuple[Sample, ...]] = []
     while len(steps) < config.max_train_steps:
         draws = [visit() for _ in range(config.batch_size)]
         if config.directions == "both":
-            steps.append(turns(draws, first) + turns(draws, first.opposite))
+            steps.append(samples(draws, first) + samples(draws, first.opposite))
         else:
-            steps.append(turns(draws, first))
+            steps.append(samples(draws, first))
             if config.directions == "alternate":
-                steps.append(turns(draws, first.opposite))
+                steps.append(samples(draws, first.opposite))
     return tuple(steps[: config.max_train_steps])
+
+
+def teacher_samples(plans: Sequence[PhasePlan], pairs: Sequence[LatentPair]) -> Plan:
+    """The samples, by steps, for which the frozen model's own prediction is needed."""
+
+    def steps() -> Iterator[tuple[Sample, ...]]:
+        for plan in plans:
+            for samples in plan.steps:
+                yield tuple(each for each in samples if plan.goal(pairs[each.pair].role) is Goal.MODEL)
+
+    return tuple(steps())
 
 
 def _band_edges(config: TrainConfig) -> list[int]:
@@ -80,6 +118,19 @@ def _band_edges(config: TrainConfig) -> list[int]:
     return [config.min_timestep + width * k // config.timestep_bands for k in range(config.timestep_bands + 1)]
 
 
-def turn_noise(turn: Turn, shape: torch.Size) -> torch.Tensor:
-    """The noise of a turn, float32 on the CPU; both directions of a visit get the same."""
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(turn.noise_seed))
+def _with_regularisation(plan: Plan, config: TrainConfig, pairs: Sequence[LatentPair]) -> Plan:
+    """The plan with regularisation samples at the end of each step, at any timestep and in the step's directions."""
+    by_role = [[n for n, pair in enumerate(pairs) if pair.role is role] for role in (Role.KEEP, Role.PRIOR)]
+    if not any(by_role):
+        return plan
+    generator = torch.Generator("cpu").manual_seed(config.seed + _REGULARISATION_SEED)
+    steps = []
+    for number, samples in enumerate(plan):
+        own: list[Sample] = []
+        for role in filter(None, by_role):
+            for visit in range(config.batch_size):
+                pair = role[(number * config.batch_size + visit) % len(role)]
+                timestep, seed = (int(torch.randint(0, top, (), generator=generator)) for top in (1000, 2**62))
+                own.append(Sample(pair, samples[number % len(samples)].direction, timestep, seed))
+        steps.append(samples + tuple(own))
+    return tuple(steps)

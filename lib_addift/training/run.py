@@ -1,4 +1,4 @@
-"""The main job from end to end: pairs of pictures in, a LoRA file with its proof out."""
+"""One training run from end to end: pairs of pictures in, a LoRA file and what was measured of it out."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.checks import PairReport, examine
-from lib_addift.data.pairs import ImagePair, PairSource, load_source
+from lib_addift.data.checks import PairReport
+from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, lora_modules, text_layers
-from lib_addift.errors import HostError, LoraFileError, PictureError, TrainingError
+from lib_addift.errors import HostError, LoraFileError, TrainingError
 from lib_addift.evaluation.preview import preview_strip
 from lib_addift.lora.arithmetic import resize
-from lib_addift.lora.file import lora_path, read_lora
+from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.training.dataset import Dataset, check_method, encode_dataset
+from lib_addift.training.dataset import Dataset, encode_dataset
 from lib_addift.training.encoder_cache import leave_encoder_alone
-from lib_addift.training.events import Events, Request, Result, ResumeState, Snapshot, Stage
-from lib_addift.training.finish import check_alive, prove, save
-from lib_addift.training.lessons import asked_turns, make_lessons
-from lib_addift.training.loop import train
+from lib_addift.training.events import Events, PreparedPairs, Request, Result, ResumeState, Snapshot, Stage
+from lib_addift.training.finish import check_changes_something, evaluate, save
+from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
-from lib_addift.training.optimizer import check_optimizer
+from lib_addift.training.plan import plan_phases, teacher_samples
+from lib_addift.training.request import check_request
 from lib_addift.training.state import StepReport, TrainState
 from lib_addift.training.targets import TeacherPredictions
 
 _MOST_SNAPSHOTS = 30
-_CHECKPOINT_EVERY = 25  # steps, where no snapshots are kept
+_RESUME_STATE_EVERY = 25  # steps, where no snapshots are kept
 T = TypeVar("T")
 
 
 class TrainingRun:
-    """One job on one host. Creating it checks everything that can be checked before work starts.
+    """One job on one host. Creating it checks everything that can be checked before work starts (`check_request`).
 
     With `keep_snapshots` it yields ResumeStates, and Snapshots every `config.preview_every` steps and of the finished
-    LoRA; with a `checkpoint` it goes on from there. `model_title` names the model for which it was asked, where that
+    LoRA; with a `resume_state` it goes on from there. `model_title` names the model for which it was asked, where that
     was before now. Raises PictureError, LoraFileError or ConfigError, each before anything is written.
     """
 
@@ -50,28 +50,24 @@ class TrainingRun:
         host: Host,
         request: Request,
         *,
+        prepared: PreparedPairs | None = None,
         keep_snapshots: bool = False,
-        checkpoint: ResumeState | None = None,
+        resume_state: ResumeState | None = None,
         model_title: str = "",
     ) -> None:
         self.host, self.request, self.config = host, request, request.config
-        self.steps_done = checkpoint.step if checkpoint else 0
-        self.train_seconds = checkpoint.train_seconds if checkpoint else 0.0
+        self.prepared = prepared or check_request(request, host.lora_dir)
         self.snapshots: dict[int, Snapshot] = {}
         self.results: list[Result] = []
-        lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
-        check_method(self.config, request.pairs)
-        self.pairs = [_load(source, request) for source in request.pairs]
-        self.pair_reports: list[PairReport] = [examine(pair) for pair in self.pairs]
-        check_optimizer(self.config)
+        self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
+        self.resume_state = resume_state
         self._model_title = model_title or host.model_title
-        self._keep_snapshots, self.checkpoint = keep_snapshots, checkpoint
+        self._keep_snapshots = keep_snapshots
         self._preview_every = snapshot_spacing(self.config) if keep_snapshots else 0
         self._method = method_of(self.config)
-        self._dataset = Dataset()
-        self._learner: TrainState | None = None
-        self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
+        self._dataset: Dataset | None = None
         self._stopped = False
+        self.restart()
 
     def stop(self) -> None:
         """End after the current step; `events` then saves nothing. Safe to call from a signal handler."""
@@ -82,19 +78,20 @@ class TrainingRun:
         return self._stopped
 
     @property
-    def pair(self) -> ImagePair:
-        """The first pair."""
-        return self.pairs[0]
+    def pairs(self) -> tuple[ImagePair, ...]:
+        """The pairs as they are trained on."""
+        return self.prepared.pairs
 
     @property
     def pair_report(self) -> PairReport:
-        return self.pair_reports[0]
+        """What the pair doctor says of the first pair."""
+        return self.prepared.reports[0]
 
     @property
     def state(self) -> TrainState:
         """What `prepare` has made."""
-        assert self._learner is not None
-        return self._learner
+        assert self._state is not None
+        return self._state
 
     def events(self) -> Events:
         """Do the work. Results appear in `results`; the last one is the finished LoRA."""
@@ -102,7 +99,7 @@ class TrainingRun:
             try:
                 yield from self.prepare()
                 if not self._stopped:
-                    for seconds, report in timed(train(self.host, self.state)):
+                    for seconds, report in timed(train_one(self.host, self.state)):
                         yield from self.after_step(report, seconds)
                         if self._stopped:
                             return
@@ -114,26 +111,25 @@ class TrainingRun:
         """Everything before the first step, inside of `exclusive`; ends early when the run is stopped."""
         config = self.config
         dataset = self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, config)
-        phases, pairs = self._method.phases(config, len(dataset.pairs)), dataset.all_learnt
-        lessons = make_lessons(config, phases, pairs, dataset.views)
+        phases, pairs = self._method.phases(config, len(dataset.learnt)), dataset.training
+        plans = plan_phases(config, phases, pairs, dataset.views)
         networks = [self._network(index) for index in range(1 + max(phase.network for phase in phases))]
         teacher = TeacherPredictions(
-            self.host, pairs, asked_turns(lessons, pairs), config.reference_batch_size,
+            self.host, pairs, teacher_samples(plans, pairs), config.reference_batch_size,
             shares_encoder=leave_encoder_alone(networks),
         )  # fmt: skip
-        self._learner = TrainState(self.host, networks, lessons=lessons, pairs=pairs, teacher=teacher, config=config)
-        if self.checkpoint:
-            self._learner.restore(self.checkpoint.state)
+        self._state = TrainState(self.host, networks, plans=plans, pairs=pairs, teacher=teacher, config=config)
+        if self.resume_state:
+            self._state.load_state_dict(self.resume_state.state)
 
     def _network(self, index: int) -> LoraNetwork:
-        """A LoRA that is to be taught, or the first one of the settings."""
+        """A LoRA that is to be trained, or the first one of the settings."""
         host, config = self.host, self.config
         if index == 0 and config.first_lora:
-            tensors, _ = read_lora(Path(config.first_lora))
-            network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
-            if config.method == "residual" and not network.is_stackable:
+            network = self._loaded(read_lora(Path(config.first_lora))[0])
+            if not self._method.supports.all_algorithms and not network.is_stackable:
                 raise LoraFileError(
-                    f"first_lora = '{config.first_lora}' is no plain LoRA, which residual needs: choose another."
+                    f"first_lora = '{config.first_lora}' is no plain LoRA, which {config.method} needs: choose another."
                 )
             return network
         modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
@@ -145,6 +141,10 @@ class TrainingRun:
         )  # fmt: skip
         return network.to(host.device)  # the host may keep some of its own layers elsewhere
 
+    def _loaded(self, tensors: Mapping[str, torch.Tensor]) -> LoraNetwork:
+        """A LoRA from its tensors, over the host's model."""
+        return LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
+
     def after_step(self, report: StepReport, seconds: float) -> Events:
         """What is said and kept after a step that took so many seconds."""
         is_last = report.step == self.state.total
@@ -155,39 +155,38 @@ class TrainingRun:
             return
         if self.state.has_result and not is_last:  # `finish` draws and saves the last one
             if self._preview_every and report.step % self._preview_every == 0:
-                yield self._snapshot(self._result())
+                yield self._draw_snapshot(self._result())
             if self.config.save_every and report.step % self.config.save_every == 0:
-                yield from self._finish(self._result(), self._step_name(report.step))
+                yield from self._save(self._result(), self._step_name(report.step))
         # Last: what goes on from here does nothing of this step again.
-        if self._keep_snapshots and (is_last or report.step % (self._preview_every or _CHECKPOINT_EVERY) == 0):
-            yield ResumeState(report.step, self.train_seconds, self.state.state())
+        if self._keep_snapshots and (is_last or report.step % (self._preview_every or _RESUME_STATE_EVERY) == 0):
+            yield ResumeState(report.step, self.train_seconds, self.state.state_dict())
 
     def _result(self) -> LoraNetwork:
         """The LoRA of the difference, as it is now."""
         network = self._method.result(self.state.networks)
         if not 0 < self.config.result_rank < max(layer.rank for layer in network.layers.values()):
             return network
-        tensors = resize(network.tensors(), self.config.result_rank)
-        return LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
+        return self._loaded(resize(network.tensors(), self.config.result_rank))
 
     def finish(self) -> Events:
-        """Prove and save the LoRA after the last step."""
+        """Measure and save the LoRA after the last step."""
         if not self._stopped:
-            yield from self._finish(self._result(), self.request.name, is_whole=True)
+            yield from self._save(self._result(), self.request.name, is_whole=True)
 
     def restart(self) -> None:
-        """Forget what was done, so that `events` begins anew, from the checkpoint where there is one."""
-        checkpoint = self.checkpoint
-        self.steps_done = checkpoint.step if checkpoint else 0
-        self.train_seconds = checkpoint.train_seconds if checkpoint else 0.0
+        """Forget what was done, so that `events` begins anew, from the resume state where there is one."""
+        resume_state = self.resume_state
+        self.steps_done = resume_state.step if resume_state else 0
+        self.train_seconds = resume_state.train_seconds if resume_state else 0.0
         self.snapshots = {step: kept for step, kept in self.snapshots.items() if step <= self.steps_done}
-        self._learner = None
+        self._state: TrainState | None = None
 
     def close(self) -> None:
         """Keep of the work what `keep` needs, and let go of the rest."""
-        if self._learner is not None:
-            self.learnt = self._result().tensors() if self._learner.has_result else {}
-            self._learner = None
+        if self._state is not None:
+            self.learnt = self._result().tensors() if self._state.has_result else {}
+            self._state = None
 
     def set_partial_result(self, step: int, train_seconds: float, learnt: Mapping[str, torch.Tensor]) -> None:
         """Take over, for `keep`, what this run has learnt in another process before it was stopped."""
@@ -208,7 +207,7 @@ class TrainingRun:
         return name
 
     def keep(self, step: int | None = None) -> Events:
-        """Prove and save, as NAME-stepN, what was learnt when a run was stopped, or one of its snapshots."""
+        """Measure and save, as NAME-stepN, what was learnt when a run was stopped, or one of its snapshots."""
         if step is None:
             step, tensors = self.steps_done, self.learnt
         elif step in self.snapshots:
@@ -219,10 +218,9 @@ class TrainingRun:
         if not tensors or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
         with self.exclusive():
-            if not self._dataset.learnt:  # the step was kept by an earlier run of this request
+            if self._dataset is None:  # the step was kept by an earlier run of this request
                 self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, self.config)
-            network = LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
-            yield from self._finish(network, self._step_name(step), step)
+            yield from self._save(self._loaded(tensors), self._step_name(step), step)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -239,35 +237,37 @@ class TrainingRun:
                 "choose the checkpoint you want and press Train again."
             )
 
-    def _snapshot(self, network: LoraNetwork) -> Snapshot:
+    def _draw_snapshot(self, network: LoraNetwork) -> Snapshot:
         """Keep the LoRA of this step, with a strip at the weights that it has before calibration."""
+        assert self._dataset is not None
         with network.attach():
-            strip = preview_strip(self.host, network, self._dataset.pairs[0], self.config, self.config.strength)
-        return self._kept(network, strip)
+            strip = preview_strip(self.host, network, self._dataset.learnt[0], self.config, self.config.strength)
+        return self._snapshot(network, strip)
 
-    def _kept(self, network: LoraNetwork, strip: Image.Image) -> Snapshot:
+    def _snapshot(self, network: LoraNetwork, strip: Image.Image) -> Snapshot:
         """A snapshot of the LoRA as it is now."""
         snapshot = self.snapshots[self.steps_done] = Snapshot(self.steps_done, network.tensors(), strip)
         return snapshot
 
-    def _finish(self, network: LoraNetwork, name: str, step: int | None = None, *, is_whole: bool = False) -> Events:
-        """Check, calibrate and save the LoRA as it is now; `is_whole`: nothing is left to learn."""
-        check_alive(network)
-        proved = yield from prove(self.host, network, self._dataset, self.config)
+    def _save(self, network: LoraNetwork, name: str, step: int | None = None, *, is_whole: bool = False) -> Events:
+        """Check, measure, calibrate and save the LoRA as it is now; `is_whole`: nothing is left to learn."""
+        assert self._dataset is not None
+        check_changes_something(network)
+        result = yield from evaluate(
+            self.host, network, self._dataset, self.request, path=self.host.lora_dir / f"{name}.safetensors",
+            steps=step or self.steps_done, seconds=self.train_seconds,
+        )  # fmt: skip
         if is_whole and self._preview_every:
-            yield self._kept(network, proved.strip)
+            yield self._snapshot(network, result.strip)
         if is_whole and self._stopped:
             return
         yield Stage("saving")
-        steps, tensors = step or self.steps_done, network.tensors(proved.weight)
-        path = save(
-            self.host, self.request, name, tensors, proved, steps=steps, pairs=self.pair_reports,
+        save(
+            self.host, self.request, result, network.tensors(result.weight), pairs=self.prepared.reports,
             held_out_pairs=len(self._dataset.held_out),
         )  # fmt: skip
-        self.results.append(Result(
-            path, steps, self.train_seconds, proved.proof, proved.weight, proved.strip, proved.pictures, proved.held_out
-        ))  # fmt: skip
-        self.host.refresh_loras(path)
+        self.results.append(result)
+        self.host.refresh_loras(result.path)
 
 
 def timed(items: Iterable[T]) -> Iterator[tuple[float, T]]:
@@ -280,15 +280,6 @@ def timed(items: Iterable[T]) -> Iterator[tuple[float, T]]:
         except StopIteration:
             return
         yield time.monotonic() - begun, item
-
-
-def _load(source: PairSource, request: Request) -> ImagePair:
-    try:
-        return load_source(source, request.config)
-    except PictureError as error:
-        if not source.name:
-            raise
-        raise PictureError(f"{'picture' if source.is_single else 'pair'} '{source.name}': {error}") from error
 
 
 def snapshot_spacing(config: TrainConfig) -> int:

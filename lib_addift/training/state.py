@@ -1,4 +1,4 @@
-"""One LoRA on its way: what it learns from, its optimizer, and how far it is."""
+"""One run while it learns: its LoRAs, the optimizer, and how far its plan is done."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, Role
+from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import TrainingError
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.lessons import Lesson, goal_of
+from lib_addift.training.loss import LossScale, difference_loss
 from lib_addift.training.methods.phase import Goal, Phase
-from lib_addift.training.optimizer import LossScale, make_optimizer, rate_at
-from lib_addift.training.plan import Turn, turn_noise
-from lib_addift.training.targets import TeacherPredictions
+from lib_addift.training.optimizer import make_optimizer, rate_at
+from lib_addift.training.plan import PhasePlan, Sample
+from lib_addift.training.targets import TeacherPredictions, sample_noise
 
 _MAX_SKIPPED_IN_A_ROW = 10
 _REFERENCE_WIDTH = 320  # channels of SD1.5's first layer; learning rates are stated for this width
@@ -36,66 +37,67 @@ class StepReport:
     note: str = ""  # what a person should know of it
 
 
-def width_factor(host: Host) -> float:
+def width_factor(model: Model) -> float:
     """How much higher a narrower UNet's learning rate is: it has fewer weights to make the same change with.
 
     The square is measured (docs/method.md): on the tiny world, at a fifth of SD1.5's width, 25 times the rate is best.
     """
-    first = next(m for name, m in host.unet.named_modules() if host.lora_name(name) == "lora_unet_conv_in")
+    first = next(m for name, m in model.unet.named_modules() if model.lora_name(name) == "lora_unet_conv_in")
     return float(_REFERENCE_WIDTH / next(first.parameters()).shape[0]) ** 2  # (channels, 4, 3, 3)
 
 
 class TrainState:
-    """Lessons, and the LoRAs that they teach one after the other.
+    """The phases of a run, and the LoRAs that they train one after the other.
 
-    `pairs` are those that the lessons' turns count; `teacher` has the frozen prediction of those that need it.
+    `pairs` are those that the plans' samples count; `teacher` has the frozen prediction of the samples that need it.
+    `error` is set when training has failed; then no step is left.
     """
 
     def __init__(
         self,
-        host: Host,
+        model: Model,
         networks: Sequence[LoraNetwork],
         *,
-        lessons: Sequence[Lesson],
+        plans: Sequence[PhasePlan],
         pairs: Sequence[LatentPair],
         teacher: TeacherPredictions,
         config: TrainConfig,
     ) -> None:
-        self.networks, self.lessons, self.pairs, self.config = list(networks), list(lessons), pairs, config
-        self.total = sum(len(lesson.plan) for lesson in lessons)
+        self.networks, self.plans, self.pairs, self.config = list(networks), list(plans), pairs, config
+        self.total = sum(len(plan.steps) for plan in plans)
         self.step = 0  # steps done
         self.teacher = teacher
-        self._base_rate = config.learning_rate * width_factor(host)
-        self._needs_scaling = host.needs_loss_scaling
+        self.error: TrainingError | None = None
+        self._base_rate = config.learning_rate * width_factor(model)
+        self._needs_scaling, self._device = model.needs_loss_scaling, model.device
         self._skipped, self._skipped_in_a_row = 0, 0
-        self._begin(0)
+        self._begin_phase(0)
 
-    def _begin(self, lesson: int) -> None:
-        """Turn to another lesson: its LoRA learns, the others do not."""
-        self._lesson = lesson
+    def _begin_phase(self, index: int) -> None:
+        """Its LoRA learns from now on, the others do not."""
+        self._phase = index
+        self._first_step = sum(len(plan.steps) for plan in self.plans[:index])
         for network in self.networks:
             network.requires_grad_(network is self.network)
         self._parameters = list(self.network.parameters())
         groups = self.network.parameter_groups(self.config.lora_plus_ratio, self.config.text_encoder_rate)
         self._optimizer = make_optimizer(self.config, groups, self._base_rate)
         self._scale = LossScale(enabled=self._needs_scaling)
+        self.reset_step()
 
     @property
-    def is_done(self) -> bool:
-        return self.step == self.total
+    def is_active(self) -> bool:
+        """Whether there are steps left to take."""
+        return self.step < self.total and self.error is None
 
     @property
     def has_result(self) -> bool:
-        """Whether the last lesson has begun, and with it the LoRA that the method is about."""
-        return self.step > self.total - len(self.lessons[-1].plan)
-
-    @property
-    def is_in_last_lesson(self) -> bool:
-        return self._lesson == len(self.lessons) - 1
+        """Whether the last phase has begun, and with it the LoRA that the method is about."""
+        return self.step > self.total - len(self.plans[-1].steps)
 
     @property
     def phase(self) -> Phase:
-        return self.lessons[self._lesson].phase
+        return self.plans[self._phase].phase
 
     @property
     def network(self) -> LoraNetwork:
@@ -108,45 +110,49 @@ class TrainState:
         return [self.networks[index] for index in self.phase.frozen_loras]
 
     @property
-    def _begun(self) -> int:
-        """The steps before the present lesson."""
-        return sum(len(lesson.plan) for lesson in self.lessons[: self._lesson])
-
-    @property
-    def turns(self) -> tuple[Turn, ...]:
+    def samples(self) -> tuple[Sample, ...]:
         """What the next step learns from."""
-        return self.lessons[self._lesson].plan[self.step - self._begun]
-
-    @property
-    def visits(self) -> int:
-        """How many of them are not companions: the loss is a mean over these."""
-        return sum(self.pairs[turn.pair].role is Role.LEARN for turn in self.turns)
-
-    def goal(self, turn: Turn) -> torch.Tensor:
-        """The epsilon (1, 4, h, w) that the LoRA's prediction of a turn shall become."""
-        if goal_of(turn, self.phase, self.pairs) is Goal.MODEL:
-            return self.teacher[turn]
-        latents = self.pairs[turn.pair].student(turn.direction).latents
-        return turn_noise(turn, latents.shape).to(latents.device)
+        return self.plans[self._phase].steps[self.step - self._first_step]
 
     @property
     def dropout_seed(self) -> int:
         """Of the next step: another one for each step, and the same when the step is taken again."""
         return self.config.seed * self.total + self.step
 
-    @property
-    def loss_scale(self) -> float:
-        """By what the loss is multiplied before it is differentiated."""
-        return self._scale.value
+    def target(self, sample: Sample) -> torch.Tensor:
+        """The epsilon (1, C, h, w) that the LoRA's prediction of a sample shall become."""
+        pair = self.pairs[sample.pair]
+        if self.plans[self._phase].goal(pair.role) is Goal.MODEL:
+            return self.teacher[sample]
+        latents = pair.student(sample.direction).latents
+        return sample_noise(sample, latents.shape).to(latents.device)
 
-    def drop_gradients(self) -> None:
-        """Forget what a pass that failed has left."""
+    def add_loss(
+        self, noise_pred: torch.Tensor, timesteps: torch.Tensor, samples: Sequence[Sample], schedule: NoiseSchedule
+    ) -> torch.Tensor:
+        """Add some samples' part to the step's loss; returns it scaled, to be differentiated."""
+        pairs = [self.pairs[sample.pair] for sample in samples]
+        loss = difference_loss(
+            noise_pred, torch.cat([self.target(sample) for sample in samples]), timesteps=timesteps, mask=_masks(pairs),
+            schedule=schedule, config=self.config,
+        )  # fmt: skip
+        if any(pair.weight != 1 for pair in pairs):
+            loss = loss * torch.tensor([pair.weight for pair in pairs], device=loss.device)
+        # The loss is a mean over the samples that are learnt from; regularisation samples are added to it.
+        learnt = sum(self.pairs[sample.pair].role is Role.LEARN for sample in self.samples)
+        loss = loss.mean() * (len(samples) / learnt)
+        self._loss += loss.detach()
+        return loss * self._scale.value
+
+    def reset_step(self) -> None:
+        """Forget the gradients and the loss that a pass has left."""
         self._optimizer.zero_grad(set_to_none=True)
+        self._loss = torch.zeros((), device=self._device)
 
-    def take_step(self, loss: float, note: str = "") -> StepReport:
-        """Take the step for which the gradients are there. Raises TrainingError when they stay non-finite."""
-        lesson = self.lessons[self._lesson]
-        rate = self._base_rate * rate_at(self.step - self._begun, self.config, len(lesson.plan))
+    def take_step(self, note: str = "") -> StepReport | TrainingError:
+        """Take the step for which the gradients are there; an error when they stay non-finite."""
+        plan, loss = self.plans[self._phase], float(self._loss)
+        rate = self._base_rate * rate_at(self.step - self._first_step, self.config, len(plan.steps))
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["ratio"]
         gradients = [p.grad for p in self._parameters if p.grad is not None]
@@ -155,25 +161,26 @@ class TrainState:
         self._scale.update(finite)
         if finite:
             self._optimizer.step()
-        self.drop_gradients()
+        self.reset_step()
         self._skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
         if self._skipped_in_a_row == _MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
+            self.error = TrainingError(
                 f"the gradients of the last {self._skipped_in_a_row} steps were not finite (loss {loss:g}), so nothing "
                 "was learnt: lower the learning rate, or choose precision fp32."
             )
+            return self.error
         self.step += 1
         report = StepReport(self.step, self.total, loss, rate, self._skipped, note)
-        if self.step - self._begun == len(lesson.plan) and not self.is_in_last_lesson:
-            self._begin(self._lesson + 1)
+        if self.step - self._first_step == len(plan.steps) and self.step < self.total:
+            self._begin_phase(self._phase + 1)
         return report
 
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `restore` goes on, bit by bit, where this learner stands."""
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values from which `load_state_dict` goes on, bit by bit, where this run stands."""
         return {
             "step": self.step,
-            "lesson": self._lesson,
+            "lesson": self._phase,  # the key of files that exist
             "parameters": _copied([p for network in self.networks for p in network.parameters()]),
             "optimizer": _copied(self._optimizer.state_dict()),
             "scale": self._scale.state(),
@@ -182,9 +189,9 @@ class TrainState:
         }
 
     @torch.no_grad()
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from another learner's `state`, of the same job."""
-        self._begin(int(state["lesson"]))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from another one's `state_dict`, of the same job."""
+        self._begin_phase(int(state["lesson"]))
         parameters = [p for network in self.networks for p in network.parameters()]
         for parameter, kept in zip(parameters, state["parameters"], strict=True):
             parameter.copy_(kept)
@@ -193,6 +200,14 @@ class TrainState:
         self.step = int(state["step"])
         self._skipped, self._skipped_in_a_row = state["skipped"]
         torch.set_rng_state(state["rng"])
+
+
+def _masks(pairs: Sequence[LatentPair]) -> torch.Tensor | None:
+    """(B, 1, h, w); a pair without a mask learns everywhere."""
+    if all(pair.mask is None for pair in pairs):
+        return None
+    ones = torch.ones_like(pairs[0].original.latents[:, :1])
+    return torch.cat([ones if pair.mask is None else pair.mask for pair in pairs])
 
 
 def _copied(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The frozen half of every step, ahead of it: the model's own predictions without the LoRA, many turns in a batch."""
+"""What a step aims at: the frozen model's own predictions without the LoRA, asked for ahead, many samples in a batch."""
 
 from __future__ import annotations
 
@@ -8,111 +8,107 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, Side
-from lib_addift.diffusion.memory import in_parts
+from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.training.encoder_cache import Features, encoder_parts, recording
-from lib_addift.training.plan import Plan, Turn, turn_noise
+from lib_addift.training.plan import Plan, Sample
 
-# Eight samples without gradients need no more memory than two from which a LoRA learns; of the smallest ones it takes
-# more to keep a device busy. Measured: docs/performance.md.
-_AT_ONCE, _SMALL_AT_ONCE = 8, 16
-_SMALL = 8 * 8  # latent pixels
+
+def sample_noise(sample: Sample, shape: torch.Size) -> torch.Tensor:
+    """The noise of a sample, float32 on the CPU; both directions of a visit get the same."""
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(sample.noise_seed))
 
 
 def noisy_batch(
-    sides: Sequence[Side], turns: Sequence[Turn], schedule: NoiseSchedule
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy latents (B, 4, h, w), timesteps (B,) and conditions (B, tokens, width) of some turns."""
+    sides: Sequence[Side], samples: Sequence[Sample], schedule: NoiseSchedule
+) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
+    """Noisy latents (B, C, h, w), timesteps (B,) and conditions of some samples, of which `sides` are the pictures."""
     latents = torch.cat([side.latents for side in sides])
-    noise = torch.cat([turn_noise(turn, side.latents.shape) for turn, side in zip(turns, sides, strict=True)])
-    timesteps = torch.tensor([turn.timestep for turn in turns], device=latents.device)
+    noise = torch.cat([sample_noise(each, side.latents.shape) for each, side in zip(samples, sides, strict=True)])
+    timesteps = torch.tensor([sample.timestep for sample in samples], device=latents.device)
     noisy_latents = schedule.add_noise(latents, noise.to(latents.device), timesteps)
-    return noisy_latents, timesteps, torch.cat([side.cond for side in sides])
-
-
-def samples_at_once(height: int, width: int) -> int:
-    """How many samples with latents of this size go in one pass that needs no gradients."""
-    return _SMALL_AT_ONCE if height * width <= _SMALL else _AT_ONCE
+    return noisy_latents, timesteps, Conditions.cat([side.cond for side in sides])
 
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """Turns that the model is asked about at once; their pictures are of one size."""
+    """Samples that the frozen model is asked about at once; their pictures are of one size."""
 
     shape: tuple[int, ...]
-    turns: tuple[Turn, ...]
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class _Answer:
-    """What the frozen model says of a turn: epsilon (1, 4, h, w), and what its encoder made of the picture."""
+class _Prediction:
+    """What the frozen model says of a sample: epsilon (1, C, h, w), and what its encoder made of the picture."""
 
     noise_pred: torch.Tensor
     features: Features | None
 
 
 class TeacherPredictions:
-    """The frozen model's epsilon for each turn of `asked`, known a window of turns ahead.
+    """The frozen model's epsilon for each sample of `asked`, known a window of samples ahead.
 
     Windows are cut from the whole plan, so that a resumed run asks for the same batches. `batch_size` 0 chooses the
-    size of windows by that of the latents. With `shares_encoder`, features are kept too.
+    size of windows by that of the latents. With `shares_encoder`, the encoder's features are kept too.
     """
 
     def __init__(
         self,
-        host: Host,
+        model: Model,
         pairs: Sequence[LatentPair],
         asked: Plan,
         batch_size: int = 0,
         *,
         shares_encoder: bool = False,
     ) -> None:
-        self._host, self._pairs = host, pairs
-        self._recorded = encoder_parts(host.unet) if shares_encoder else []
-        self._schedule = NoiseSchedule(host.alphas_cumprod)
-        self._window_of: dict[Turn, _Window] = {}
-        self._known: dict[_Window, dict[Turn, _Answer]] = {}
-        by_shape: dict[tuple[int, ...], list[Turn]] = {}
-        for turn in dict.fromkeys(turn for step in asked for turn in step):
-            by_shape.setdefault(pairs[turn.pair].shape, []).append(turn)
+        self._model, self._pairs = model, pairs
+        self._recorded = encoder_parts(model.unet) if shares_encoder else []
+        self._schedule = NoiseSchedule(model.alphas_cumprod)
+        self._window_of: dict[Sample, _Window] = {}
+        self._known: dict[_Window, dict[Sample, _Prediction]] = {}
+        by_shape: dict[tuple[int, ...], list[Sample]] = {}
+        for sample in dict.fromkeys(sample for step in asked for sample in step):
+            by_shape.setdefault(pairs[sample.pair].shape, []).append(sample)
         for shape, alike in by_shape.items():
             size = batch_size or samples_at_once(*shape[2:4])
             for start in range(0, len(alike), size):
                 window = _Window(shape, tuple(alike[start : start + size]))
-                self._window_of.update(dict.fromkeys(window.turns, window))
+                self._window_of.update(dict.fromkeys(window.samples, window))
 
-    def prefetch(self, turns: Sequence[Turn]) -> None:
-        """Ask for the windows of `turns` if they are not known. No LoRA may be attached.
+    def prefetch(self, samples: Sequence[Sample]) -> None:
+        """Ask for the windows of `samples` if they are not known. No LoRA may be attached.
 
         Of each size of pictures two windows are kept: the directions of a visit may lie on both sides of a border.
         """
-        for window in dict.fromkeys(self._window_of[turn] for turn in turns if turn in self._window_of):
+        for window in dict.fromkeys(self._window_of[each] for each in samples if each in self._window_of):
             if window not in self._known:
                 alike = [known for known in self._known if known.shape == window.shape]
                 for stale in alike[:-1]:
                     del self._known[stale]
-                parts = in_parts(self._ask, window.turns)
-                self._known[window] = {turn: answer for answers in parts for turn, answer in answers.items()}
+                parts = in_parts(self._ask, window.samples)
+                self._known[window] = {sample: said for part in parts for sample, said in part.items()}
 
-    def __getitem__(self, turn: Turn) -> torch.Tensor:
-        """The epsilon (1, 4, h, w) of a turn that was looked ahead to."""
-        return self._known[self._window_of[turn]][turn].noise_pred
+    def __getitem__(self, sample: Sample) -> torch.Tensor:
+        """The epsilon (1, C, h, w) of a sample that was fetched."""
+        return self._known[self._window_of[sample]][sample].noise_pred
 
-    def student_features(self, turn: Turn) -> Features | None:
-        """What the encoder makes of what the LoRA sees in `turn`: the frozen model saw it in the other direction."""
-        seen = dataclasses.replace(turn, direction=turn.direction.opposite)
+    def student_features(self, sample: Sample) -> Features | None:
+        """What the encoder makes of what the LoRA sees: the frozen model saw it in the other direction."""
+        seen = dataclasses.replace(sample, direction=sample.direction.opposite)
         window = self._window_of.get(seen)
         return self._known[window][seen].features if window in self._known else None
 
     @torch.no_grad()
-    def _ask(self, turns: Sequence[Turn]) -> dict[Turn, _Answer]:
-        sides = [self._pairs[turn.pair].reference(turn.direction) for turn in turns]
+    def _ask(self, samples: Sequence[Sample]) -> dict[Sample, _Prediction]:
+        sides = [self._pairs[sample.pair].reference(sample.direction) for sample in samples]
         with recording(self._recorded) as features:
-            noise_pred = self._host.predict_noise(*noisy_batch(sides, turns, self._schedule))
+            noise_pred = self._model.predict_noise(*noisy_batch(sides, samples, self._schedule))
         is_whole = len(features) == len(sides)  # a host may have added samples of its own
         return {
-            turn: _Answer(epsilon, features[place] if is_whole else None)
-            for place, (turn, epsilon) in enumerate(zip(turns, noise_pred.split(1), strict=True))
+            sample: _Prediction(epsilon, features[place] if is_whole else None)
+            for place, (sample, epsilon) in enumerate(zip(samples, noise_pred.split(1), strict=True))
         }

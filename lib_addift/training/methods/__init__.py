@@ -1,28 +1,68 @@
-"""The ways to learn a difference. Each is a module with `phases` and `result`; the loop is the same for all."""
+"""The ways to learn a difference, one module each; the loop is the same for all."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
+from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.config.settings import TrainConfig
+from lib_addift.errors import ConfigError
 from lib_addift.training.methods import addift, copier, differential, lora, residual, slider
-from lib_addift.training.methods.phase import Goal, Method, Phase
+from lib_addift.training.methods.phase import Goal, Method, Phase, Supports
 
-_METHODS = {
-    "addift": addift,
-    "copier": copier,
-    "differential": differential,
-    "residual": residual,
-    "slider": slider,
-    "lora": lora,
+METHODS: dict[str, Method] = {
+    "addift": cast(Method, addift),
+    "copier": cast(Method, copier),
+    "differential": cast(Method, differential),
+    "residual": cast(Method, residual),
+    "slider": cast(Method, slider),
+    "lora": cast(Method, lora),
 }
 
-__all__ = ["Goal", "Method", "Phase", "is_simple", "method_of", "total_steps"]
+__all__ = [
+    "METHODS", "Goal", "Method", "Phase", "Supports",
+    "check_method", "from_mapping", "is_simple", "make_config", "method_for_single_pictures", "method_of", "total_steps",
+]  # fmt: skip
 
 
 def method_of(config: TrainConfig) -> Method:
     """The method that `config.method` names."""
-    return cast(Method, _METHODS[config.method])
+    return METHODS[config.method]
+
+
+def make_config(preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:
+    """The preset's settings, those of the method, and the given ones on top of both. Raises ConfigError."""
+    method = METHODS.get(str(settings.get("method", "")))
+    config = TrainConfig.create(preset, **{**(method.defaults if method else {}), **settings})
+    check_method(config)
+    return config
+
+
+def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> TrainConfig:
+    """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
+    settings = dict(values)
+    return make_config(str(settings.pop("preset", preset)), **settings)
+
+
+def check_method(config: TrainConfig) -> None:
+    """Raises ConfigError for settings that the method does not support."""
+    supports = method_of(config).supports
+    if config.first_lora and not supports.first_lora:
+        able = " or ".join(name for name, method in METHODS.items() if method.supports.first_lora)
+        raise ConfigError(
+            f"method = {config.method} has no use for first_lora = '{config.first_lora}': choose {able}."
+        )
+    if not supports.all_algorithms and (config.dora or config.algorithm != "lora"):
+        kind = "dora = true" if config.dora else f"algorithm = {config.algorithm}"
+        raise ConfigError(
+            f"method = {config.method} adds LoRAs up, which {kind} cannot: use algorithm = lora and dora = false."
+        )
+
+
+def method_for_single_pictures() -> str:
+    """The name of the first method that learns from pictures which are no pairs."""
+    return next(name for name, method in METHODS.items() if not method.needs_pairs)
 
 
 def total_steps(config: TrainConfig, pairs: int) -> int:
@@ -31,6 +71,6 @@ def total_steps(config: TrainConfig, pairs: int) -> int:
 
 
 def is_simple(config: TrainConfig) -> bool:
-    """Whether training teaches one plain LoRA of the UNet, in one phase and with nothing beneath it."""
+    """Whether training trains one plain LoRA of the UNet, in one phase and on top of no other."""
     first, *others = method_of(config).phases(config, 1)
     return config.is_stackable and not config.train_text_encoder and not others and not first.frozen_loras

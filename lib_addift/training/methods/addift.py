@@ -5,21 +5,35 @@ Tens of steps are enough, since the goal has no noise of its own: what the model
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.loss import turn_multiplier
-from lib_addift.training.methods.phase import Goal, Phase
-from lib_addift.training.plan import Direction
+from lib_addift.training.methods.phase import Goal, Phase, Supports
+
+label = "ADDifT"
+comment = "ADDifT (Alternating Direct Difference Training)"
+defaults: Mapping[str, Any] = {}
+needs_pairs = True
+supports = Supports(more_steps_for_sets=True)
+
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
-    """One: forward and reverse turns, with opposite signs."""
-    forward, reverse = (turn_multiplier(direction, config) for direction in Direction)
+    """One: forward and reverse samples, with opposite signs."""
+    forward, reverse = (multiplier(direction, config) for direction in Direction)
     first = Direction(config.first_direction)
     return (Phase(config.max_train_steps, Goal.MODEL, config.directions, first, forward=forward, reverse=reverse),)
 
 
 def result(networks: Sequence[LoraNetwork]) -> LoraNetwork:
     return networks[0]
+
+
+def multiplier(direction: Direction, config: TrainConfig) -> float:
+    """The LoRA's multiplier: +m forward, -m * reverse_ratio in reverse. Source: ADDifT, hako-mikan 2024."""
+    if direction is Direction.FORWARD:
+        return config.train_multiplier
+    return -config.train_multiplier * config.reverse_ratio

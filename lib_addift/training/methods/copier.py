@@ -5,14 +5,22 @@ What both pictures share is in the first, so the second has the difference. Sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.methods.phase import Goal, Phase, first_steps
-from lib_addift.training.plan import Direction
+from lib_addift.training.methods.phase import Goal, Phase, Supports, first_steps
 
 _FIRST, _SECOND = range(2)
+
+label = "the method 'copier'"
+comment = "method copier"
+defaults: Mapping[str, Any] = {"max_train_steps": 300}
+needs_pairs = True
+supports = Supports(first_lora=True)
+
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

@@ -6,12 +6,20 @@ watered down, what all have in common stays. Source: DiffSynth-Studio, different
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.lora.network import LoraNetwork, combine
-from lib_addift.training.methods.phase import Goal, Phase, first_steps
-from lib_addift.training.plan import Direction
+from lib_addift.training.methods.phase import Goal, Phase, Supports, first_steps
+
+label = "the method 'differential'"
+comment = "method differential"
+defaults: Mapping[str, Any] = {"max_train_steps": 300}
+needs_pairs = True
+supports = Supports(all_algorithms=False)
+
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

@@ -6,11 +6,19 @@ regularisation pictures (Ruiz et al. 2022, section 3.2, prior preservation), it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.methods.phase import Goal, Phase
+from lib_addift.training.methods.phase import Goal, Phase, Supports
+
+label = "the method 'lora'"
+comment = "method lora"
+defaults: Mapping[str, Any] = {"max_train_steps": 300}
+needs_pairs = False
+supports = Supports()
+
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

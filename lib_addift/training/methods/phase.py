@@ -1,15 +1,15 @@
-"""What a method is made of: phases of training, each of which teaches one LoRA."""
+"""What a method is made of: phases of training, each of which trains one LoRA; and what a method declares."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.plan import Direction
 
 
 class Goal(Enum):
@@ -23,7 +23,7 @@ class Goal(Enum):
 class Phase:
     """So many steps in which one LoRA learns.
 
-    A turn FORWARD shows it the target, at the multiplier `forward`; a turn REVERSE the original, at `reverse`.
+    A FORWARD sample shows it the target, at the multiplier `forward`; a REVERSE one the original, at `reverse`.
     """
 
     steps: int
@@ -40,15 +40,47 @@ class Phase:
         return self.forward if direction is Direction.FORWARD else self.reverse
 
 
+@dataclass(frozen=True)
+class Supports:
+    """What may be combined with a method."""
+
+    first_lora: bool = False  # a file in the place of the first LoRA
+    all_algorithms: bool = True  # DoRA, LoHa and LoKr too: not where LoRAs are added up
+    more_steps_for_sets: bool = False  # unless told, a set of pairs gets the root of their number times the steps
+
+
 class Method(Protocol):
     """A way to learn a difference: a module of this package."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in a sentence: 'learnt with ...'."""
+        ...
+
+    @property
+    def comment(self) -> str:
+        """What it is called in a file's metadata."""
+        ...
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The settings that are other than TrainConfig's defaults."""
+        ...
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether single pictures are refused."""
+        ...
+
+    @property
+    def supports(self) -> Supports: ...
 
     def phases(self, config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
         """The parts of training on so many pairs, in order."""
         ...
 
     def result(self, networks: Sequence[LoraNetwork]) -> LoraNetwork:
-        """The LoRA of the difference, out of those that the phases have taught."""
+        """The LoRA of the difference, out of those that the phases have trained."""
         ...
 
 

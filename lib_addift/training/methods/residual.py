@@ -5,14 +5,22 @@ The difference of two low-rank matrices has at most the sum of their ranks, so i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.lora.network import LoraNetwork, combine
-from lib_addift.training.methods.phase import Goal, Phase, first_steps
-from lib_addift.training.plan import Direction
+from lib_addift.training.methods.phase import Goal, Phase, Supports, first_steps
 
 _ORIGINALS, _TARGETS = range(2)
+
+label = "the method 'residual'"
+comment = "method residual"
+defaults: Mapping[str, Any] = {"max_train_steps": 300}
+needs_pairs = True
+supports = Supports(first_lora=True, all_algorithms=False)
+
 
 
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:

@@ -1,0 +1,129 @@
+"""The samples of a step in micro-batches: as many in one pass as the memory allows, fewer where a GPU is full."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from lib_addift.diffusion.host import Model
+from lib_addift.diffusion.latents import Side
+from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, recomputing
+from lib_addift.training.encoder_cache import leave_encoder_alone, replaying
+from lib_addift.training.plan import Sample
+from lib_addift.training.state import TrainState
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Samples of one size that go through the model in one pass; those of a state stand together."""
+
+    states: Sequence[TrainState]  # all that take part in the step
+    owners: Sequence[int]  # of each sample: the index of its state
+    samples: Sequence[Sample]
+    recomputes: bool  # blocks are computed again in backward instead of being kept
+
+    @functools.cached_property
+    def sides(self) -> list[Side]:
+        """What the LoRA sees."""
+        return [
+            self.states[owner].pairs[sample.pair].student(sample.direction)
+            for owner, sample in zip(self.owners, self.samples, strict=True)
+        ]
+
+    @property
+    def multipliers(self) -> list[float]:
+        """At which multiplier the LoRA acts in each sample."""
+        return [
+            self.states[owner].phase.multiplier(sample.direction)
+            for owner, sample in zip(self.owners, self.samples, strict=True)
+        ]
+
+    def by_state(self) -> Iterator[tuple[TrainState, slice]]:
+        """Each state that has samples here, and which."""
+        for owner in dict.fromkeys(self.owners):
+            first = self.owners.index(owner)
+            yield self.states[owner], slice(first, first + self.owners.count(owner))
+
+    @contextmanager
+    def shortcuts(self, unet: nn.Module) -> Iterator[None]:
+        """Inside, the encoder's known features stand in for computing it, and blocks are recomputed where needed."""
+        features = [
+            self.states[owner].teacher.student_features(sample)
+            for owner, sample in zip(self.owners, self.samples, strict=True)
+        ]
+        with ExitStack() as stack:
+            stack.enter_context(replaying(unet, features))
+            if self.recomputes:
+                stack.enter_context(recomputing(unet))
+            yield
+
+
+class MicroBatcher:
+    """Cuts steps into micro-batches: planned before the first step by the free memory; smaller after a full GPU."""
+
+    def __init__(self, model: Model, states: Sequence[TrainState]) -> None:
+        self._model = model
+        samples = sum(max(len(samples) for plan in state.plans for samples in plan.steps) for state in states)
+        recomputes = any(state.config.gradient_checkpointing for state in states)
+        self._wished = self._noted = MicroBatching(samples, recomputes)
+        self._current: MicroBatching | None = None
+
+    def run(
+        self,
+        compute_gradients: Callable[[Sequence[TrainState], Iterable[MicroBatch]], None],
+        states: Sequence[TrainState],
+    ) -> str:
+        """One step's gradients; when a GPU's memory is full, again with smaller micro-batches until it suffices.
+
+        Returns what a person should know of it, once for each change of the size, or ''.
+        """
+        self._current = self._current or self._planned(states)
+        while True:
+            try:
+                compute_gradients(states, self._micro_batches(states, self._current))
+                break
+            except torch.cuda.OutOfMemoryError:
+                samples = sum(len(state.samples) for state in states)
+                smaller = replace(self._current, at_once=min(self._current.at_once, samples)).smaller()
+                if smaller is None:
+                    raise
+            self._current = smaller  # here nothing of the pass that failed is held any more
+            for state in states:
+                state.reset_step()
+            torch.cuda.empty_cache()
+            _log.warning("memory is full: %s", smaller)
+        if self._current == self._noted:
+            return ""
+        self._noted = self._current
+        return f"memory is short: from now on {self._current}, which is slower"
+
+    def _planned(self, states: Sequence[TrainState]) -> MicroBatching:
+        """What fits into the memory that is free before the first step."""
+        networks = [network for state in states for network in state.networks]
+        latent_pixels = max(math.prod(pair.original.latents.shape[2:]) for state in states for pair in state.pairs)
+        stored = next(self._model.unet.parameters()).element_size()
+        return fitting(
+            self._wished, free_bytes(self._model.device), latent_pixels,
+            whole_unet=not leave_encoder_alone(networks), element_size=max(stored, 2),
+        )  # fmt: skip
+
+    @staticmethod
+    def _micro_batches(states: Sequence[TrainState], batching: MicroBatching) -> Iterator[MicroBatch]:
+        groups: dict[tuple[int, ...], list[tuple[int, Sample]]] = {}
+        for owner, state in enumerate(states):
+            for sample in state.samples:
+                groups.setdefault(state.pairs[sample.pair].shape, []).append((owner, sample))
+        size = batching.at_once
+        for group in groups.values():
+            for start in range(0, len(group), size):
+                owners, samples = zip(*group[start : start + size], strict=True)
+                yield MicroBatch(states, owners, samples, batching.recomputes)

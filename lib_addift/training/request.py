@@ -1,0 +1,51 @@
+"""The one place where a request is checked, before any work starts: its name, settings and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.data.checks import examine
+from lib_addift.data.pairs import ImagePair, PairSource, load_source
+from lib_addift.errors import ConfigError, PictureError
+from lib_addift.lora.file import lora_path, read_lora
+from lib_addift.training.events import PreparedPairs, Request
+from lib_addift.training.methods import check_method, method_for_single_pictures, method_of
+from lib_addift.training.optimizer import check_optimizer
+
+
+def check_request(request: Request, lora_dir: Path) -> PreparedPairs:
+    """Open, check and fit the pictures of a request that a LoRA folder can take; what a run then trains on.
+
+    Writes nothing. Raises LoraFileError for the name or the folder, ConfigError and PictureError.
+    """
+    lora_path(lora_dir, request.name, overwrite=request.overwrite)
+    check_sources(request.config, request.pairs)
+    pairs = tuple(_load(source, request.config) for source in request.pairs)
+    check_optimizer(request.config)
+    return PreparedPairs(pairs, tuple(examine(pair) for pair in pairs))
+
+
+def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:
+    """Raises ConfigError, PictureError or LoraFileError when the method cannot be used on these pictures."""
+    check_method(config)
+    singles = [source for source in sources if source.is_single]
+    if singles and method_of(config).needs_pairs:
+        raise ConfigError(
+            f"method = {config.method} needs pairs, and '{singles[0].name}' is a single picture: choose method = "
+            f"{method_for_single_pictures()}, or give each picture its other one."
+        )
+    if all(source.is_prior for source in sources):
+        raise PictureError("there are only regularisation pictures: add pictures to learn from.")
+    if config.first_lora:
+        read_lora(Path(config.first_lora))
+
+
+def _load(source: PairSource, config: TrainConfig) -> ImagePair:
+    try:
+        return load_source(source, config)
+    except PictureError as error:
+        if not source.name:
+            raise
+        raise PictureError(f"{'picture' if source.is_single else 'pair'} '{source.name}': {error}") from error
