@@ -1,10 +1,12 @@
 """The core runs in a bare WebUI: it imports no host, no gradio and no diffusers, and importing it does nothing."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "lib_addift"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "lib_addift"
 CORE = sorted(f"lib_addift.{p.stem}" for p in PACKAGE.glob("*.py") if p.stem not in ("__main__", "__init__"))
 
 PROGRAM = """
@@ -34,3 +36,19 @@ def test_the_core_imports_no_host_gradio_or_diffusers() -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]", "importing the core prints nothing and loads no host"
     assert result.stderr == ""
+
+
+def test_what_tests_share_stands_in_support() -> None:
+    """No module of the tests imports from a file of tests or from a conftest."""
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [part for alias in node.names for part in alias.name.split(".")]
+            else:
+                continue
+            if any(name.startswith("test_") or name == "conftest" for name in names):
+                found.append(f"{path.relative_to(TESTS).as_posix()}:{node.lineno}")
+    assert not found, "what tests share goes to tests/support"

@@ -14,8 +14,8 @@ from selenium.webdriver.common.keys import Keys
 from lib_addift.demo import world
 from lib_addift.lora.file import read_lora
 from tests.browser.tab import Tab
-from tests.lora.test_arithmetic import make, same, write
 from tests.support.dense import dense
+from tests.support.loras import make, same, write
 
 pytestmark = pytest.mark.browser
 

@@ -25,9 +25,9 @@ from lib_addift.hosts import standalone
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora.file import describe, read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
-from tests.lora.test_arithmetic import CONV, LINEAR, POINT, SHAPES, TEXT, make, same, write
 from tests.support.dense import dense, layers_of
 from tests.support.fake_host import FakeHost
+from tests.support.loras import CONV, LINEAR, POINT, SHAPES, TEXT, make, same, write
 
 ROOT = Path(__file__).parents[2]
 

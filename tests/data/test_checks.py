@@ -14,7 +14,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import Finding, PairReport, examine, mask_overlay
 from lib_addift.data.pairs import ImagePair, load_pair
 from lib_addift.demo.world import draw, random_face
-from tests.data.test_pairs import as_jpeg, changed, scene
+from tests.support.pictures import as_jpeg, changed, scene
 
 
 def examined(original: np.ndarray, target: np.ndarray) -> PairReport:

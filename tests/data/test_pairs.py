@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import struct
 import zlib
@@ -22,12 +21,7 @@ from lib_addift.data.mask import difference_mask
 from lib_addift.data.pairs import ImagePair, load_pair, load_picture
 from lib_addift.demo.world import draw, random_face
 from lib_addift.errors import PictureError
-
-
-def scene(width: int = 96, height: int = 80, seed: int = 0) -> np.ndarray:
-    """A picture with content at every place, (H, W, 3) uint8, smooth enough to survive scaling and JPEG."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
-    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+from tests.support.pictures import as_jpeg, changed, scene
 
 
 def mask_of(original: Any, target: Any, **settings: Any) -> np.ndarray:
@@ -36,21 +30,8 @@ def mask_of(original: Any, target: Any, **settings: Any) -> np.ndarray:
     return mask
 
 
-def changed(picture: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    """The picture with one square inverted."""
-    result = picture.copy()
-    result[top : top + size, left : left + size] ^= 255
-    return result
-
-
 def pair_of(original: Any, target: Any, **settings: Any) -> ImagePair:
     return load_pair(original, target, TrainConfig(**{"mask": "off", **settings}))
-
-
-def as_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
-    return np.array(Image.open(buffer))
 
 
 def png_header(width: int, height: int, depth: int = 8, colours: int = 2) -> bytes:

@@ -27,9 +27,9 @@ from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.conftest import fingerprint, skip_proof_and_pictures
-from tests.hosts.test_patching import run
 from tests.support.fake_unet import UNetModel
+from tests.support.models import fingerprint, latent_gradient
+from tests.support.training import skip_proof_and_pictures
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 WAYS = [
@@ -161,11 +161,11 @@ def test_blocks_computed_again_give_the_same_gradients() -> None:
     torch.manual_seed(0)
     unet = UNetModel()
     with borrow.safe_residual_sums(unet):
-        expected = run(unet)
+        expected = latent_gradient(unet)
         for part in unet.input_blocks:
             part.runs = 0
         with recomputing(unet):
-            assert torch.equal(run(unet), expected)
+            assert torch.equal(latent_gradient(unet), expected)
     assert [part.runs for part in unet.input_blocks] == [2, 2]
     assert not any("forward" in vars(part) for part in unet.modules())
 

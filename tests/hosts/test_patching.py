@@ -10,8 +10,8 @@ from torch import nn
 
 from lib_addift.diffusion.memory import recomputing
 from lib_addift.hosts import patching as borrow
-from tests.conftest import fingerprint
 from tests.support.fake_unet import CONTEXT, BasicTransformerBlock, UNetModel
+from tests.support.models import fingerprint, latent_gradient
 
 BORROWINGS = [
     borrow.frozen, borrow.without_inference_tensors, borrow.staying_in_place, borrow.safe_residual_sums, recomputing,
@@ -36,15 +36,6 @@ def inference(module: nn.Module) -> nn.Module:
     return module
 
 
-def run(unet: nn.Module) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    latents = torch.randn(1, 4, 8, 8, generator=generator, requires_grad=True)
-    output = unet(latents, torch.tensor([500]), torch.randn(1, 5, CONTEXT, generator=generator))
-    output.square().mean().backward()
-    assert latents.grad is not None
-    return latents.grad
-
-
 def objects(module: nn.Module) -> list[int]:
     return [id(tensor) for tensor in (*module.parameters(), *module.buffers())]
 
@@ -66,13 +57,13 @@ def test_whatever_happens_the_model_is_as_before(unet, take, made, error):
 
 def test_all_of_them_together_make_forges_unet_trainable(unet):
     with borrow.safe_residual_sums(unet):
-        expected = run(unet)
+        expected = latent_gradient(unet)
     inference(unet)
     before = fingerprint(unet)
     with contextlib.ExitStack() as stack:
         for take in (borrow.without_inference_tensors, borrow.frozen, borrow.safe_residual_sums, recomputing):
             stack.enter_context(take(unet))
-        torch.testing.assert_close(run(unet), expected)
+        torch.testing.assert_close(latent_gradient(unet), expected)
     assert fingerprint(unet) == before
 
 
@@ -101,7 +92,7 @@ def test_frozen_restores_mixed_flags_and_gradients():
 def test_forges_tensors_cannot_be_trained_through_without_it(unet):
     inference(unet)
     with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
-        run(unet)
+        latent_gradient(unet)
 
 
 def test_inference_tensors_are_replaced_over_the_same_memory_and_come_back():
@@ -201,7 +192,7 @@ def test_an_attribute_is_replaced_for_a_while(error):
 
 def test_in_place_sums_break_backward_without_it(unet):
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        run(unet)
+        latent_gradient(unet)
 
 
 def test_the_norms_read_copies_only_while_gradients_are_kept(unet):

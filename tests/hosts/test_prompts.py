@@ -25,8 +25,8 @@ from lib_addift.lora import names
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
-from tests.conftest import PRECISIONS, fingerprint
 from tests.support.fake_host import FakeHost
+from tests.support.models import PRECISIONS, fingerprint
 
 START, END, COMMA, A = 49406, 49407, 267, 320  # CLIP's; "a" is one token
 PROMPTS, MULTIPLIERS = ["a face", "a face with open eyes"], [0.5, -1.0]

@@ -32,7 +32,7 @@ from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.conftest import PRECISIONS, fingerprint
+from tests.support.models import PRECISIONS, fingerprint
 
 Tensors = dict[str, torch.Tensor]
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))

@@ -29,9 +29,9 @@ from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.events import Request, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.conftest import HALF_DTYPES, PRECISIONS, needs_half
 from tests.support.fake_unet import CONTEXT, BasicTransformerBlock, TimestepEmbedSequential
 from tests.support.fake_webui import KINDS, SCALE, inside
+from tests.support.models import HALF_DTYPES, PRECISIONS, needs_half
 
 PICTURES = np.stack([np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")])  # (2, 64, 64, 3)
 ORIGINAL, TARGET = PICTURES

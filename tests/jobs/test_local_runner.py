@@ -18,8 +18,8 @@ from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request, Snapshot, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.conftest import fingerprint
 from tests.support.fake_host import FakeHost
+from tests.support.models import fingerprint
 
 SMALL = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "optimizer": "SGD", "mask": "off"}
 

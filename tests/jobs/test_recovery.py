@@ -25,10 +25,10 @@ from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.jobs.store import JobStore
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
-from tests.conftest import skip_proof_and_pictures
-from tests.jobs.test_queue import PATIENCE, Gate, WatchedHost, ended, loras, request
 from tests.support.fake_host import FakeHost
+from tests.support.jobs import PATIENCE, Gate, WatchedHost, ended, loras, request
 from tests.support.queue_program import STEPS
+from tests.support.training import skip_proof_and_pictures
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,8 +23,8 @@ from lib_addift.lora.layers import DeltaLayer
 from lib_addift.lora.lycoris import split_size
 from lib_addift.lora.network import LoraNetwork, combine
 from lib_addift.training.optimizer import make_optimizer
-from tests.conftest import HALF_DTYPES
 from tests.support import webui_formulas
+from tests.support.models import HALF_DTYPES
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"algorithm": "lora"},

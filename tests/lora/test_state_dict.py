@@ -19,9 +19,9 @@ from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.events import Request, ResumeState
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.conftest import fingerprint
 from tests.support import webui_formulas
 from tests.support.fake_host import FakeHost
+from tests.support.models import fingerprint
 
 KINDS: dict[str, dict[str, Any]] = {
     "LoRA": {},

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras, wrap_lora_tag
 from lib_addift.lora.network import LoraNetwork, select_layers
-from tests.conftest import fingerprint
 from tests.support.fake_host import FakeHost
+from tests.support.models import fingerprint
 
 LAYERS = {
     "layers": ["self_attention", "cross_attention", "feed_forward", "convolutions"],

@@ -23,8 +23,8 @@ from torch import nn
 
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
-from tests.conftest import fingerprint
 from tests.support.fake_unet import Attention, AutoencoderKL, BasicTransformerBlock, TextModel, UNetModel, attend
+from tests.support.models import fingerprint
 
 SCALE = 0.18215
 # What imports a WebUI's modules when it is imported itself.

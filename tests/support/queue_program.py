@@ -15,8 +15,8 @@ import torch
 
 from lib_addift.jobs.queue import Jobs
 from lib_addift.jobs.store import JobStore
-from tests.jobs.test_queue import request
 from tests.support.fake_host import FakeHost
+from tests.support.jobs import request
 
 STEPS = 6
 

@@ -18,9 +18,9 @@ from lib_addift.jobs.local_runner import room_for, train_runs
 from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request, StepReport
 from lib_addift.training.run import TrainingRun
-from tests.conftest import skip_proof_and_pictures
 from tests.support.fake_host import FakeHost
 from tests.support.fake_webui import FakeA1111, inside
+from tests.support.training import skip_proof_and_pictures
 
 if torch.__version__ < "2.13":
     pytest.skip("the fake GPU is made for the torch of .venv: older ones look for a real one", allow_module_level=True)

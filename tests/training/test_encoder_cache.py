@@ -19,7 +19,7 @@ from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_unet import CONTEXT, UNetModel
-from tests.training.test_loop import pair_of
+from tests.support.training import pair_of
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 LATENTS, TIMESTEPS, COND = torch.randn(3, 4, 8, 8), torch.tensor([900, 500, 20]), torch.randn(3, 5, CONTEXT)

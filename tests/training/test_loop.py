@@ -12,16 +12,15 @@ from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import ResumeState
-from lib_addift.training.lessons import asked_turns, make_lessons
 from lib_addift.training.loop import train, train_together
-from lib_addift.training.methods import method_of
 from lib_addift.training.optimizer import LossScale, rate_at
 from lib_addift.training.plan import Turn, make_plan
-from lib_addift.training.state import StepReport, TrainState
+from lib_addift.training.state import StepReport
 from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_host import FakeHost
+from tests.support.training import make_state, pair_of
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 
@@ -32,20 +31,8 @@ def run(
     host = host or FakeHost()
     pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
     pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
-    state = make_learner(host, [pair], config)
+    state = make_state(host, [pair], config)
     return state.network, list(train(host, state))
-
-
-def make_learner(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> TrainState:
-    lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
-    teacher = TeacherPredictions(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
-    networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
-    return TrainState(host, networks, lessons=lessons, pairs=pairs, teacher=teacher, config=config)
-
-
-def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
-    modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
-    return LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
 
 
 def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Turn, torch.Tensor]:
@@ -88,7 +75,7 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=50)
     before = {key: value.clone() for key, value in host.unet.state_dict().items()}
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
-    state = make_learner(host, [pair], config)
+    state = make_state(host, [pair], config)
     calls = host.calls
     steps = train(host, state)
     assert [next(steps).step for _ in range(3)] == [1, 2, 3]
@@ -128,13 +115,8 @@ def test_a_non_finite_step_is_skipped_and_counted() -> None:
 # Several at once, several pairs, going on.
 
 
-def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weight: float = 1.0) -> LatentPair:
-    pictures = np.random.default_rng(seed).integers(0, 256, (2, size, 64, 3)).astype(np.uint8)
-    return encode_pair(host, ImagePair(*pictures, mask=None), config, weight=weight)
-
-
 @pytest.mark.parametrize(("optimizer", "tolerance"), [("SGD", 1e-4), ("AdamW", 1e-2)])
-def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, tolerance: float) -> None:
+def test_several_states_at_once_learn_what_each_learns_alone(optimizer: str, tolerance: float) -> None:
     """To rounding: AdamW's first steps take the sign of gradients, of tiny ones too."""
     host = FakeHost()
     configs = [
@@ -146,10 +128,10 @@ def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, t
         )
     ]
     pairs = [[pair_of(host, config, n)] for n, config in enumerate(configs)]
-    alone = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
+    alone = [make_state(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     for state in alone:
         list(train(host, state))
-    together = [make_learner(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
+    together = [make_state(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     calls = host.calls
     rounds = list(train_together(host, together))
     assert host.calls == calls + 4 + 9, (
@@ -167,7 +149,7 @@ def test_several_learners_at_once_learn_what_each_learns_alone(optimizer: str, t
 
 def test_one_that_fails_drops_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=15)
-    good, bad = (make_learner(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
+    good, bad = (make_state(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
     goal = bad.goal
     monkeypatch.setattr(bad, "goal", lambda turn: goal(turn) * float("nan"))
     rounds = list(train_together(host, [good, bad]))
@@ -181,35 +163,35 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     """Two visits a step, of pictures of two sizes: the mean of the weighted losses, whatever goes in which pass."""
     host, config = FakeHost(), TrainConfig.create(max_train_steps=1, batch_size=2)
     pairs = [pair_of(host, config, 1), pair_of(host, config, 2, size=128, weight=3.0)]
-    mixed = next(train(host, make_learner(host, pairs, config)))
-    state = make_learner(host, pairs, config)
+    mixed = next(train(host, make_state(host, pairs, config)))
+    state = make_state(host, pairs, config)
     single = []
     for number, pair in enumerate(pairs):
         turns = tuple(turn for turn in state.turns if turn.pair == number)
-        other = make_learner(host, pairs, config)
+        other = make_state(host, pairs, config)
         other.lessons = [dataclasses.replace(other.lessons[0], plan=(turns,))]
         single.append(next(train(host, other)).loss)
         assert len(turns) == 2, pair.weight
     assert mixed.loss == pytest.approx((single[0] + single[1]) / 2, rel=1e-5)
-    plain = make_learner(host, [pairs[0], pair_of(host, config, 2, size=128)], config)
+    plain = make_state(host, [pairs[0], pair_of(host, config, 2, size=128)], config)
     unweighted = next(train(host, plain)).loss
     assert mixed.loss == pytest.approx((single[0] + 3 * (2 * unweighted - single[0])) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
-def test_a_restored_learner_goes_on_to_the_same_bits(optimizer: str) -> None:
+def test_a_restored_state_goes_on_to_the_same_bits(optimizer: str) -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
     pair = pair_of(host, config, 1)
-    whole = make_learner(host, [pair], config)
+    whole = make_state(host, [pair], config)
     losses = [report.loss for report in train(host, whole)]
-    first = make_learner(host, [pair], config)
+    first = make_state(host, [pair], config)
     steps = train(host, first)
     for _ in range(5):
         next(steps)
     data = resume_bytes(ResumeState(5, 1.5, first.state()))
     kept = read_resume_state(data)
     assert (kept.step, kept.train_seconds) == (5, 1.5)
-    second = make_learner(host, [pair], config)
+    second = make_state(host, [pair], config)
     second.restore(kept.state)
     assert [report.loss for report in train(host, second)] == losses[5:]
     ours, theirs = whole.network.tensors(), second.network.tensors()

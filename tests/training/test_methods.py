@@ -26,7 +26,7 @@ from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import TrainState
 from lib_addift.training.targets import TeacherPredictions, noisy_batch
 from tests.support.fake_host import FakeHost
-from tests.training.test_loop import make_learner
+from tests.support.training import make_state
 
 QUICK = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "mask": "off"}
 
@@ -38,7 +38,7 @@ def pairs_of(host: FakeHost, config: TrainConfig, count: int = 1) -> list[Latent
 
 def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, TrainState]:
     host = FakeHost()
-    state = make_learner(host, pairs_of(host, config, count), config)
+    state = make_state(host, pairs_of(host, config, count), config)
     list(train(host, state))
     return host, state
 
@@ -66,7 +66,7 @@ def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
     config = TrainConfig.create(method=method, **QUICK)
     host = FakeHost()
     (pair,) = pairs_of(host, config)
-    state = make_learner(host, [pair], config)
+    state = make_state(host, [pair], config)
     turns = state.turns
     assert [turn.direction for turn in turns] == [Direction.FORWARD, Direction.REVERSE][
         : 2 if method == "slider" else 1
@@ -95,7 +95,7 @@ def test_lora_sees_the_targets_only() -> None:
     other = LatentPair(pair.target, pair.target, None)
     results = []
     for each in (pair, other):
-        state = make_learner(host, [each], config)
+        state = make_state(host, [each], config)
         list(train(host, state))
         results.append(delta(state.network))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -108,7 +108,7 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
     assert state.total == 10
     assert method_of(config).result(state.networks) is second
     pair = state.pairs[0]
-    alone = make_learner(host, [pair], TrainConfig.create(method="lora", **QUICK))
+    alone = make_state(host, [pair], TrainConfig.create(method="lora", **QUICK))
     list(train(host, alone))
     assert not torch.allclose(delta(second)[name := next(iter(delta(second)))], delta(alone.network)[name])
     # The same second LoRA, where the first is merged into the model's own weights.
@@ -116,9 +116,9 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
     for name, change in delta(first).items():
         module = next(m for path, m in merged.unet.named_modules() if merged.lora_name(path) == name)
         module.weight.data += change.detach().view_as(module.weight)
-    on_top = make_learner(merged, [pair], TrainConfig.create(method="lora", **{**QUICK, "optimizer": "SGD"}))
+    on_top = make_state(merged, [pair], TrainConfig.create(method="lora", **{**QUICK, "optimizer": "SGD"}))
     list(train(merged, on_top))
-    again = make_learner(
+    again = make_state(
         host, [pair], TrainConfig.create(method="copier", first_train_steps=6, **{**QUICK, "optimizer": "SGD"})
     )
     again.networks[0].load_state_dict(first.state_dict())
@@ -137,7 +137,7 @@ def test_the_residual_is_the_target_less_the_original_exactly() -> None:
     assert {layer.rank for layer in whole.layers.values()} == {4}
     for name, change in delta(whole).items():
         assert torch.allclose(change, targets[name] - originals[name], atol=1e-6)
-    plain = make_learner(host, list(state.pairs), TrainConfig.create(method="lora", **QUICK))
+    plain = make_state(host, list(state.pairs), TrainConfig.create(method="lora", **QUICK))
     list(train(host, plain))
     for name, change in delta(plain.network).items():
         assert torch.equal(change, targets[name]), "each is learnt alone"
@@ -162,7 +162,7 @@ def test_going_on_from_any_step_gives_the_same_bytes(method: str) -> None:
     for stop in (1, 2, 3):
         host = FakeHost()
         pairs = pairs_of(host, config, 2)
-        begun, other = make_learner(host, pairs, config), make_learner(host, pairs, config)
+        begun, other = make_state(host, pairs, config), make_state(host, pairs, config)
         steps = train(host, begun)
         for _ in range(stop):
             next(steps)
@@ -184,7 +184,7 @@ def test_self_regularisation_keeps_unrelated_predictions() -> None:
         pairs = pairs_of(host, config)
         regularisation = unrelated_pairs(host, pairs[0], TrainConfig.create(self_regularisation=weight or 1.0, seed=99))
         trained = [*pairs, *(unrelated_pairs(host, pairs[0], config) if weight else [])]
-        state = make_learner(host, trained, config)
+        state = make_state(host, trained, config)
         assert state.visits == 1
         assert len(state.turns) == (2 if weight else 1)
         plain = make_lessons(config, method_of(config).phases(config, 1), pairs)[0].plan

@@ -27,8 +27,8 @@ from lib_addift.lora.network import LoraLayer, LoraNetwork
 from lib_addift.training.events import Event, Request, ResumeState, Snapshot
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.conftest import fingerprint
 from tests.support.fake_host import FakeHost
+from tests.support.models import fingerprint
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged

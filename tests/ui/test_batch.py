@@ -15,7 +15,7 @@ from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.ui import queue, render
 from lib_addift.ui.handlers import Handlers
 from tests.support.fake_host import FakeHost
-from tests.ui.test_tab import NASTY, QUICK, Page
+from tests.support.page import NASTY, QUICK, Page
 
 FACE = world.Face()
 CLOSED = dataclasses.replace(FACE, eyes="closed")

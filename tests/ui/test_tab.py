@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -19,7 +18,6 @@ from lib_addift import ui
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.data.checks import Finding
-from lib_addift.demo import world
 from lib_addift.errors import ConfigError, JobError
 from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.training.events import Request
@@ -30,43 +28,9 @@ from lib_addift.ui.handlers import Handlers
 from lib_addift.ui.panels import PANELS, job_id
 from lib_addift.ui.trial import WEIGHTS, Trial, TrialRequest
 from tests.support.fake_host import FakeHost
+from tests.support.page import NASTY, Page, pair
 
 ROOT = Path(__file__).parents[2]
-NASTY = "<img src=x onerror=alert(1)> & \"quoted\" 'single' ${value} {{name}} @children"
-QUICK = {"max_train_steps": 4, "preview_every": 2, "sampling_steps": 2, "resolution": 64}
-
-
-def pair() -> tuple[Image.Image, Image.Image]:
-    face = world.Face()
-    return world.draw(face), world.draw(dataclasses.replace(face, eyes="closed"))
-
-
-class Page:
-    """An open page of the tab: sends what a browser would, and shows what comes back."""
-
-    def __init__(self, handlers: Handlers) -> None:
-        self.handlers = handlers
-        self.shown: dict[str, Any] = {"seen": ""}
-        self.changed: dict[str, Any] = {}
-        self.do("restore")
-
-    def do(self, handler: str, **values: Any) -> dict[str, Any]:
-        self.shown |= values
-        self.changed = getattr(self.handlers, handler)(dict(self.shown))
-        for key, change in self.changed.items():
-            self.shown[key] = change.get("value", self.shown.get(key)) if isinstance(change, form.Props) else change
-        for key, change in self.changed.items():
-            if isinstance(change, form.Props) and "visible" in change:
-                self.shown[f"{key} is visible"] = change["visible"]
-        return self.changed
-
-    def put_pair(self) -> None:
-        original, target = pair()
-        self.do("take_pictures", original=original, target=target)
-        self.shown |= {"original": original, "target": target}
-
-    def train(self, name: str, **settings: Any) -> dict[str, Any]:
-        return self.do("train", name=name, **{**QUICK, **settings})
 
 
 @pytest.fixture

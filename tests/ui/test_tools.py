@@ -19,10 +19,10 @@ from lib_addift.ui import tools as tools_module
 from lib_addift.ui.handlers import Handlers
 from lib_addift.ui.tools import OPERATIONS, USED_BY
 from lib_addift.ui.tools_handlers import ToolHandlers
-from tests.lora.test_arithmetic import CONV, LINEAR, SHAPES, make, same, write
 from tests.support.dense import dense, layers_of
 from tests.support.fake_host import FakeHost
-from tests.ui.test_tab import NASTY, Page
+from tests.support.loras import CONV, LINEAR, SHAPES, make, same, write
+from tests.support.page import NASTY, Page
 
 
 class ToolsPage(Page):

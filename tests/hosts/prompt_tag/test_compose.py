@@ -24,9 +24,9 @@ from lib_addift.hosts.prompt_tag.syntax import (
     text_weights,
     with_mode,
 )
-from tests.conftest import fingerprint
 from tests.support.fake_host import FakeUNet
 from tests.support.fake_lora_tag import inside
+from tests.support.models import fingerprint
 
 UNCOND, COND = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(8))
 LATENTS = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(9))

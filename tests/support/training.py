@@ -1,0 +1,48 @@
+"""Training states and pairs of latents for the tests of training, and runs without the work after the last step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lib_addift.training.finish
+import lib_addift.training.run
+from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import ImagePair
+from lib_addift.diffusion.latents import LatentPair, encode_pair
+from lib_addift.evaluation.round_trip import RoundTrip
+from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.training.lessons import asked_turns, make_lessons
+from lib_addift.training.methods import method_of
+from lib_addift.training.state import TrainState
+from lib_addift.training.targets import TeacherPredictions
+from tests.support.fake_host import FakeHost
+
+
+def make_state(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> TrainState:
+    lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
+    teacher = TeacherPredictions(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
+    networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
+    return TrainState(host, networks, lessons=lessons, pairs=pairs, teacher=teacher, config=config)
+
+
+def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:
+    modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
+    return LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed)
+
+
+def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weight: float = 1.0) -> LatentPair:
+    pictures = np.random.default_rng(seed).integers(0, 256, (2, size, 64, 3)).astype(np.uint8)
+    return encode_pair(host, ImagePair(*pictures, mask=None), config, weight=weight)
+
+
+def skip_proof_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end at once after their last step: with a proof that is made up, and empty pictures."""
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))
+    for module, drawing in (
+        (lib_addift.training.run, "preview_strip"),
+        (lib_addift.training.finish, "preview_strip"),
+        (lib_addift.training.finish, "round_trip_pictures"),
+    ):
+        monkeypatch.setattr(module, drawing, lambda *_: Image.new("RGB", (64, 64)))
