@@ -130,7 +130,7 @@ class Job:
         is_ours = self.has_ended or self.is_writing
         run = TrainingRun(
             self.host, replace(self.request, overwrite=True) if is_ours else self.request,
-            keep_snapshots=True, checkpoint=checkpoint, model_title=self.model_title,
+            keep_snapshots=True, resume_state=checkpoint, model_title=self.model_title,
         )  # fmt: skip
         if self.has_ended and not self.is_writing:
             run.request = self.request  # whose name NAME-stepN takes no other file's place

@@ -13,7 +13,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.memory import MicroBatching, free_bytes
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.training.events import Event, Events
-from lib_addift.training.loop import train_together
+from lib_addift.training.loop import train
 from lib_addift.training.methods import is_simple
 from lib_addift.training.run import TrainingRun, timed
 
@@ -84,7 +84,7 @@ def _steps(going: list[TrainingRun]) -> Generator[RunSaid, None, None]:
     """The training steps of all runs, until each has no more, has failed or is stopped."""
     states = {run.state: run for run in going}
     active = list(states)
-    for seconds, reports in timed(train_together(going[0].host, active) if going else ()):
+    for seconds, reports in timed(train(going[0].host, active) if going else ()):
         for state, report in reports.items():
             run = states[state]
             if isinstance(report, TrainingError):

@@ -42,8 +42,6 @@ _FACTS = {  # the metadata that people want to see
     "ss_seed": "Seed",
 }
 
-_COMMENTS = {"addift": "ADDifT (Alternating Direct Difference Training)"}
-
 
 def build_metadata(
     config: TrainConfig,
@@ -52,6 +50,8 @@ def build_metadata(
     model_title: str,
     model_hash: str,
     prediction_type: str,
+    learnt: str,
+    comment: str,
     report: Mapping[str, object],
     tensors: Mapping[str, torch.Tensor],
     resolution: tuple[int, int],
@@ -60,16 +60,15 @@ def build_metadata(
 ) -> dict[str, str]:
     """The metadata of a trained LoRA for kohya's tools (ss_), Stability's and Forge (modelspec), and us (addift).
 
-    `model_hash` is the checkpoint's sha256 or empty; `report` has the figures of the run as JSON values, and no times,
-    so that the same seed gives the same file; `tensors` are the ones to be saved; `resolution` is width and height in
-    pixels; `steps` are those done (default: all). The hashes of the tensors are added by `save_lora`.
+    `learnt` says what was learnt and how ('The difference of two pictures, learnt with ADDifT'), and `comment` is the
+    method's full name. `model_hash` is the checkpoint's sha256 or empty. `report` has the figures of the run as JSON
+    values, and no times, so that the same seed gives the same file. `tensors` are the ones to be saved, `resolution` is
+    width and height in pixels, `steps` are those done (default: all). `save_lora` adds the hashes of the tensors.
     """
     done = config.max_train_steps if steps is None else steps
-    learnt = "Pictures" if config.method == "lora" else "The difference of two pictures"
-    method = "ADDifT" if config.method == "addift" else f"the method '{config.method}'"
-    described = f"{learnt}, learnt with {method} on {model_title} in {done} steps."
     metadata = {
         **_kohya_metadata(config, tensors),
+        "ss_training_comment": comment,
         "ss_sd_model_name": model_title,
         "ss_new_sd_model_hash": model_hash,
         "ss_clip_skip": str(clip_skip),
@@ -80,7 +79,7 @@ def build_metadata(
         "modelspec.architecture": "stable-diffusion-v1/lora",  # Forge knows the file by it
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
-        "modelspec.description": described,
+        "modelspec.description": f"{learnt} on {model_title} in {done} steps.",
         "modelspec.resolution": "x".join(map(str, resolution)),
         "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
         "modelspec.timestep_range": f"{config.min_timestep},{config.max_timestep}",
@@ -110,7 +109,6 @@ def _kohya_metadata(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) ->
         "ss_mixed_precision": "no" if config.precision == "fp32" else config.precision,
         "ss_seed": str(config.seed),
         "ss_tag_frequency": json.dumps({"addift": tags} if tags else {}),
-        "ss_training_comment": _COMMENTS.get(config.method, f"method {config.method}"),
     }
 
 

@@ -16,8 +16,10 @@ from lib_addift.sets.kohya_folders import find_pictures
 from lib_addift.sets.names import name_key, safe_name, shown
 from lib_addift.sets.pairing import find_pairs, holds_pictures, inner_folders
 from lib_addift.sets.settings_file import SetSettings, read_settings, settings_file
-from lib_addift.training.dataset import check_method, with_usual_steps
+from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request
+from lib_addift.training.methods import method_for_single_pictures
+from lib_addift.training.request import check_sources
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,15 @@ def find_set(folder: Path, base: Mapping[str, Any] | None = None) -> PairSet:
         if not own.name and result.name != folder.name:
             notes += (f"the LoRA is called '{result.name}', because it cannot be called as the folder",)
         name = own.name or result.name
-        settings = {**({"method": "lora"} if any(pair.is_single for pair in found.pairs) else {}), **own.config}
+        settings = {
+            **({"method": method_for_single_pictures()} if any(pair.is_single for pair in found.pairs) else {}),
+            **own.config,
+        }
         result = PairSet(name, folder, found.pairs, settings, notes, found.problem, own.overwrite)
         result = replace(result, pairs=_weighted(found.pairs, own) if found.pairs else ())
         config = result.config(base)
         if result.pairs:
-            check_method(config, result.pairs)
+            check_sources(config, result.pairs)
     except AddiftError as error:
         return replace(result, problem=result.problem or str(error))
     except OSError as error:

@@ -58,6 +58,7 @@ class TrainingRun:
         self.host, self.request, self.config = host, request, request.config
         self.prepared = prepared or check_request(request, host.lora_dir)
         self.snapshots: dict[int, Snapshot] = {}
+        self._state: TrainState | None = None
         self.results: list[Result] = []
         self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self.resume_state = resume_state
@@ -81,6 +82,11 @@ class TrainingRun:
     def pairs(self) -> tuple[ImagePair, ...]:
         """The pairs as they are trained on."""
         return self.prepared.pairs
+
+    @property
+    def pair(self) -> ImagePair:
+        """The first pair."""
+        return self.prepared.pairs[0]
 
     @property
     def pair_report(self) -> PairReport:
@@ -180,7 +186,7 @@ class TrainingRun:
         self.steps_done = resume_state.step if resume_state else 0
         self.train_seconds = resume_state.train_seconds if resume_state else 0.0
         self.snapshots = {step: kept for step, kept in self.snapshots.items() if step <= self.steps_done}
-        self._state: TrainState | None = None
+        self._state = None
 
     def close(self) -> None:
         """Keep of the work what `keep` needs, and let go of the rest."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 
-import lib_addift.training.loop
+import lib_addift.training.micro_batches
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_known_before_the_first_step(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_proof_and_pictures(monkeypatch)
-    monkeypatch.setattr(lib_addift.training.loop, "free_bytes", lambda _device: 1)
+    monkeypatch.setattr(lib_addift.training.micro_batches, "free_bytes", lambda _device: 1)
     notes, learnt = learn(host, "planned")
     assert notes == [
         f"memory is short: from now on {WAYS[-1]}, which is slower", "", "",
@@ -245,7 +245,7 @@ def test_a_gpu_with_room_is_used(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     skip_proof_and_pictures(monkeypatch)
-    monkeypatch.setattr(lib_addift.training.loop, "free_bytes", lambda _device: 2**30)
+    monkeypatch.setattr(lib_addift.training.micro_batches, "free_bytes", lambda _device: 2**30)
     notes, learnt = learn(host, "room")
     assert notes == ["", "", ""]
     assert host.recomputed == 0
@@ -282,7 +282,7 @@ def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch
     same(learnt, expected)
 
 
-def test_lessons_with_more_samples_than_the_first_step_are_not_cut() -> None:
-    plans = [[(1,)], [(1, 2, 3)]]
-    state = SimpleNamespace(lessons=[SimpleNamespace(plan=plan) for plan in plans], config=TrainConfig())
-    assert lib_addift.training.loop._wished([state, state]) == MicroBatching(6, recomputes=False)  # type: ignore[list-item]
+def test_phases_with_more_samples_than_the_first_step_are_not_cut() -> None:
+    steps = [[(1,)], [(1, 2, 3)]]
+    state = SimpleNamespace(plans=[SimpleNamespace(steps=each) for each in steps], config=TrainConfig())
+    assert lib_addift.training.micro_batches.wished([state, state]) == MicroBatching(6, recomputes=False)  # type: ignore[list-item]

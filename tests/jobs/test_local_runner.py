@@ -58,8 +58,8 @@ def test_one_that_fails_is_told_of_and_the_others_finish(tmp_path: Path, monkeyp
 
     def prepared() -> Any:
         yield from prepare()
-        goal = diverging.state.goal
-        monkeypatch.setattr(diverging.state, "goal", lambda turn: float("nan") * goal(turn))
+        target = diverging.state.target
+        monkeypatch.setattr(diverging.state, "target", lambda sample: float("nan") * target(sample))
 
     monkeypatch.setattr(diverging, "prepare", prepared)
     monkeypatch.setattr(unsaved, "after_step", lambda *_: (1 / 0 for _ in "x"))
@@ -226,7 +226,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_gives_the_same_file(tmp_path: Path
     assert [checkpoint.step for checkpoint in kept] == [3, 6, 9]
     for checkpoint in kept:
         host = FakeHost(tmp_path / "second")
-        again = TrainingRun(host, first.request, keep_snapshots=True, checkpoint=checkpoint)
+        again = TrainingRun(host, first.request, keep_snapshots=True, resume_state=checkpoint)
         steps = [event.step for event in again.events() if isinstance(event, StepReport)]
         assert steps == list(range(checkpoint.step + 1, 10))
         ours, theirs = (run.results[0].path for run in (again, whole))

@@ -84,6 +84,8 @@ def make_tensors(seed: int = 0, *, rank: int = 4, width: int = 768, alpha: float
 def make_metadata(tensors: Mapping[str, torch.Tensor] | None = None, **settings: Any) -> dict[str, str]:
     return build_metadata(
         TrainConfig(**settings),
+        learnt="The difference of two pictures, learnt with ADDifT",
+        comment="ADDifT (Alternating Direct Difference Training)",
         name="eyes",
         model_title="tiny-world",
         model_hash="ab" * 32,
@@ -471,6 +473,8 @@ def test_a_lora_can_be_trained_again_from_its_file(tmp_path: Path) -> None:
 def test_metadata_of_other_runs() -> None:
     metadata = build_metadata(
         TrainConfig(precision="fp32"),
+        learnt="The difference of two pictures, learnt with ADDifT",
+        comment="ADDifT (Alternating Direct Difference Training)",
         name="eyes",
         model_title="tiny-world",
         model_hash="",

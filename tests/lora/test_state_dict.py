@@ -182,6 +182,8 @@ def save(path: Path, network: LoraNetwork, weight: float = 1.0, precision: str =
     tensors = network.tensors(weight)
     metadata = build_metadata(
         TrainConfig.create(rank=2, alpha=3.0, **settings), name="blink", model_title="fake", model_hash="",
+        learnt="The difference of two pictures, learnt with ADDifT",
+        comment="ADDifT (Alternating Direct Difference Training)",
         prediction_type="epsilon", report={}, tensors=tensors, resolution=(64, 64),
     )  # fmt: skip
     return save_lora(path, tensors, metadata, precision=precision)
@@ -266,7 +268,7 @@ SETTINGS = {
 def start(host: FakeHost, checkpoint: ResumeState | None = None, **settings: Any) -> TrainingRun:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     request = Request.of(*pictures, "blink", TrainConfig.create(**{**SETTINGS, **settings}), overwrite=True)
-    return TrainingRun(host, request, keep_snapshots=True, checkpoint=checkpoint)
+    return TrainingRun(host, request, keep_snapshots=True, resume_state=checkpoint)
 
 
 @every_kind

@@ -13,18 +13,18 @@ from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.lora.network import LoraNetwork, select_layers
-from lib_addift.training.lessons import asked_turns, make_lessons
 from lib_addift.training.methods import method_of
+from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.state import TrainState
 from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_host import FakeHost
 
 
 def make_state(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> TrainState:
-    lessons = make_lessons(config, method_of(config).phases(config, len(pairs)), pairs)
-    teacher = TeacherPredictions(host, pairs, asked_turns(lessons, pairs), config.reference_batch_size)
-    networks = [make_network(host, config) for _ in range(1 + max(lesson.phase.network for lesson in lessons))]
-    return TrainState(host, networks, lessons=lessons, pairs=pairs, teacher=teacher, config=config)
+    plans = plan_phases(config, method_of(config).phases(config, len(pairs)), pairs)
+    teacher = TeacherPredictions(host, pairs, teacher_samples(plans, pairs), config.reference_batch_size)
+    networks = [make_network(host, config) for _ in range(1 + max(phase_plan.phase.network for phase_plan in plans))]
+    return TrainState(host, networks, plans=plans, pairs=pairs, teacher=teacher, config=config)
 
 
 def make_network(host: FakeHost, config: TrainConfig) -> LoraNetwork:

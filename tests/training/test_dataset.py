@@ -142,12 +142,12 @@ def test_a_zoom_at_the_border_stays_in_the_picture() -> None:
 @pytest.mark.parametrize("directions", ["both", "alternate"])
 def test_every_pair_comes_equally_often_and_every_view_comes(directions: str) -> None:
     config = TrainConfig.create(max_train_steps=240, mirror=True, zoom=2.0, directions=directions)
-    turns = [turn for step in make_plan(config, pairs=3, views=4) for turn in step]
-    assert set(Counter(turn.pair // 4 for turn in turns).values()) == {len(turns) // 3}
-    assert len({turn.pair for turn in turns}) == 12
+    samples = [sample for step in make_plan(config, pairs=3, views=4) for sample in step]
+    assert set(Counter(sample.pair // 4 for sample in samples).values()) == {len(samples) // 3}
+    assert len({sample.pair for sample in samples}) == 12
     by_noise: dict[int, set[tuple[int, int]]] = {}
-    for turn in turns:
-        by_noise.setdefault(turn.noise_seed, set()).add((turn.pair, turn.timestep))
+    for sample in samples:
+        by_noise.setdefault(sample.noise_seed, set()).add((sample.pair, sample.timestep))
     assert all(len(each) == 1 for each in by_noise.values()), "both directions of a visit see the same"
 
 

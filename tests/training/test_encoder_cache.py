@@ -112,10 +112,10 @@ def test_only_two_windows_are_known_at_a_time(host: StandaloneHost, tmp_path: Pa
     config = TrainConfig.create(max_train_steps=40, directions="alternate")
     plan = make_plan(config)
     teacher = TeacherPredictions(host, [pair_of(host, config, 1)], plan, 3, shares_encoder=True)  # type: ignore[arg-type]
-    for turns in plan:
-        teacher.prefetch(turns)
-        assert sum(turn in window for turn in turns for window in teacher._known.values()) == 1
+    for samples in plan:
+        teacher.prefetch(samples)
+        assert sum(sample in window for sample in samples for window in teacher._known.values()) == 1
         assert len(teacher._known) <= 2
-        assert all(teacher.student_features(turn) is not None for turn in plan[0] if turns is plan[1])
+        assert all(teacher.student_features(sample) is not None for sample in plan[0] if samples is plan[1])
     with pytest.raises(KeyError):
         teacher[plan[0][0]]

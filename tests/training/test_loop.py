@@ -14,9 +14,10 @@ from lib_addift.errors import TrainingError
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import ResumeState
-from lib_addift.training.loop import train, train_together
-from lib_addift.training.optimizer import LossScale, rate_at
-from lib_addift.training.plan import Turn, make_plan
+from lib_addift.training.loop import train, train_one
+from lib_addift.training.loss import LossScale
+from lib_addift.training.optimizer import rate_at
+from lib_addift.training.plan import Sample, make_plan
 from lib_addift.training.state import StepReport
 from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_host import FakeHost
@@ -32,15 +33,15 @@ def run(
     pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
     pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
     state = make_state(host, [pair], config)
-    return state.network, list(train(host, state))
+    return state.network, list(train_one(host, state))
 
 
-def references_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Turn, torch.Tensor]:
+def predictions_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Sample, torch.Tensor]:
     plan, known = make_plan(config), {}
     teacher = TeacherPredictions(host, [pair], plan, config.reference_batch_size)
-    for turns in plan:
-        teacher.prefetch(turns)
-        known |= {turn: teacher[turn] for turn in turns}
+    for samples in plan:
+        teacher.prefetch(samples)
+        known |= {sample: teacher[sample] for sample in samples}
     return known
 
 
@@ -77,7 +78,7 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
     state = make_state(host, [pair], config)
     calls = host.calls
-    steps = train(host, state)
+    steps = train_one(host, state)
     assert [next(steps).step for _ in range(3)] == [1, 2, 3]
     steps.close()
     assert host.calls == calls + 1 + 3, "all references at once, then the student, once a step"
@@ -89,10 +90,10 @@ def test_references_do_not_depend_on_their_batch_size() -> None:
     host = FakeHost()
     config = TrainConfig.create(max_train_steps=7)
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
-    large = references_of(host, pair, config)
-    small = references_of(host, pair, TrainConfig.create(max_train_steps=7, reference_batch_size=1))
+    large = predictions_of(host, pair, config)
+    small = predictions_of(host, pair, TrainConfig.create(max_train_steps=7, reference_batch_size=1))
     assert large.keys() == small.keys()
-    assert all(torch.allclose(large[turn], small[turn], atol=1e-6) for turn in large)
+    assert all(torch.allclose(large[sample], small[sample], atol=1e-6) for sample in large)
 
 
 class NonFiniteHost(FakeHost):
@@ -130,10 +131,10 @@ def test_several_states_at_once_learn_what_each_learns_alone(optimizer: str, tol
     pairs = [[pair_of(host, config, n)] for n, config in enumerate(configs)]
     alone = [make_state(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     for state in alone:
-        list(train(host, state))
+        list(train_one(host, state))
     together = [make_state(host, pair, config) for pair, config in zip(pairs, configs, strict=True)]
     calls = host.calls
-    rounds = list(train_together(host, together))
+    rounds = list(train(host, together))
     assert host.calls == calls + 4 + 9, (
         "references of 12, 9 and 24 turns, 16 in a pass; then one pass a step, for all of them"
     )
@@ -150,9 +151,9 @@ def test_several_states_at_once_learn_what_each_learns_alone(optimizer: str, tol
 def test_one_that_fails_drops_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=15)
     good, bad = (make_state(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
-    goal = bad.goal
-    monkeypatch.setattr(bad, "goal", lambda turn: goal(turn) * float("nan"))
-    rounds = list(train_together(host, [good, bad]))
+    target = bad.target
+    monkeypatch.setattr(bad, "target", lambda sample: target(sample) * float("nan"))
+    rounds = list(train(host, [good, bad]))
     assert len(rounds) == 15
     assert [isinstance(reports.get(bad), TrainingError) for reports in rounds] == [False] * 9 + [True] + [False] * 5
     assert rounds[-1].keys() == {good}
@@ -163,18 +164,18 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     """Two visits a step, of pictures of two sizes: the mean of the weighted losses, whatever goes in which pass."""
     host, config = FakeHost(), TrainConfig.create(max_train_steps=1, batch_size=2)
     pairs = [pair_of(host, config, 1), pair_of(host, config, 2, size=128, weight=3.0)]
-    mixed = next(train(host, make_state(host, pairs, config)))
+    mixed = next(train_one(host, make_state(host, pairs, config)))
     state = make_state(host, pairs, config)
     single = []
     for number, pair in enumerate(pairs):
-        turns = tuple(turn for turn in state.turns if turn.pair == number)
+        samples = tuple(sample for sample in state.samples if sample.pair == number)
         other = make_state(host, pairs, config)
-        other.lessons = [dataclasses.replace(other.lessons[0], plan=(turns,))]
-        single.append(next(train(host, other)).loss)
-        assert len(turns) == 2, pair.weight
+        other.plans = [dataclasses.replace(other.plans[0], steps=(samples,))]
+        single.append(next(train_one(host, other)).loss)
+        assert len(samples) == 2, pair.weight
     assert mixed.loss == pytest.approx((single[0] + single[1]) / 2, rel=1e-5)
     plain = make_state(host, [pairs[0], pair_of(host, config, 2, size=128)], config)
-    unweighted = next(train(host, plain)).loss
+    unweighted = next(train_one(host, plain)).loss
     assert mixed.loss == pytest.approx((single[0] + 3 * (2 * unweighted - single[0])) / 2, rel=1e-4)
 
 
@@ -183,17 +184,17 @@ def test_a_restored_state_goes_on_to_the_same_bits(optimizer: str) -> None:
     host, config = FakeHost(), TrainConfig.create(max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
     pair = pair_of(host, config, 1)
     whole = make_state(host, [pair], config)
-    losses = [report.loss for report in train(host, whole)]
+    losses = [report.loss for report in train_one(host, whole)]
     first = make_state(host, [pair], config)
-    steps = train(host, first)
+    steps = train_one(host, first)
     for _ in range(5):
         next(steps)
-    data = resume_bytes(ResumeState(5, 1.5, first.state()))
+    data = resume_bytes(ResumeState(5, 1.5, first.state_dict()))
     kept = read_resume_state(data)
     assert (kept.step, kept.train_seconds) == (5, 1.5)
     second = make_state(host, [pair], config)
-    second.restore(kept.state)
-    assert [report.loss for report in train(host, second)] == losses[5:]
+    second.load_state_dict(kept.state)
+    assert [report.loss for report in train_one(host, second)] == losses[5:]
     ours, theirs = whole.network.tensors(), second.network.tensors()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 

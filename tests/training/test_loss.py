@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
-from lib_addift.training.loss import difference_loss, turn_multiplier
-from lib_addift.training.plan import Direction
+from lib_addift.training.loss import difference_loss
+from lib_addift.training.methods.addift import multiplier
 
 
 def reference_loss(config: TrainConfig, prediction, reference, timesteps, mask) -> np.ndarray:
@@ -68,5 +69,5 @@ def test_mask_is_normalised_by_area() -> None:
 
 def test_multipliers_have_opposite_signs() -> None:
     config = TrainConfig.create(train_multiplier=0.25, reverse_ratio=0.5)
-    assert turn_multiplier(Direction.FORWARD, config) == 0.25
-    assert turn_multiplier(Direction.REVERSE, config) == -0.125
+    assert multiplier(Direction.FORWARD, config) == 0.25
+    assert multiplier(Direction.REVERSE, config) == -0.125

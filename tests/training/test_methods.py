@@ -11,20 +11,19 @@ import torch
 from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.diffusion.host import lora_modules, text_layers
-from lib_addift.diffusion.latents import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
+from lib_addift.diffusion.latents import Direction, LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.dataset import steps_of
 from lib_addift.training.events import Request
-from lib_addift.training.lessons import asked_turns, goal_of, make_lessons
-from lib_addift.training.loop import train
+from lib_addift.training.loop import train_one
 from lib_addift.training.methods import Goal, is_simple, method_of
-from lib_addift.training.plan import Direction, turn_noise
+from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import TrainState
-from lib_addift.training.targets import TeacherPredictions, noisy_batch
+from lib_addift.training.targets import TeacherPredictions, noisy_batch, sample_noise
 from tests.support.fake_host import FakeHost
 from tests.support.training import make_state
 
@@ -39,7 +38,7 @@ def pairs_of(host: FakeHost, config: TrainConfig, count: int = 1) -> list[Latent
 def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, TrainState]:
     host = FakeHost()
     state = make_state(host, pairs_of(host, config, count), config)
-    list(train(host, state))
+    list(train_one(host, state))
     return host, state
 
 
@@ -67,18 +66,20 @@ def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
     host = FakeHost()
     (pair,) = pairs_of(host, config)
     state = make_state(host, [pair], config)
-    turns = state.turns
-    assert [turn.direction for turn in turns] == [Direction.FORWARD, Direction.REVERSE][
+    samples = state.samples
+    assert [sample.direction for sample in samples] == [Direction.FORWARD, Direction.REVERSE][
         : 2 if method == "slider" else 1
     ]
     losses = []
-    for turn in turns:
-        noisy, timesteps, cond = noisy_batch([pair.student(turn.direction)], [turn], NoiseSchedule(host.alphas_cumprod))
+    for sample in samples:
+        noisy, timesteps, cond = noisy_batch(
+            [pair.student(sample.direction)], [sample], NoiseSchedule(host.alphas_cumprod)
+        )
         with torch.no_grad():
             predicted = host.predict_noise(noisy, timesteps, cond)  # a fresh LoRA changes nothing
-        losses.append((predicted - turn_noise(turn, pair.target.latents.shape)).square().mean())
-    assert asked_turns(state.lessons, [pair]) == ((),) * 4, "the frozen model is asked nothing"
-    assert next(train(host, state)).loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+        losses.append((predicted - sample_noise(sample, pair.target.latents.shape)).square().mean())
+    assert teacher_samples(state.plans, [pair]) == ((),) * 4, "the frozen model is asked nothing"
+    assert next(train_one(host, state)).loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
 def test_a_slider_pulls_both_ways() -> None:
@@ -96,7 +97,7 @@ def test_lora_sees_the_targets_only() -> None:
     results = []
     for each in (pair, other):
         state = make_state(host, [each], config)
-        list(train(host, state))
+        list(train_one(host, state))
         results.append(delta(state.network))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
@@ -109,7 +110,7 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
     assert method_of(config).result(state.networks) is second
     pair = state.pairs[0]
     alone = make_state(host, [pair], TrainConfig.create(method="lora", **QUICK))
-    list(train(host, alone))
+    list(train_one(host, alone))
     assert not torch.allclose(delta(second)[name := next(iter(delta(second)))], delta(alone.network)[name])
     # The same second LoRA, where the first is merged into the model's own weights.
     merged = FakeHost()
@@ -117,14 +118,14 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
         module = next(m for path, m in merged.unet.named_modules() if merged.lora_name(path) == name)
         module.weight.data += change.detach().view_as(module.weight)
     on_top = make_state(merged, [pair], TrainConfig.create(method="lora", **{**QUICK, "optimizer": "SGD"}))
-    list(train(merged, on_top))
+    list(train_one(merged, on_top))
     again = make_state(
         host, [pair], TrainConfig.create(method="copier", first_train_steps=6, **{**QUICK, "optimizer": "SGD"})
     )
     again.networks[0].load_state_dict(first.state_dict())
-    again._begin(1)
+    again._begin_phase(1)
     again.step = 6
-    list(train(host, again))
+    list(train_one(host, again))
     for name, change in delta(on_top.network).items():
         assert torch.allclose(change, delta(again.networks[1])[name], atol=1e-7), name
 
@@ -138,7 +139,7 @@ def test_the_residual_is_the_target_less_the_original_exactly() -> None:
     for name, change in delta(whole).items():
         assert torch.allclose(change, targets[name] - originals[name], atol=1e-6)
     plain = make_state(host, list(state.pairs), TrainConfig.create(method="lora", **QUICK))
-    list(train(host, plain))
+    list(train_one(host, plain))
     for name, change in delta(plain.network).items():
         assert torch.equal(change, targets[name]), "each is learnt alone"
 
@@ -147,8 +148,8 @@ def test_differential_averages_over_pairs_that_each_have_their_own() -> None:
     config = TrainConfig.create(method="differential", first_train_steps=3, **QUICK)
     _, state = learnt(config, count=3)
     assert (len(state.networks), state.total) == (6, 3 * 7)
-    for index, lesson in enumerate(state.lessons):
-        assert {turn.pair for turns in lesson.plan for turn in turns} == {index // 2}
+    for index, phase_plan in enumerate(state.plans):
+        assert {sample.pair for samples in phase_plan.steps for sample in samples} == {index // 2}
     mean = delta(method_of(config).result(state.networks))
     for name, change in mean.items():
         parts = [delta(network)[name] for network in state.networks[1::2]]
@@ -163,11 +164,11 @@ def test_going_on_from_any_step_gives_the_same_bytes(method: str) -> None:
         host = FakeHost()
         pairs = pairs_of(host, config, 2)
         begun, other = make_state(host, pairs, config), make_state(host, pairs, config)
-        steps = train(host, begun)
+        steps = train_one(host, begun)
         for _ in range(stop):
             next(steps)
-        other.restore(begun.state())
-        list(train(host, other))
+        other.load_state_dict(begun.state_dict())
+        list(train_one(host, other))
         for one, theirs in zip(whole.networks, other.networks, strict=True):
             for (name, tensor), again in zip(one.tensors().items(), theirs.tensors().values(), strict=True):
                 assert torch.equal(tensor, again), (stop, name)
@@ -185,11 +186,10 @@ def test_self_regularisation_keeps_unrelated_predictions() -> None:
         regularisation = unrelated_pairs(host, pairs[0], TrainConfig.create(self_regularisation=weight or 1.0, seed=99))
         trained = [*pairs, *(unrelated_pairs(host, pairs[0], config) if weight else [])]
         state = make_state(host, trained, config)
-        assert state.visits == 1
-        assert len(state.turns) == (2 if weight else 1)
-        plain = make_lessons(config, method_of(config).phases(config, 1), pairs)[0].plan
-        assert all(turns[0] == own[0] for turns, own in zip(state.lessons[0].plan, plain, strict=True))
-        list(train(host, state))
+        assert len(state.samples) == (2 if weight else 1)
+        plain = plan_phases(config, method_of(config).phases(config, 1), pairs)[0].steps
+        assert all(samples[0] == own[0] for samples, own in zip(state.plans[0].steps, plain, strict=True))
+        list(train_one(host, state))
         moved[weight] = _moved(host, state.network, regularisation)
     assert moved[30.0] < 0.5 * moved[0.0]
 
@@ -212,11 +212,11 @@ def test_companions_have_goals_of_their_own() -> None:
     learnt_pair, prior = pairs_of(host, config, 2)
     prior = LatentPair(prior.target, prior.target, None, role=Role.PRIOR)
     pairs = [learnt_pair, *unrelated_pairs(host, learnt_pair, config), prior]
-    (lesson,) = make_lessons(config, method_of(config).phases(config, 1), pairs)
-    for turns in lesson.plan:
-        assert [goal_of(turn, lesson.phase, pairs) for turn in turns] == [Goal.NOISE, Goal.MODEL, Goal.NOISE]
-        assert [pairs[turn.pair].role for turn in turns] == [Role.LEARN, Role.KEEP, Role.PRIOR]
-    assert len({turns[1].pair for turns in lesson.plan}) == 4, "they take turns"
+    (phase_plan,) = plan_phases(config, method_of(config).phases(config, 1), pairs)
+    for samples in phase_plan.steps:
+        assert [phase_plan.goal(pairs[sample.pair].role) for sample in samples] == [Goal.NOISE, Goal.MODEL, Goal.NOISE]
+        assert [pairs[sample.pair].role for sample in samples] == [Role.LEARN, Role.KEEP, Role.PRIOR]
+    assert len({samples[1].pair for samples in phase_plan.steps}) == 4, "they take turns"
 
 
 def test_which_methods_share_a_pass() -> None:
@@ -304,8 +304,8 @@ def test_repeats_are_how_often_a_picture_is_seen() -> None:
     host = FakeHost()
     one, other = pairs_of(host, config, 2)
     often = LatentPair(one.original, one.target, None, repeats=3)
-    (lesson,) = make_lessons(config, method_of(config).phases(config, 2), [often, other])
-    assert [turn.pair for turns in lesson.plan for turn in turns] == [0, 0, 0, 1] * 2
+    (phase_plan,) = plan_phases(config, method_of(config).phases(config, 2), [often, other])
+    assert [sample.pair for samples in phase_plan.steps for sample in samples] == [0, 0, 0, 1] * 2
 
 
 def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
@@ -349,10 +349,10 @@ def test_the_text_encoder_learns_at_its_own_rate() -> None:
         modules = {**select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)}
         network = LoraNetwork.create({**modules, **text_layers(host)}, rank=2, alpha=2.0, seed=1)
         pairs = pairs_of(host, config)
-        lessons = make_lessons(config, method_of(config).phases(config, 1), pairs)
-        teacher = TeacherPredictions(host, pairs, asked_turns(lessons, pairs))
-        state = TrainState(host, [network], lessons=lessons, pairs=pairs, teacher=teacher, config=config)
-        next(train(host, state))
+        plans = plan_phases(config, method_of(config).phases(config, 1), pairs)
+        teacher = TeacherPredictions(host, pairs, teacher_samples(plans, pairs))
+        state = TrainState(host, [network], plans=plans, pairs=pairs, teacher=teacher, config=config)
+        next(train_one(host, state))
         return {name: float(layer.lora_up.detach().norm()) for name, layer in network.layers.items()}
 
     slow, fast = grown(0.25), grown(1.0)

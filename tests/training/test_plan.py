@@ -3,7 +3,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.training.plan import Direction, make_plan, turn_noise
+from lib_addift.diffusion.latents import Direction
+from lib_addift.training.plan import make_plan
+from lib_addift.training.targets import sample_noise
 
 
 @st.composite
@@ -29,29 +31,29 @@ def test_every_plan_has_its_steps_its_bands_and_its_pairs(config: TrainConfig, p
     assert len(plan) == config.max_train_steps
     forward_first = config.first_direction == "forward"
     visits = []
-    for step, turns in enumerate(plan):
-        assert len(turns) == config.batch_size * (2 if config.directions == "both" else 1)
-        assert all(config.min_timestep <= turn.timestep < config.max_timestep for turn in turns)
+    for step, samples in enumerate(plan):
+        assert len(samples) == config.batch_size * (2 if config.directions == "both" else 1)
+        assert all(config.min_timestep <= sample.timestep < config.max_timestep for sample in samples)
         expected_first = forward_first ^ (config.directions == "alternate" and step % 2 == 1)
-        assert (turns[0].direction is Direction.FORWARD) == expected_first
+        assert (samples[0].direction is Direction.FORWARD) == expected_first
         if config.directions != "alternate" or step % 2 == 0:
-            visits += turns[: config.batch_size]
+            visits += samples[: config.batch_size]
     width = config.max_timestep - config.min_timestep
-    for number, turn in enumerate(visits):
-        assert turn.pair == number % pairs
+    for number, sample in enumerate(visits):
+        assert sample.pair == number % pairs
         band = (number // pairs) % config.timestep_bands
         low = config.min_timestep + width * band // config.timestep_bands
         high = config.min_timestep + width * (band + 1) // config.timestep_bands
-        assert low <= turn.timestep < high
+        assert low <= sample.timestep < high
 
 
 @given(configs())
 @settings(max_examples=30, deadline=None)
 def test_both_directions_of_a_visit_share_pair_timestep_and_noise(config: TrainConfig) -> None:
-    turns = [turn for step in make_plan(config) for turn in step]
+    samples = [sample for step in make_plan(config) for sample in step]
     by_noise: dict[int, list[tuple[int, int]]] = {}
-    for turn in turns:
-        by_noise.setdefault(turn.noise_seed, []).append((turn.pair, turn.timestep))
+    for sample in samples:
+        by_noise.setdefault(sample.noise_seed, []).append((sample.pair, sample.timestep))
     assert all(len(set(uses)) == 1 for uses in by_noise.values())
 
 
@@ -62,7 +64,7 @@ def test_same_seed_same_plan_and_another_seed_another_plan() -> None:
 
 def test_timesteps_fill_each_band_uniformly() -> None:
     config = TrainConfig.create(min_timestep=500, max_timestep=1000, max_train_steps=20_000, directions="forward")
-    timesteps = torch.tensor([turns[0].timestep for turns in make_plan(config)], dtype=torch.float64)
+    timesteps = torch.tensor([samples[0].timestep for samples in make_plan(config)], dtype=torch.float64)
     for band in range(config.timestep_bands):
         inside = timesteps[band :: config.timestep_bands]
         low = 500 + 100 * band
@@ -76,6 +78,6 @@ def test_noise_depends_on_the_turn_only() -> None:
     first, second = make_plan(TrainConfig.create(directions="alternate"))[:2]
     shape = torch.Size((1, 4, 8, 8))
     torch.manual_seed(1)
-    noise = turn_noise(first[0], shape)
+    noise = sample_noise(first[0], shape)
     torch.manual_seed(2)
-    assert torch.equal(noise, turn_noise(second[0], shape))
+    assert torch.equal(noise, sample_noise(second[0], shape))

@@ -85,7 +85,7 @@ class Worker:
             self._host.lora_dir = Path(folder)
             for name in order.taken:
                 (Path(folder) / f"{name}.safetensors").touch()
-            run = TrainingRun(self._host, order.request, keep_snapshots=True, checkpoint=order.checkpoint)
+            run = TrainingRun(self._host, order.request, keep_snapshots=True, resume_state=order.checkpoint)
             sent = 0  # results
             with closing(run.events()) as events:
                 for event in events:

@@ -103,7 +103,7 @@ class RayRunner:
         ours = {result.path.stem for result in job.results}
         names = {path.stem for path in self.lora_dir.glob("*.safetensors")} - ours
         taken = tuple(sorted(name for name in names if name.startswith(f"{job.name}-step")))
-        return Order(job.id, _with_pictures(job.run.request), taken, job.run.checkpoint)
+        return Order(job.id, _with_pictures(job.run.request), taken, job.run.resume_state)
 
     def put(self, written: Written, job: Job) -> None:
         """Move a LoRA that came from a worker into the folder and give it to its job. Raises LoraFileError."""

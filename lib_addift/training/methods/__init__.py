@@ -22,7 +22,8 @@ METHODS: dict[str, Method] = {
 
 __all__ = [
     "METHODS", "Goal", "Method", "Phase", "Supports",
-    "check_method", "from_mapping", "is_simple", "make_config", "method_for_single_pictures", "method_of", "total_steps",
+    "check_method", "from_mapping", "is_simple", "make_config", "method_for_single_pictures", "method_of",
+    "total_steps",
 ]  # fmt: skip
 
 
@@ -50,9 +51,7 @@ def check_method(config: TrainConfig) -> None:
     supports = method_of(config).supports
     if config.first_lora and not supports.first_lora:
         able = " or ".join(name for name, method in METHODS.items() if method.supports.first_lora)
-        raise ConfigError(
-            f"method = {config.method} has no use for first_lora = '{config.first_lora}': choose {able}."
-        )
+        raise ConfigError(f"method = {config.method} has no use for first_lora = '{config.first_lora}': choose {able}.")
     if not supports.all_algorithms and (config.dora or config.algorithm != "lora"):
         kind = "dora = true" if config.dora else f"algorithm = {config.algorithm}"
         raise ConfigError(

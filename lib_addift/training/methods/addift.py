@@ -20,7 +20,6 @@ needs_pairs = True
 supports = Supports(more_steps_for_sets=True)
 
 
-
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """One: forward and reverse samples, with opposite signs."""
     forward, reverse = (multiplier(direction, config) for direction in Direction)

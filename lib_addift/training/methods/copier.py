@@ -22,7 +22,6 @@ needs_pairs = True
 supports = Supports(first_lora=True)
 
 
-
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """The originals, unless a first LoRA is there already; then the targets."""
     second = Phase(config.max_train_steps, Goal.NOISE, network=_SECOND, frozen_loras=(_FIRST,))

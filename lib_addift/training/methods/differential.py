@@ -21,7 +21,6 @@ needs_pairs = True
 supports = Supports(all_algorithms=False)
 
 
-
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """Two for each pair: LoRA 2n has pair n's original, and LoRA 2n + 1 its target on top of that."""
     result = []

@@ -20,7 +20,6 @@ needs_pairs = False
 supports = Supports()
 
 
-
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """One: the true noise of the targets."""
     return (Phase(config.max_train_steps, Goal.NOISE),)

@@ -22,7 +22,6 @@ needs_pairs = True
 supports = Supports(first_lora=True, all_algorithms=False)
 
 
-
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """The originals, unless a LoRA of them is there already; then the targets."""
     targets = Phase(config.max_train_steps, Goal.NOISE, network=_TARGETS)

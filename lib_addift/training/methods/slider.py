@@ -19,7 +19,6 @@ needs_pairs = True
 supports = Supports()
 
 
-
 def phases(config: TrainConfig, pairs: int) -> tuple[Phase, ...]:
     """One: the true noise of both pictures."""
     return (Phase(config.max_train_steps, Goal.NOISE, "both", forward=1.0, reverse=-1.0),)
