@@ -29,3 +29,18 @@ class LoraFileError(AddiftError):
 
 class JobError(AddiftError):
     """There is no such job, or it is not in a state in which this can be done."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the computer's or a GPU's memory was full; torch's error is known by its name, without torch."""
+    return isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+
+
+def error_sentence(error: BaseException) -> str:
+    """What a person is told: our own sentence, that memory is full, or that the error was not expected."""
+    if isinstance(error, AddiftError):
+        return str(error)
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    reason = (str(error).splitlines() or [""])[0].rstrip(". ")
+    return f"unexpected {type(error).__name__}: {reason}. The console has the details."

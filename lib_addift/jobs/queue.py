@@ -19,8 +19,9 @@ from lib_addift.jobs.files import without_shared_mask
 from lib_addift.jobs.job import Job, JobState
 from lib_addift.jobs.local_runner import LocalRunner
 from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
+from lib_addift.jobs.runner import Runner
 from lib_addift.jobs.store import JobStore, name_at_work
-from lib_addift.jobs.worker import Runner, Worker
+from lib_addift.jobs.worker import Worker
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 

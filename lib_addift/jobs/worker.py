@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from typing import Protocol
 
 import torch
 
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError
 from lib_addift.jobs.job import WAITING, Job, JobState
 from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
+from lib_addift.jobs.runner import Ending, Runner
 from lib_addift.jobs.store import Save
 from lib_addift.training.events import Event, ResumeState, Snapshot, Stage
 
@@ -23,23 +23,6 @@ _MOST_KEPT = 4 * 2**30  # bytes of kept steps and checkpoints of ended jobs; the
 _JOBS_WITH_A_RUN = 5  # ended jobs whose pictures and latents stay in memory, to save their kept steps at once
 _MOST_INTERRUPTIONS = 3  # a job during which the program died so often may be the reason
 _AFTER_TROUBLE = 5.0  # seconds
-
-Ending = BaseException | None
-Take = Callable[[Callable[[Job], bool]], "Job | None"]
-Said = tuple["Job", Event | Ending]  # what a runner says of a job
-
-
-class Runner(Protocol):
-    """Does jobs: alone, several at once, or elsewhere."""
-
-    def run(self, take: Take) -> Iterator[Said]:
-        """Take queued jobs and do them, until there are no more.
-
-        `take(fits)` gives the next one in the queue's order for which fits(job) is true, and marks it as running; or
-        None. Yields each job's events, and at last an exception (the job failed: nothing is raised for one job's sake)
-        or None (it ended: it is done or was stopped). Returns when `take` gives None and all that it took have ended.
-        """
-        ...
 
 
 class Worker:

@@ -13,9 +13,10 @@ import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import AddiftError, HostError, TrainingError
-from lib_addift.jobs.local_runner import LocalRunner, can_share, room_for, train_runs
+from lib_addift.jobs.local_runner import LocalRunner, room_for
 from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request, Snapshot, Stage
+from lib_addift.training.joint import can_share, train_runs
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from tests.support.fake_host import FakeHost

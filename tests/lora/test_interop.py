@@ -39,7 +39,7 @@ def lora_file(request: pytest.FixtureRequest, host: StandaloneHost, tmp_path_fac
     config = TrainConfig.create(rank=RANK, alpha=ALPHA)
     metadata = build_metadata(
         config, name="random", model_title=host.model_title, model_hash=host.model_hash, prediction_type="epsilon",
-        learnt="The difference of two pictures, learnt with ADDifT", comment="ADDifT", report={}, tensors=tensors, resolution=(64, 64),
+        learnt="The difference of two pictures", comment="ADDifT", report={}, tensors=tensors, resolution=(64, 64),
     )  # fmt: skip
     path = tmp_path_factory.mktemp("lora") / "random.safetensors"
     return save_lora(path, tensors, metadata, precision="fp32")

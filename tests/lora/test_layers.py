@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
-from lib_addift.jobs.local_runner import can_share
 from lib_addift.lora.layers import DeltaLayer
 from lib_addift.lora.lycoris import split_size
 from lib_addift.lora.network import LoraNetwork, combine
+from lib_addift.training.joint import can_share
 from lib_addift.training.optimizer import make_optimizer
 from tests.support import webui_formulas
 from tests.support.models import HALF_DTYPES

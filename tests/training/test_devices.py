@@ -14,9 +14,10 @@ from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.hosts.standalone import StandaloneHost
-from lib_addift.jobs.local_runner import room_for, train_runs
+from lib_addift.jobs.local_runner import room_for
 from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request, StepReport
+from lib_addift.training.joint import train_runs
 from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
 from tests.support.fake_webui import FakeA1111, inside

@@ -17,8 +17,8 @@ from lib_addift.diffusion.host import Host
 from lib_addift.experiments.bench.contenders import CONTENDERS, OURS, Contender, Steps
 from lib_addift.experiments.bench.floor import Work, count_work, synchronize
 from lib_addift.experiments.bench.memory import Peak
-from lib_addift.jobs.local_runner import train_runs
 from lib_addift.training.events import Request
+from lib_addift.training.joint import train_runs
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 

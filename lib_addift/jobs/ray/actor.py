@@ -34,17 +34,17 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
-    """A job on its way to a worker."""
+class JobSpec:
+    """A job on its way to an actor."""
 
     job: str  # id
     request: Request  # with pictures, not paths
     taken: tuple[str, ...]  # names of unfinished LoRAs of other jobs, which are in the LoRA folder already
-    checkpoint: ResumeState | None  # where it goes on
+    resume_state: ResumeState | None  # where it goes on
 
 
 @dataclass(frozen=True, eq=False)
-class Written:
+class SavedFiles:
     """A LoRA on its way back."""
 
     result: Result  # its path means something there only
@@ -52,15 +52,15 @@ class Written:
 
 
 @dataclass(frozen=True, eq=False)
-class Learnt:
-    """What a job that was stopped leaves behind, so that it can be kept."""
+class PartialResult:
+    """What a stopped job has learnt, so that it can be saved."""
 
     step: int
     train_seconds: float
     tensors: Mapping[str, torch.Tensor]
 
 
-class Worker:
+class TrainActor:
     """The model, and one job at a time on it. Becomes a Ray actor."""
 
     def __init__(self) -> None:
@@ -78,32 +78,32 @@ class Worker:
         """End this job after its current step."""
         self._stopped = job
 
-    def train(self, order: Order) -> Iterator[Event | Written | Learnt]:
-        """Do a job."""
+    def train(self, spec: JobSpec) -> Iterator[Event | SavedFiles | PartialResult]:
+        """Train a job; yields its events, its files, and what it has learnt where it was stopped."""
         assert self._host is not None
         with tempfile.TemporaryDirectory(prefix="addift-") as folder:
             self._host.lora_dir = Path(folder)
-            for name in order.taken:
+            for name in spec.taken:
                 (Path(folder) / f"{name}.safetensors").touch()
-            run = TrainingRun(self._host, order.request, keep_snapshots=True, resume_state=order.checkpoint)
+            run = TrainingRun(self._host, spec.request, keep_snapshots=True, resume_state=spec.resume_state)
             sent = 0  # results
             with closing(run.events()) as events:
                 for event in events:
                     yield event
-                    if self._stopped == order.job:
+                    if self._stopped == spec.job:
                         run.stop()
                     for result in run.results[sent:]:
-                        yield _written(result)
+                        yield _saved_files(result)
                     sent = len(run.results)
             for result in run.results[sent:]:
-                yield _written(result)
+                yield _saved_files(result)
             if run.is_stopped:
-                yield Learnt(run.steps_done, run.train_seconds, run.learnt)
+                yield PartialResult(run.steps_done, run.train_seconds, run.learnt)
 
 
-def _written(result: Result) -> Written:
+def _saved_files(result: Result) -> SavedFiles:
     files = {suffix: result.path.with_suffix(suffix) for suffix in (".json", ".png", ".safetensors")}
-    return Written(result, {suffix: file.read_bytes() for suffix, file in files.items()})
+    return SavedFiles(result, {suffix: file.read_bytes() for suffix, file in files.items()})
 
 
 def digest(contents: np.ndarray) -> str:

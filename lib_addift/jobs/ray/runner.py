@@ -1,7 +1,7 @@
 """Jobs done by a Ray cluster: one worker process for each GPU, or for each CPU where the cluster has no GPU.
 
-Ray starts the processes, moves the data and notices what dies. Here is what is told to the processes, and what becomes
-of their answers: where a process dies, its job goes on in another one from the job's last checkpoint.
+Ray starts the processes, moves the data and notices what dies. Where a process dies, its job goes on in another one
+from the job's last resume state.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import lib_addift
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import HostError
-from lib_addift.jobs.ray.actor import Model, Order, Worker, Written, digest
-from lib_addift.jobs.ray.pool import Shift
+from lib_addift.jobs.job import Job
+from lib_addift.jobs.ray.actor import JobSpec, Model, SavedFiles, TrainActor, digest
+from lib_addift.jobs.ray.pool import ActorPool
+from lib_addift.jobs.runner import JobEvent, TakeJob
 from lib_addift.lora.file import put_lora
 from lib_addift.training.events import Request
-
-if TYPE_CHECKING:
-    from lib_addift.jobs.queue import Job
-    from lib_addift.jobs.worker import Said, Take
 
 _MEMORY = 2**30  # bytes that a process without a GPU needs beside its model
 
@@ -70,49 +68,49 @@ class RayRunner:
         if self._is_owner:
             self._ray.shutdown()
 
-    def run(self, take: Take) -> Iterator[Said]:
-        """See `lib_addift.jobs.queue.Runner`. The worker processes end with it, so that others can have their GPUs."""
-        shift = Shift(self._ray, self, take)
+    def run(self, take: TakeJob) -> Iterator[JobEvent]:
+        """See `Runner`. The worker processes end with it, so that others can have their GPUs."""
+        pool = ActorPool(self._ray, self, take)
         try:
-            yield from shift.work()
+            yield from pool.events()
         finally:
-            shift.dismiss()
+            pool.stop_all()
 
-    def most_workers(self) -> int:
+    def most_actors(self) -> int:
         """How many processes the cluster, as it is now, has room for; at least one, which may have to wait."""
         has = self._ray.cluster_resources()
         count = int(has.get("GPU", 0)) or min(int(has.get("CPU", 0)), int(has.get("memory", 0)) // self._memory)
         return max(1, min(count, self._workers or count))
 
-    def hire(self) -> tuple[Any, Any]:
+    def start_actor(self) -> tuple[Any, Any]:
         """A new actor, and a reference to what it says when it has loaded the model: where it is."""
         if self._ray.cluster_resources().get("GPU", 0) >= 1:
             device, needs = "cuda", {"num_gpus": 1}
         else:
             device, needs = "cpu", {"num_cpus": 1, "memory": self._memory}
         # Two calls at once: the job, and its `stop`.
-        actor = self._ray.remote(max_concurrency=2, max_restarts=0, **needs)(Worker).remote()
+        actor = self._ray.remote(max_concurrency=2, max_restarts=0, **needs)(TrainActor).remote()
         return actor, actor.load.remote(self._model, device, self._precision, self._clip_skip)
 
     @property
     def _memory(self) -> int:
         return 2 * self._size + _MEMORY
 
-    def order(self, job: Job) -> Order:
-        """What a worker has to know of a job. Raises PictureError."""
+    def job_spec(self, job: Job) -> JobSpec:
+        """What an actor has to know of a job. Raises PictureError."""
         ours = {result.path.stem for result in job.results}
         names = {path.stem for path in self.lora_dir.glob("*.safetensors")} - ours
         taken = tuple(sorted(name for name in names if name.startswith(f"{job.name}-step")))
-        return Order(job.id, _with_pictures(job.run.request), taken, job.run.resume_state)
+        return JobSpec(job.id, _with_pictures(job.run.request), taken, job.run.resume_state)
 
-    def put(self, written: Written, job: Job) -> None:
-        """Move a LoRA that came from a worker into the folder and give it to its job. Raises LoraFileError."""
-        request, path = job.run.request, self.lora_dir / written.result.path.name
-        contents = {path.with_suffix(suffix): contents for suffix, contents in written.files.items()}
-        # A name that the worker chose is free; and what the job has written already, it may write again.
+    def save(self, saved: SavedFiles, job: Job) -> None:
+        """Move a LoRA that came from an actor into the folder and give it to its job. Raises LoraFileError."""
+        request, path = job.run.request, self.lora_dir / saved.result.path.name
+        contents = {path.with_suffix(suffix): contents for suffix, contents in saved.files.items()}
+        # A name that the actor chose is free; and what the job has written already, it may write again.
         is_ours = path.stem != request.name or any(result.path == path for result in job.results)
         put_lora(path, contents, overwrite=request.overwrite or is_ours)
-        job.results.append(replace(written.result, path=path))
+        job.results.append(replace(saved.result, path=path))
 
 
 def _import_ray() -> Any:

@@ -25,8 +25,7 @@ from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.errors import HostError, PictureError
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs.queue import Job, Jobs, JobState
-from lib_addift.jobs.ray import actor as cluster_worker
-from lib_addift.jobs.ray import pool as cluster_shift
+from lib_addift.jobs.ray import actor, pool
 from lib_addift.jobs.ray import runner as cluster
 from lib_addift.jobs.ray.actor import Model, digest
 from lib_addift.jobs.ray.runner import RayRunner
@@ -132,16 +131,16 @@ def test_a_machine_gets_the_checkpoint_once_and_again_when_its_copy_is_damaged(
     monkeypatch.setattr("ray.get", lambda reference: sent.append(reference) or contents)
     model = Model("name.safetensors", digest(contents), ("reference",))
     for _ in range(2):
-        file = cluster_worker._local_file(model)
+        file = actor._local_file(model)
         assert file.name == "name.safetensors"
         assert file.read_bytes() == contents.tobytes()
     assert sent == ["reference"]
     file.write_bytes(b"half")
-    assert cluster_worker._local_file(model).read_bytes() == contents.tobytes()
+    assert actor._local_file(model).read_bytes() == contents.tobytes()
     assert len(sent) == 2
     (tmp_path / f"addift-{'0' * 64}").touch()
     with pytest.raises(HostError, match="cannot be written to"):
-        cluster_worker._local_file(Model("name.safetensors", "0" * 64, ("reference",)))
+        actor._local_file(Model("name.safetensors", "0" * 64, ("reference",)))
 
 
 # On a local cluster
@@ -213,7 +212,7 @@ class Processes(logging.Handler):
 
 @pytest.fixture
 def processes() -> Iterator[Processes]:
-    log, handler = logging.getLogger(cluster_shift.__name__), Processes()
+    log, handler = logging.getLogger(pool.__name__), Processes()
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -285,7 +284,7 @@ def test_jobs_that_fail_or_are_stopped_leave_the_others_alone(
     pair_files: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cluster_shift, "_MOST_RETRIES", 0)
+    monkeypatch.setattr(pool, "_MOST_RETRIES", 0)
     settings = {"wrong": {"precision": "bf16"}, "long": {"max_train_steps": 60}, "taken": {}, "deadly": {}, "good": {}}
     ids = {name: jobs.submit(request(name, pair_files, **each)).id for name, each in settings.items()}
     folder = tmp_path / "lora"
@@ -318,7 +317,7 @@ def test_jobs_that_fail_or_are_stopped_leave_the_others_alone(
 def test_when_no_process_starts_every_job_says_why(
     runner: Observed, jobs: Jobs, pair_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_shift, "_MOST_FAILED_STARTS", 1)
+    monkeypatch.setattr(pool, "_MOST_FAILED_STARTS", 1)
     monkeypatch.setattr(runner.runner, "_precision", "fp8")
     for job in finish(jobs, [jobs.submit(request(name, pair_files)).id for name in ("one", "two")]):
         assert job.state is JobState.FAILED
