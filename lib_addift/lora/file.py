@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import LoraFileError
-from lib_addift.files import replace_files, temporary_name
+from lib_addift.files import png_bytes, replace_files, temporary_name
 from lib_addift.lora.metadata import build_metadata, describe_run, describe_tensors
 from lib_addift.lora.state_dict import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 
@@ -110,7 +109,7 @@ def save_lora(
     ready = _ready_to_save(tensors, precision)
     contents = {path.with_suffix(".json"): json.dumps({**_card(metadata), **(notes or {})}, indent=4).encode("ascii")}
     if preview is not None:
-        contents[path.with_suffix(".png")] = _png(preview)
+        contents[path.with_suffix(".png")] = png_bytes(preview.convert("RGB"))
     contents[path] = _file_bytes(ready, _with_hashes(ready, metadata))
     return put_lora(path, contents, overwrite=overwrite)
 
@@ -144,12 +143,6 @@ def _card(metadata: Mapping[str, str]) -> dict[str, object]:
         "negative text": "",
         "notes": "\n".join(describe_run(metadata)),
     }
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from lib_addift.lora.arithmetic import WHOLE, Combined, Report, Size, Term, comb
 from lib_addift.lora.blocks import EVEN, BlockWeights
 from lib_addift.lora.file import lora_path, save_lora
 from lib_addift.lora.metadata import ranks_and_alphas
-from lib_addift.lora.source import FileSource, open_lora, sha256_of
+from lib_addift.lora.source import FileSource, file_hash, open_lora
 
 # What a new LoRA says of its model and pictures, as far as all the files agree on it.
 _KEPT = (
@@ -104,7 +104,7 @@ def resize(path: Path, output: Output, size: Size, report: Report | None = None)
 
 
 def _check_differ(one: Path, other: Path) -> None:
-    if sha256_of(one) == sha256_of(other):
+    if file_hash(one) == file_hash(other):
         raise LoraFileError(f"'{one.name}' and '{other.name}' are the same, so nothing would be left: choose another.")
 
 
@@ -123,7 +123,7 @@ def _sum_of(operation: str, parts: Sequence[Part], output: Output, size: Size, r
 def _described(part: Part) -> str:
     """'a.safetensors (weight 0.5, OUT=2, sha256 1234567890ab)'."""
     blocks = f", {part.blocks}" if part.blocks.weights else ""
-    return f"{part.path.name} (weight {part.weight:g}{blocks}, sha256 {sha256_of(part.path)})"
+    return f"{part.path.name} (weight {part.weight:g}{blocks}, sha256 {file_hash(part.path)})"
 
 
 def _agreed(sources: Sequence[FileSource]) -> dict[str, str]:
