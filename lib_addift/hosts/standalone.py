@@ -18,9 +18,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_addift.diffusion.host import DTYPES, check_precision, to_epsilon
+from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
 from lib_addift.files import sha256_of
 from lib_addift.hosts.checkpoint import read_checkpoint
