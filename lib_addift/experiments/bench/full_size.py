@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_addift.experiments.train_world import save_checkpoint
+from lib_addift.experiments.world_checkpoint import save_checkpoint
 
 
 def write_full_size(path: Path, seed: int = 0) -> None:
