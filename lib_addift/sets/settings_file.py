@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.config.text import read_toml
 from lib_addift.errors import ConfigError
 from lib_addift.lora.file import check_name
 from lib_addift.sets.names import name_key, shown
@@ -62,25 +63,6 @@ def read_settings(folder: Path) -> SetSettings:
     name = check_name(values["name"]) if "name" in values else ""
     weights = _checked_weights(values.get("weights", {}))
     return SetSettings(name, values.get("suffix", ""), values.get("overwrite"), weights, config)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file, with or without the mark that Windows puts before UTF-8. Raises ConfigError."""
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib  # type: ignore[no-redef]
-        except ImportError:
-            raise ConfigError(
-                f"'{path}' cannot be read by Python 3.10 alone: install tomli into it, or use Python 3.11 or newer."
-            ) from None
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be read ({error.strerror}): check the file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"'{path}' is not TOML ({error}): write lines such as rank = 8, and / in paths.") from error
 
 
 def _checked_weights(values: Any) -> dict[str, float]:
