@@ -10,7 +10,8 @@ from typing import Any
 
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.data.checks import Finding, examine
-from lib_addift.data.pairs import PairSource, Size, load_source
+from lib_addift.data.pairs import PairSource, load_source
+from lib_addift.data.pictures import Size
 from lib_addift.errors import AddiftError, ConfigError, PictureError
 from lib_addift.sets.kohya_folders import find_pictures
 from lib_addift.sets.names import name_key, safe_name, shown

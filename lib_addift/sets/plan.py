@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_addift.data.pairs import Size
+from lib_addift.data.pictures import Size
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
 from lib_addift.lora.file import lora_path

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pairs import PairSource, PictureSource
+from lib_addift.data.pairs import PairSource
+from lib_addift.data.pictures import PictureSource
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.training.state import StepReport
 
