@@ -1,4 +1,4 @@
-"""Two pictures and a mask, as people have them, made into one pair of arrays that can be trained on."""
+"""Two pictures and a mask, brought to one size: a pair of arrays to train on."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _SAME_ASPECT = 0.02  # difference of the logarithms of two aspects that counts a
 
 @dataclass(frozen=True)
 class PairSource:
-    """An original and its target as a person has them, and what is particular to this pair."""
+    """An original and its target as the person gave them, and the settings of this pair alone."""
 
     original: PictureSource
     target: PictureSource
     name: str = ""  # for messages; '' where there is only one pair
     original_prompt: str = ""  # '' = the settings' prompt, as below
     target_prompt: str = ""
-    weight: float = 1.0  # of this pair's loss, beside 1 for the others'
+    weight: float = 1.0  # factor of this pair's loss
     mask: PictureSource | None = None  # grey: white where to learn; None = as the settings say
-    repeats: int = 1  # how often it is seen, beside once for the others
-    is_single: bool = False  # one picture, in both places: for method lora
-    is_prior: bool = False  # a single regularisation picture: what it shows is to be drawn as ever
+    repeats: int = 1  # how often it is used in each round over the pairs
+    is_single: bool = False  # original and target are one picture: for method lora
+    is_prior: bool = False  # a regularisation picture, also single: keeps what the model knows
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so pairs compare by identity
@@ -94,7 +94,7 @@ def load_source(source: PairSource, config: TrainConfig) -> ImagePair:
 
 @dataclass(frozen=True)
 class _Frame:
-    """What is kept of a picture: its middle of the common `aspect` (width / height), in that the aspect of `size`."""
+    """A crop: the middle of a picture in the common `aspect` (width / height), of that the aspect of `size`."""
 
     aspect: Fraction
     size: Size
@@ -116,7 +116,9 @@ class _Frame:
         """Left, top, right and bottom in px of what is kept of a picture of `size`."""
         width, height = _middle(_middle(size, self.aspect), Fraction(*self.size))
         left, top = (size[0] - width) / 2, (size[1] - height) / 2
-        if width == self.size[0] and height == self.size[1]:  # whole px: a mere cut changes no pixel
+        if (
+            width == self.size[0] and height == self.size[1]
+        ):  # whole px, so that a crop without scaling changes no pixel
             left, top = Fraction(int(left)), Fraction(int(top))
         return float(left), float(top), float(left + width), float(top + height)
 
@@ -146,7 +148,7 @@ def _middle(size: tuple[Fraction | int, Fraction | int], aspect: Fraction) -> tu
 
 
 def _worth(size: Size, aspect: Fraction) -> float:
-    """How much a picture of this aspect shows at this size: the share that is kept times the scale."""
+    """The score of a size for pictures of this aspect: the share of the picture that is kept times the scale."""
     stretch = size[0] / (size[1] * float(aspect))
     return min(stretch, 1 / stretch) * math.sqrt(size[0] * size[1])
 
@@ -177,4 +179,4 @@ def _mask_picture(source: PictureSource, sizes: list[Size]) -> Image.Image:
             f"{name} is {mask.size[0]} x {mask.size[1]} px, which fits neither picture: "
             f"give it the proportions of {sizes[0][0]} x {sizes[0][1]} px."
         )
-    return flatten(mask, "black").convert("L")  # black: what is left transparent is not painted
+    return flatten(mask, "black").convert("L")  # transparent parts of a mask count as not painted

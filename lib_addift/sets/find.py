@@ -23,7 +23,7 @@ from lib_addift.training.events import Request
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What can be said of a pair before it is trained on."""
+    """The check of a pair before training."""
 
     name: str
     size: Size | None  # px, as it will be trained on; None where it cannot be used
@@ -33,7 +33,7 @@ class PairCheck:
 
 @dataclass(frozen=True)
 class PairSet:
-    """A folder of pairs, and how they are to be trained."""
+    """A folder of pairs and its settings for training them."""
 
     name: str  # of the LoRA
     folder: Path
@@ -60,7 +60,7 @@ class PairSet:
         )
 
     def examine(self, config: TrainConfig) -> list[PairCheck]:
-        """Load every pair and let the doctor look at it."""
+        """Load and examine every pair."""
         return [_check(source, config) for source in self.pairs]
 
 
@@ -113,7 +113,7 @@ def find_set(folder: Path, base: Mapping[str, Any] | None = None) -> PairSet:
 
 
 def _may_be_set(folder: Path) -> bool:
-    """Whether there is something in it, be it only something that cannot be read and has to be said."""
+    """Whether a folder holds pictures or an addift.toml; True also when it cannot be read, so that this is reported."""
     try:
         return settings_file(folder) is not None or holds_pictures(folder)
     except OSError:
@@ -129,7 +129,7 @@ def _weighted(pairs: tuple[PairSource, ...], own: SetSettings) -> tuple[PairSour
 
 
 def _with_own_names(sets: list[PairSet]) -> list[PairSet]:
-    """The same sets; of those with one name (to Windows capitals are no difference) all but the first get a problem."""
+    """The same sets; of several with one name (case-insensitive) all but the first get a problem."""
     first: dict[str, PairSet] = {}
     result = []
     for each in sets:

@@ -1,4 +1,4 @@
-"""Which files of a folder make pairs, with their masks and captions. Names decide; no picture is opened."""
+"""Finds the pairs in a folder with their masks and captions, by file names alone; no picture is opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib_addift.errors import ConfigError, PictureError
 from lib_addift.sets.names import HALVES, Rule, find_rule, match, name_key, shown, usage
 
 MASK_FOLDER = "mask"
-# What this Pillow cannot read of them is refused by name when it is opened.
+# Those that the installed Pillow cannot read are refused when they are opened.
 _PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic")
 _MASK_ENDING = re.compile(r"[ ._-]mask\Z")
 _LISTED = 5  # names in one sentence
@@ -20,7 +20,7 @@ _LISTED = 5  # names in one sentence
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """A folder's pairs, what a person should know of how they were found, and why they cannot be used, or ''."""
+    """A folder's pairs, notes on how they were found, and why they cannot be used, or ''."""
 
     pairs: tuple[PairSource, ...]
     notes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""addift.toml: what a person writes into a folder of pairs to have them trained in another way."""
+"""addift.toml: the settings of one folder of pairs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SetSettings:
     """The contents of an addift.toml; without one, nothing."""
 
     name: str = ""  # of the LoRA; '' = as the folder is called
-    suffix: str = ""  # of the targets' names; '' = to be found out
+    suffix: str = ""  # of the targets' names; '' = detected
     overwrite: bool | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # by the key of a pair's name
     config: Mapping[str, Any] = field(default_factory=dict)  # as `config.from_mapping` takes it
@@ -45,7 +45,7 @@ def settings_file(folder: Path) -> Path | None:
 def read_settings(folder: Path) -> SetSettings:
     """What the folder's addift.toml says, its mask_file seen from the folder. Raises ConfigError and OSError.
 
-    Values of TrainConfig's settings are not checked here: they belong together with those of others.
+    Values of TrainConfig's settings are not checked here, since they may depend on settings from elsewhere.
     """
     path = settings_file(folder)
     values = read_toml(path) if path else {}
