@@ -123,11 +123,11 @@ class _Frame:
         return float(left), float(top), float(left + width), float(top + height)
 
     def cut(self, picture: Image.Image) -> Image.Image:
-        """The kept part at the frame's size; Lanczos over all source pixels, so that nothing aliases."""
+        """The kept part at the frame's size; Lanczos over all source pixels, to avoid aliasing."""
         return picture.resize(self.size, Image.Resampling.LANCZOS, box=self.box(picture.size))
 
     def describe(self, sizes: list[Size]) -> str:
-        """One sentence for a person, or nothing when pictures of these sizes stay as they are."""
+        """One sentence on how pictures of these sizes are cut and scaled; '' when they are not."""
         if all(size == self.size for size in sizes):
             return ""
         (width, height), (first, second) = self.size, (f"{w} x {h}" for w, h in sizes)
@@ -158,7 +158,7 @@ def _area(box: tuple[float, float, float, float]) -> float:
 
 
 def _alike(first: Size, second: Size) -> bool:
-    """Whether two sizes have the same proportions, but for rounding by whoever made the pictures."""
+    """Whether two sizes have the same proportions up to rounding."""
     return abs(math.log(first[0] * second[1] / (first[1] * second[0]))) <= _SAME_ASPECT
 
 

@@ -36,7 +36,7 @@ def load_picture(source: PictureSource, role: str) -> Image.Image:
     """
     name = f"the {role} '{source}'" if isinstance(source, (str, Path)) else f"the {role}"
     try:
-        # Pillow warns of large sizes, odd EXIF and palettes; what matters of it is checked here and said in full.
+        # Pillow warns about large sizes, odd EXIF and palettes; what matters of that raises PictureError here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if isinstance(source, (str, Path)):
@@ -109,7 +109,7 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of a deep mode as uint8. Modes I and F do not say what white is: the next usual limit is taken."""
+    """Grey values of a deep mode as uint8. Modes I and F do not define white: the next usual limit is assumed."""
     peak = float(values.max())
     limits = {"I": (255, 65_535, 2**31 - 1), "F": (1, 255, 65_535)}.get(mode, (65_535,))
     white = next((limit for limit in limits if peak <= limit), peak)

@@ -66,13 +66,13 @@ class DoraLayer(LoraLayer):
         return merged * (self.dora_scale / norms.view_as(self.dora_scale)) - weight
 
     def tensors(self, name: str, weight: float) -> dict[str, torch.Tensor]:
-        """`weight` goes into the columns of lora_down and into dora_scale; exact, but for what follows.
+        """`weight` goes into the columns of lora_down and into dora_scale; exact, except as follows.
 
         Column j of the weight is s_j V_j = s_j W_j + s_j L_j, where L is the low-rank part. w times its change is
         c_j W_j + w s_j L_j - W_j with c_j = 1 + w (s_j - 1). That is again a DoRA: its low-rank part is L_j w s_j / c_j
-        and its dora_scale c_j |W_j + L_j w s_j / c_j|. At c_j = 0 there is none, so that |c_j| is made at least 1/1024:
-        the column is then wrong by less than W_j / 1024. Trained s_j are near to 1, and only a weight of dozens comes
-        there.
+        and its dora_scale c_j |W_j + L_j w s_j / c_j|. At c_j = 0 there is none, so |c_j| is clamped to at least
+        1/1024: the column is then wrong by less than W_j / 1024. Trained s_j are close to 1, so that only weights of
+        dozens get there.
         """
         result = super().tensors(name, 1.0)
         scale_key, down_key = f"{name}.dora_scale", f"{name}.lora_down.weight"

@@ -25,7 +25,7 @@ _INHERITED = (
 
 @dataclass(frozen=True)
 class Output:
-    """Where a new LoRA goes, and in which number format. Raises LoraFileError when it cannot be written there."""
+    """Path and number format of a new LoRA. Raises LoraFileError when it cannot be written there."""
 
     path: Path
     precision: str = "fp16"

@@ -83,9 +83,9 @@ def find_rule(names: Mapping[str, Path]) -> Rule:
 
 
 def _endings(names: Mapping[str, Path]) -> Counter[str]:
-    """What stands behind a name in another, and how often.
+    """The endings by which one name extends another, and how often each occurs.
 
-    A number is not cut: face1 and face10 are two faces, not one with an ending 0.
+    Numbers are not split: face1 and face10 are two faces, not one with an ending 0.
     """
     cuts = ((name[:cut], name[cut:]) for name in names for cut in range(1, len(name)))
     return Counter(end for start, end in cuts if start in names and not (start[-1].isdigit() and end[0].isdigit()))

@@ -23,7 +23,7 @@ _CONFIG_KEYS = ("preset", *(setting.name for setting in dataclasses.fields(Train
 
 @dataclass(frozen=True)
 class SetSettings:
-    """The contents of an addift.toml; without one, nothing."""
+    """The contents of an addift.toml; the defaults without one."""
 
     name: str = ""  # of the LoRA; '' = as the folder is called
     suffix: str = ""  # of the targets' names; '' = detected
@@ -43,7 +43,7 @@ def settings_file(folder: Path) -> Path | None:
 
 
 def read_settings(folder: Path) -> SetSettings:
-    """What the folder's addift.toml says, its mask_file seen from the folder. Raises ConfigError and OSError.
+    """Read the folder's addift.toml; its mask_file is relative to the folder. Raises ConfigError and OSError.
 
     Values of TrainConfig's settings are not checked here, since they may depend on settings from elsewhere.
     """
