@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
-from lib_addift.config.text import parse_value
+from lib_addift.config.text import parse_value, read_toml
 from lib_addift.errors import ConfigError
-from lib_addift.sets.settings_file import read_toml
 
 if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost

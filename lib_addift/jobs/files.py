@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +18,11 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pairs import PairSource, PictureSource, load_picture
+from lib_addift.data.pairs import PairSource
+from lib_addift.data.pictures import PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.files import replace_files
+from lib_addift.files import png_bytes, replace_files
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.training.events import Request, Result, ResultFigures, ResumeState, Snapshot
 
@@ -209,9 +209,7 @@ def without_shared_mask(request: Request) -> Request:
 
 
 def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return png_bytes(picture, compress_level=1)
 
 
 def _picture(file: Path) -> Image.Image:

@@ -1,4 +1,4 @@
-"""LoRA files: how they may be called, how they are written, and how they are read back.
+"""LoRA files: the rules of their names, writing and reading.
 
 A LoRA called NAME is up to three files in the WebUI's LoRA folder: NAME.safetensors, and for its card in the WebUI
 NAME.json (description and notes) and NAME.png (the picture).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -20,25 +19,29 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from lib_addift.config.settings import SAVE_PRECISIONS
+from lib_addift.dtypes import DTYPES
 from lib_addift.errors import LoraFileError
-from lib_addift.files import replace_files, temporary_name
+from lib_addift.files import png_bytes, replace_files, temporary_name
 from lib_addift.lora.metadata import build_metadata, describe_run, describe_tensors
 from lib_addift.lora.state_dict import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 
 __all__ = ["build_metadata", "check_name", "describe", "lora_path", "put_lora", "read_lora", "save_lora"]
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
 _LONGEST_NAME = 100  # characters
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255
 _FREE_SPACE = 64 * 2**20  # bytes: more than a LoRA of ordinary rank takes while it is written
 
+# Patterns of what a name must not hold or be.
+FORBIDDEN = r'[<>:"/\\|?*,=]'
+INVISIBLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+RESERVED = r"(?i)\A(con|prn|aux|nul|(com|lpt)[\d¹²³]|con(in|out)\$)\s*(\.|\Z)"  # by Windows, with any ending
 _NAME_RULES = {  # what a name must not match: why, and what to do
     r"\A\s*\Z": "is empty: type a name",
-    r'[<>:"/\\|?*,=]': 'has one of < > : " / \\ | ? * , = which file names or prompts cannot hold: leave it out',
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]": "has an invisible control character: type it anew",
+    FORBIDDEN: 'has one of < > : " / \\ | ? * , = which file names or prompts cannot hold: leave it out',
+    INVISIBLE: "has an invisible control character: type it anew",
     r"\A[.\s]|[.\s]\Z": "begins or ends with a dot or a space: leave that out",
-    r"(?i)\A(con|prn|aux|nul|(com|lpt)[\d¹²³]|con(in|out)\$)\s*(\.|\Z)": "is reserved by Windows: choose another",
+    RESERVED: "is reserved by Windows: choose another",
     r"(?i)\.safetensors\Z": "ends in .safetensors, which is added to it: leave that out",
 }
 LORA_SUFFIXES = (".safetensors", ".pt", ".ckpt")
@@ -47,7 +50,7 @@ _TAKING_SUFFIXES = (*LORA_SUFFIXES, ".png", ".json")
 
 
 def check_name(name: str) -> str:
-    """`name`, if it can be a file's stem on every system and NAME in `<lora:NAME:1>`. Raises LoraFileError."""
+    """`name`, if it is valid as a file's stem on every system and in `<lora:NAME:1>`. Raises LoraFileError."""
     for pattern, problem in _NAME_RULES.items():
         if re.search(pattern, name):
             raise LoraFileError(f"the LoRA's name {name[:_LONGEST_NAME]!r} {problem}.")
@@ -61,7 +64,7 @@ def check_name(name: str) -> str:
 
 
 def lora_path(lora_dir: Path, name: str, overwrite: bool) -> Path:
-    """Where a LoRA called `name` will be saved; to be asked before any work starts. Makes the folder.
+    """The path at which to save a LoRA called `name`; call it before any work starts. Creates the folder.
 
     Raises LoraFileError when the name is bad or taken (in capitals or not: to Windows they are the same), or when the
     folder cannot be made, cannot be written to or has too little room.
@@ -110,7 +113,7 @@ def save_lora(
     ready = _ready_to_save(tensors, precision)
     contents = {path.with_suffix(".json"): json.dumps({**_card(metadata), **(notes or {})}, indent=4).encode("ascii")}
     if preview is not None:
-        contents[path.with_suffix(".png")] = _png(preview)
+        contents[path.with_suffix(".png")] = png_bytes(preview.convert("RGB"))
     contents[path] = _file_bytes(ready, _with_hashes(ready, metadata))
     return put_lora(path, contents, overwrite=overwrite)
 
@@ -146,30 +149,25 @@ def _card(metadata: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[str, torch.Tensor]:
-    """Copies on the CPU in the file's number format, but alpha and DoRA's norms in float32.
+    """Copies on the CPU in the file's number format; alpha and DoRA's norms in float32.
 
-    Readers take alpha's value, whatever its format; and what is little of a norm is much beside what the LoRA changes.
+    Readers accept alpha in any format. DoRA's norms stay in float32, since the rounding of a norm in half precision is
+    large beside the change that the LoRA makes.
     Raises LoraFileError for numbers that are not finite, here or in the file, and for a LoRA that does nothing.
     """
-    if precision not in _DTYPES:
-        raise LoraFileError(f"file precision '{precision}' does not exist: use one of {', '.join(_DTYPES)}.")
+    if precision not in SAVE_PRECISIONS:
+        raise LoraFileError(f"file precision '{precision}' does not exist: use one of {', '.join(SAVE_PRECISIONS)}.")
     ready = {}
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise LoraFileError(f"'{key}' is not finite, so training has diverged: use a lower learning rate.")
-        dtype = torch.float32 if key.endswith((ALPHA, DORA)) else _DTYPES[precision]
+        dtype = torch.float32 if key.endswith((ALPHA, DORA)) else DTYPES[precision]
         ready[key] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
         if not ready[key].isfinite().all():
             largest = tensor.abs().max()
             raise LoraFileError(f"'{key}' reaches {largest:.3g}, which {precision} cannot hold: save it as fp32.")
-    # One zero factor is enough, but not where the norms (DoRA) act beside it.
+    # A layer with one zero factor changes nothing, unless DoRA's norms do.
     idle = {layer_name(key) for key, tensor in ready.items() if not tensor.any()}
     if not any(key.endswith(DORA) for key in ready) and idle.issuperset(map(layer_name, ready)):
         raise LoraFileError("the LoRA does nothing, all its layers are zero: train it longer or at a higher rate.")
@@ -237,7 +235,7 @@ def _check_is_lora(path: Path, keys: Collection[str]) -> None:
 
 
 def describe(path: Path) -> str:
-    """Some lines of plain text on any LoRA file, ours or not. Raises LoraFileError."""
+    """A plain-text description of any trainer's LoRA file. Raises LoraFileError."""
     tensors, metadata = read_lora(path)
     file = path.read_bytes()
     lines = [
