@@ -19,7 +19,7 @@ from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.dataset import steps_of
 from lib_addift.training.events import Request
 from lib_addift.training.loop import train_one
-from lib_addift.training.methods import Goal, is_simple, method_of
+from lib_addift.training.methods import Goal, is_simple, make_config, method_of
 from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import TrainState
@@ -310,7 +310,7 @@ def test_repeats_are_how_often_a_picture_is_seen() -> None:
 
 def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no use for first_lora"):
-        TrainConfig.create(first_lora="x.safetensors")
+        make_config(first_lora="x.safetensors")
     config = TrainConfig.create(method="copier", first_lora=str(tmp_path / "none.safetensors"), **QUICK)
     with pytest.raises(LoraFileError, match="does not exist"):
         TrainingRun(FakeHost(tmp_path), Request.of(*pictures(), "x", config))
