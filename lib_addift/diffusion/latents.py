@@ -14,12 +14,22 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, encode_to_length
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.plan import Direction
 
 UNRELATED_PROMPTS = (
     "", "a photo of a street", "a landscape with mountains", "a dog on the grass", "a portrait of an old man",
     "a bowl of fruit", "a drawing of a castle", "an empty room",
 )  # fmt: skip
+
+
+class Direction(Enum):
+    """FORWARD teaches original -> target at +multiplier; REVERSE target -> original at -multiplier."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+
+    @property
+    def opposite(self) -> Direction:
+        return Direction.REVERSE if self is Direction.FORWARD else Direction.FORWARD
 
 
 class Role(Enum):

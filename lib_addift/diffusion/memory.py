@@ -17,6 +17,10 @@ _OUTPUT_BLOCKS = 76_000  # where the encoder's half is not differentiated
 _WHOLE_UNET = 127_000
 _RECOMPUTED = 40_000  # the blocks' inputs, and all of one block at a time
 _ASIDE = 400 * 2**20  # bytes for the LoRA, its optimizer, kernels' scratch space, and what a GPU's allocator wastes
+# Eight samples without gradients need no more memory than two from which a LoRA learns; of the smallest ones it takes
+# more to keep a device busy. Measured: docs/performance.md.
+_AT_ONCE, _SMALL_AT_ONCE = 8, 16
+_SMALL = 8 * 8  # latent pixels
 # A residual block with its attention in every CompVis UNet; and the two on their own in diffusers'.
 _BLOCKS = ("TimestepEmbedSequential", "ResnetBlock2D", "Transformer2DModel")
 
@@ -69,6 +73,11 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0] + unused)
+
+
+def samples_at_once(height: int, width: int) -> int:
+    """How many samples with latents of this size go in one pass that needs no gradients."""
+    return _SMALL_AT_ONCE if height * width <= _SMALL else _AT_ONCE
 
 
 def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T]) -> list[R]:

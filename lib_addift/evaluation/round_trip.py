@@ -15,14 +15,12 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Host
-from lib_addift.diffusion.latents import LatentPair, conds_at
-from lib_addift.diffusion.memory import in_parts
+from lib_addift.diffusion.latents import Direction, LatentPair, conds_at
+from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.evaluation.preview import labelled_row
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.plan import Direction
-from lib_addift.training.targets import samples_at_once
 
 LEARNT = 0.2  # a recovery below this is no proof
 _LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 14.0)  # weights, in units of the training multiplier

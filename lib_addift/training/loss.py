@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.diffusion.schedule import NoiseSchedule
-from lib_addift.training.plan import Direction
 
 
 def turn_multiplier(direction: Direction, config: TrainConfig) -> float:

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import torch
 
 from lib_addift.config.settings import TrainConfig
-
-
-class Direction(Enum):
-    """FORWARD teaches original -> target at +multiplier; REVERSE target -> original at -multiplier."""
-
-    FORWARD = "forward"
-    REVERSE = "reverse"
-
-    @property
-    def opposite(self) -> Direction:
-        return Direction.REVERSE if self is Direction.FORWARD else Direction.FORWARD
+from lib_addift.diffusion.latents import Direction
 
 
 @dataclass(frozen=True)

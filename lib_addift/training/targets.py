@@ -10,15 +10,10 @@ import torch
 
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, Side
-from lib_addift.diffusion.memory import in_parts
+from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.training.encoder_cache import Features, encoder_parts, recording
 from lib_addift.training.plan import Plan, Turn, turn_noise
-
-# Eight samples without gradients need no more memory than two from which a LoRA learns; of the smallest ones it takes
-# more to keep a device busy. Measured: docs/performance.md.
-_AT_ONCE, _SMALL_AT_ONCE = 8, 16
-_SMALL = 8 * 8  # latent pixels
 
 
 def noisy_batch(
@@ -30,11 +25,6 @@ def noisy_batch(
     timesteps = torch.tensor([turn.timestep for turn in turns], device=latents.device)
     noisy_latents = schedule.add_noise(latents, noise.to(latents.device), timesteps)
     return noisy_latents, timesteps, torch.cat([side.cond for side in sides])
-
-
-def samples_at_once(height: int, width: int) -> int:
-    """How many samples with latents of this size go in one pass that needs no gradients."""
-    return _SMALL_AT_ONCE if height * width <= _SMALL else _AT_ONCE
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
 from lib_addift.training.loss import difference_loss, turn_multiplier
-from lib_addift.training.plan import Direction
 
 
 def reference_loss(config: TrainConfig, prediction, reference, timesteps, mask) -> np.ndarray:

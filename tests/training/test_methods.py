@@ -11,7 +11,7 @@ import torch
 from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.diffusion.host import lora_modules, text_layers
-from lib_addift.diffusion.latents import LatentPair, Role, conds_at, encode_pair, unrelated_pairs
+from lib_addift.diffusion.latents import Direction, LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.lora.file import read_lora
@@ -21,7 +21,7 @@ from lib_addift.training.events import Request
 from lib_addift.training.lessons import asked_turns, goal_of, make_lessons
 from lib_addift.training.loop import train
 from lib_addift.training.methods import Goal, is_simple, method_of
-from lib_addift.training.plan import Direction, turn_noise
+from lib_addift.training.plan import turn_noise
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import TrainState
 from lib_addift.training.targets import TeacherPredictions, noisy_batch

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.training.plan import Direction, make_plan, turn_noise
+from lib_addift.diffusion.latents import Direction
+from lib_addift.training.plan import make_plan, turn_noise
 
 
 @st.composite

@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host
-from lib_addift.diffusion.latents import encode_pair
+from lib_addift.diffusion.latents import Direction, encode_pair
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.optimizer import make_optimizer
-from lib_addift.training.plan import Direction
 
 
 def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iterator[float]:

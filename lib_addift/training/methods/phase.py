@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Protocol
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.latents import Direction
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.plan import Direction
 
 
 class Goal(Enum):
