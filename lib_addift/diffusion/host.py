@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -118,15 +119,15 @@ class Host(Protocol):
         """(B, 4, h, w) latents -> (B, 8h, 8w, 3) uint8."""
         ...
 
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(B, tokens, width) float32 conditions.
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """The float32 conditions of B prompts.
 
         77 tokens; and 77 more for every 75 that the longest prompt has beyond 75. Shorter prompts then have the
         condition of the empty prompt behind theirs.
         """
         ...
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         """The same conditions, through which gradients reach hooks on the layers of `text_model`.
 
         These layers see all the prompts in each of their calls, so that a LoRA's multiplier can be one for each prompt.
@@ -135,7 +136,7 @@ class Host(Protocol):
         """
         ...
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         """The UNet's epsilon, float32, shape of `latents`; a v-prediction model's output is converted."""
         ...
 
@@ -184,18 +185,3 @@ def text_layers(host: Host) -> dict[str, nn.Module]:
     """The text model's layers that can learn, by LoRA name, in the model's own order."""
     named = {host.text_lora_name(name): module for name, module in host.text_model.named_modules()}
     return {name: module for name, module in named.items() if name}
-
-
-def encode_to_length(
-    encode: Callable[[Sequence[str]], torch.Tensor], prompts: Sequence[str], tokens: int
-) -> torch.Tensor:
-    """Conditions of at least so many `tokens`, to stand beside those of another call.
-
-    `encode` is a host's `encode_prompts` or `encode_prompts_with_grad`. What is missing is filled up with the empty
-    prompt, as the host does within a call.
-    """
-    cond = encode(prompts)
-    if cond.shape[1] >= tokens:
-        return cond
-    empty = encode([""] * len(prompts))  # each under its own multiplier, where a LoRA acts
-    return torch.cat([cond, *[empty] * ((tokens - cond.shape[1]) // empty.shape[1])], dim=1)

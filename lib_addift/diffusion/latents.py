@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
-from lib_addift.diffusion.host import Host, encode_to_length
+from lib_addift.diffusion.conditions import Conditions, encode_to_length
+from lib_addift.diffusion.host import Host
 from lib_addift.lora.network import LoraNetwork
 
 UNRELATED_PROMPTS = (
@@ -45,7 +46,7 @@ class Side:
     """One picture of a pair in the model's terms."""
 
     latents: torch.Tensor  # (1, 4, h, w) float32, scaled as the UNet expects
-    cond: torch.Tensor  # (1, tokens, width) float32
+    cond: Conditions  # of one prompt, float32
     prompt: str = ""  # of which `cond` is the condition
 
 
@@ -76,16 +77,16 @@ class LatentPair:
 
 @torch.no_grad()
 def conds_at(
-    host: Host, prompts: Sequence[str], conds: torch.Tensor, network: LoraNetwork, multipliers: torch.Tensor
-) -> torch.Tensor:
-    """The condition of each prompt under its multiplier, (B, tokens, width); `network` must be attached.
+    host: Host, prompts: Sequence[str], conds: Conditions, network: LoraNetwork, multipliers: torch.Tensor
+) -> Conditions:
+    """The conditions of B prompts, each with the LoRA at its own multiplier (B,); `network` must be attached.
 
-    `conds` (B, tokens, width) are those without LoRA: also those under a LoRA that leaves the text model alone.
+    `conds` are those without LoRA, which are returned when the LoRA does not change the text model.
     """
     if not network.has_text:
         return conds
     network.multiplier = multipliers
-    return encode_to_length(host.encode_prompts, prompts, conds.shape[1])
+    return encode_to_length(host.encode_prompts, prompts, conds.tokens)
 
 
 @torch.no_grad()
@@ -112,7 +113,7 @@ def unrelated_pairs(host: Host, like: LatentPair, config: TrainConfig) -> list[L
     """What a LoRA must leave alone: noise of the size of `like`, under prompts that have nothing to do with it."""
     generator = torch.Generator("cpu").manual_seed(config.seed)
     pairs = []
-    conds = host.encode_prompts(UNRELATED_PROMPTS).float().split(1)
+    conds = host.encode_prompts(UNRELATED_PROMPTS).float().split()
     for prompt, cond in zip(UNRELATED_PROMPTS, conds, strict=True):
         latents = torch.randn(like.original.latents.shape, generator=generator).to(like.original.latents.device)
         side = Side(latents, cond, prompt)

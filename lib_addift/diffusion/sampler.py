@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import Host
 from lib_addift.lora.network import LoraNetwork
 
@@ -15,7 +16,7 @@ from lib_addift.lora.network import LoraNetwork
 class Guidance:
     """Classifier-free guidance: predictions move away from `uncond`. Source: Ho & Salimans 2022, eq. 6."""
 
-    uncond: torch.Tensor  # (1, tokens, width), or one for each sample
+    uncond: Conditions  # of one prompt, or of one for each sample
     scale: float
 
 
@@ -29,7 +30,7 @@ def ddim_timesteps(steps: int, strength: float = 1.0, total: int = 1000) -> list
 def ddim(
     host: Host,
     latents: torch.Tensor,
-    cond: torch.Tensor,
+    cond: Conditions,
     timesteps: Sequence[int],
     *,
     network: LoraNetwork | None = None,
@@ -38,7 +39,7 @@ def ddim(
 ) -> torch.Tensor:
     """Denoise `latents` (B, 4, h, w), which are noisy as at timesteps[0], to clean ones.
 
-    `cond` is (B, tokens, width). With a `network` (attached by the caller), sample b runs at multipliers[b].
+    `cond` has B prompts. With a `network` (attached by the caller), sample b runs at multipliers[b].
     Source: Song et al. 2020, eq. 12 with eta 0.
     """
     abar = host.alphas_cumprod.to(latents.device)
@@ -46,7 +47,7 @@ def ddim(
     if network is not None and multipliers is not None:
         network.multiplier = multipliers.repeat(doubled)
     if guidance is not None:
-        cond = torch.cat([guidance.uncond.expand_as(cond), cond])
+        cond = Conditions.cat([guidance.uncond.expand(len(cond)), cond])
     for now, after in zip(timesteps, [*timesteps[1:], None], strict=True):
         t = torch.full((len(latents) * doubled,), now, device=latents.device)
         noise_pred = host.predict_noise(latents.repeat(doubled, 1, 1, 1), t, cond)

@@ -33,8 +33,8 @@ def preview_strip(
         multipliers = torch.tensor(weights, device=host.device) * weight
         network.multiplier = 0.0  # it is attached, and may act on the text model
         uncond, cond = (
-            conds_at(host, [text] * count, plain.expand(count, -1, -1), network, multipliers)
-            for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(1), strict=True)
+            conds_at(host, [text] * count, plain.expand(count), network, multipliers)
+            for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(), strict=True)
         )
         return ddim(
             host,

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import Direction, LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts, samples_at_once
@@ -206,7 +207,7 @@ def _denoised(
         noisy = schedule.add_noise(latents, noise, torch.full((len(chunk),), timesteps[0], device=latents.device))
         signed = [trip.weight if trip.direction is Direction.FORWARD else -trip.weight for trip in chunk]
         multipliers = torch.tensor(signed, device=latents.device)
-        cond = torch.cat([side.cond for side in sides])
+        cond = Conditions.cat([side.cond for side in sides])
         cond = conds_at(host, [side.prompt for side in sides], cond, network, multipliers)
         return ddim(host, noisy, cond, timesteps, network=network, multipliers=multipliers)
 

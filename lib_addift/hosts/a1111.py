@@ -14,6 +14,7 @@ from modules import devices, sd_hijack, sd_hijack_optimizations, sd_models, sd_u
 from modules.hypernetworks import hypernetwork
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
 from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
@@ -121,23 +122,23 @@ class A1111Host(WebUIHost):
             return torch.cat([model.decode_first_stage(sample.to(dtype)).float() for sample in latents.split(1)])
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         return self._encode_prompts(prompts)
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         if getattr(self._model, "lowvram", False):  # --medvram: the models take turns on the device
             self.encode_prompts([""])  # brings the text model there
         with borrow.staying_in_place(self.text_model):  # until backward, though the UNet's turn is before
             return self._encode_prompts(prompts)
 
-    def _encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         with devices.autocast():
             cond: torch.Tensor = self._model.get_learned_conditioning(list(prompts))
-        return cond.float()
+        return Conditions(cond.float())
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         # Through apply_model: it casts, opens autocast and, with --medvram, brings the UNet to the device.
-        output: torch.Tensor = self._model.apply_model(latents, timesteps, {"c_crossattn": [cond]})
+        output: torch.Tensor = self._model.apply_model(latents, timesteps, {"c_crossattn": [cond.crossattn]})
         return output
 
     def _forget(self, path: Path) -> None:

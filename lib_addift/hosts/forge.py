@@ -18,6 +18,7 @@ import torch
 from modules import sd_models
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
 from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
@@ -195,17 +196,18 @@ class ForgeHost(WebUIHost):
         result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
         return result
 
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        return self._in_forges_way(lambda: self._encode_prompts(list(prompts))).clone().float().to(self.device)
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        cond = self._in_forges_way(lambda: self._encode_prompts(list(prompts)))
+        return Conditions(cond.clone().float().to(self.device))
 
     def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         self._model.set_clip_skip(self.clip_skip)
         cond: torch.Tensor = self._model.get_learned_conditioning(prompts)
         return cond
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         self._borrow(with_text=True)
-        return self._run_text(list(prompts)).float()
+        return Conditions(self._run_text(list(prompts)).float())
 
     def _run_text(self, prompts: list[str]) -> torch.Tensor:
         """As `_encode_prompts`, without inference mode and without moving anything."""
@@ -219,10 +221,10 @@ class ForgeHost(WebUIHost):
         cond: torch.Tensor = self._model.text_processing_engine(prompts)
         return cond
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         self._borrow()
         output: torch.Tensor = self.unet(
-            latents.to(self.dtype), timesteps.float(), context=cond.to(self.dtype), transformer_options={}
+            latents.to(self.dtype), timesteps.float(), context=cond.crossattn.to(self.dtype), transformer_options={}
         )
         return output
 

@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import DTYPES, check_precision, to_epsilon
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
@@ -115,12 +116,12 @@ class StandaloneHost:
         return result
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         return self.encode_prompts_with_grad(prompts)
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         ids = self._tokenize(prompts).to(self.device)  # (B, chunks, 77)
-        return torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float()
+        return Conditions(torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float())
 
     def _encode_chunk(self, ids: torch.Tensor) -> torch.Tensor:
         """(B, 77) token ids -> (B, 77, width). Like A1111, clip skip leaves out layers, but not the last norm."""
@@ -131,18 +132,18 @@ class StandaloneHost:
         normed: torch.Tensor = self._text.final_layer_norm(states[-self.clip_skip])
         return normed
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(dtype=self._dtype)).float()
         return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         # One picture of 64 px is one pixel at the deepest level. In a model of 32 channels there, each of group norm's
         # groups is then a single value, which torch refuses: such a picture takes a copy of itself along.
         widths = self._unet.config.block_out_channels
         is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in widths
         if is_single:
-            latents, timesteps, cond = latents.repeat(2, 1, 1, 1), timesteps.repeat(2), cond.repeat(2, 1, 1)
-        output: torch.Tensor = self._unet(latents, timesteps, cond).sample
+            latents, timesteps, cond = latents.repeat(2, 1, 1, 1), timesteps.repeat(2), cond.repeat(2)
+        output: torch.Tensor = self._unet(latents, timesteps, cond.crossattn).sample
         return output[:1] if is_single else output
 
     def report(self, text: str, done: int, total: int) -> None:
@@ -175,7 +176,7 @@ class StandaloneHost:
             for network in text_loras:
                 attached.enter_context(network.attach())
             attached.enter_context(PromptLoras(loras, composition).attach(self.unet))
-            uncond, cond = self.encode_prompts([negative_prompt, plain]).split(1)
+            uncond, cond = self.encode_prompts([negative_prompt, plain]).split()
             guidance = Guidance(uncond, cfg_scale) if cfg_scale > 1 else None
             latents = ddim(self, noise, cond, ddim_timesteps(steps), guidance=guidance)
             picture: np.ndarray = self.decode_latents(latents)[0]

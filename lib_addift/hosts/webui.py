@@ -14,6 +14,7 @@ import torch
 from modules import call_queue, processing, scripts, shared
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.errors import HostError
 from lib_addift.lora import names
@@ -77,7 +78,7 @@ class WebUIHost:
         """A context manager: the pristine model, usable for autograd."""
 
     @abstractmethod
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor: ...
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor: ...
 
     @abstractmethod
     def _forget(self, path: Path) -> None:
@@ -105,7 +106,7 @@ class WebUIHost:
     def text_lora_name(self, module_name: str) -> str:
         return names.text_kohya(module_name)
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         output = self._run_unet(latents, timesteps, cond).float()
         return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 

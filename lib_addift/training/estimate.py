@@ -53,7 +53,7 @@ def seconds_a_pass(host: Host, size: tuple[int, int], batch: int = 8) -> float:
     """Measure one sample's pass for pictures of `size` (width, height in px); the model must be ours (`exclusive`)."""
     width, height = size
     latents = torch.zeros(batch, 4, height // 8, width // 8, device=host.device)
-    cond = host.encode_prompts([""]).expand(batch, -1, -1)
+    cond = host.encode_prompts([""]).expand(batch)
     timesteps = torch.full((batch,), 500, device=host.device)
     for _ in range(2):  # the first one warms up
         begun = time.monotonic()

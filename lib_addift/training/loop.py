@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lib_addift.diffusion.host import Host, encode_to_length
+from lib_addift.diffusion.conditions import encode_to_length
+from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, recomputing
 from lib_addift.diffusion.schedule import NoiseSchedule
@@ -151,7 +152,7 @@ def compute_gradients(
         noisy_latents, timesteps, cond = noisy_batch(sides, [sample.turn for sample in samples], schedule)
         if any(state.network.has_text for state in states):
             prompts = [side.prompt for side in sides]
-            cond = encode_to_length(host.encode_prompts_with_grad, prompts, cond.shape[1])
+            cond = encode_to_length(host.encode_prompts_with_grad, prompts, cond.tokens)
         features = [states[sample.owner].teacher.student_features(sample.turn) for sample in samples]
         with replaying(host.unet, features), recomputing(host.unet) if micro_batching.recomputes else nullcontext():
             noise_pred = host.predict_noise(noisy_latents, timesteps, cond)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.diffusion.memory import in_parts, samples_at_once
@@ -18,13 +19,13 @@ from lib_addift.training.plan import Plan, Turn, turn_noise
 
 def noisy_batch(
     sides: Sequence[Side], turns: Sequence[Turn], schedule: NoiseSchedule
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noisy latents (B, 4, h, w), timesteps (B,) and conditions (B, tokens, width) of some turns."""
+) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
+    """Noisy latents (B, 4, h, w), timesteps (B,) and conditions of some turns."""
     latents = torch.cat([side.latents for side in sides])
     noise = torch.cat([turn_noise(turn, side.latents.shape) for turn, side in zip(turns, sides, strict=True)])
     timesteps = torch.tensor([turn.timestep for turn in turns], device=latents.device)
     noisy_latents = schedule.add_noise(latents, noise.to(latents.device), timesteps)
-    return noisy_latents, timesteps, torch.cat([side.cond for side in sides])
+    return noisy_latents, timesteps, Conditions.cat([side.cond for side in sides])
 
 
 @dataclass(frozen=True, eq=False)

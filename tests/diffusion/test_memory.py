@@ -18,6 +18,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, in_parts, recomputing
 from lib_addift.hosts import patching as borrow
 from lib_addift.hosts.standalone import StandaloneHost
@@ -189,7 +190,7 @@ class SmallHost(StandaloneHost):
     with_gradients = without = 100
     recomputed = 0  # passes
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         recomputes = any("forward" in vars(part) for part in self.unet.get_submodule("up_blocks").modules())
         room = self.with_gradients + recomputes if torch.is_grad_enabled() else self.without
         if len(latents) > room:
