@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.conditions import Conditions, encode_to_length
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.lora.network import LoraNetwork
 
 UNRELATED_PROMPTS = (
@@ -77,7 +77,7 @@ class LatentPair:
 
 @torch.no_grad()
 def conds_at(
-    host: Host, prompts: Sequence[str], conds: Conditions, network: LoraNetwork, multipliers: torch.Tensor
+    model: Model, prompts: Sequence[str], conds: Conditions, network: LoraNetwork, multipliers: torch.Tensor
 ) -> Conditions:
     """The conditions of B prompts, each with the LoRA at its own multiplier (B,); `network` must be attached.
 
@@ -86,20 +86,20 @@ def conds_at(
     if not network.has_text:
         return conds
     network.multiplier = multipliers
-    return encode_to_length(host.encode_prompts, prompts, conds.tokens)
+    return encode_to_length(model.encode_prompts, prompts, conds.tokens)
 
 
 @torch.no_grad()
 def encode_pair(
-    host: Host, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
+    model: Model, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
 ) -> LatentPair:
     """Latents (the VAE posterior's mean: a sample would add noise of its own to each picture) and conditions.
 
     `prompts` are those of the original and of the target; None = the settings'.
     """
-    latents = host.encode_images(np.stack([pair.original, pair.target])).float()
+    latents = model.encode_images(np.stack([pair.original, pair.target])).float()
     prompts = prompts or config.prompts()
-    conds = host.encode_prompts(prompts).float()
+    conds = model.encode_prompts(prompts).float()
     mask = None
     if pair.mask is not None:
         area = torch.from_numpy(pair.mask)[None, None]
@@ -109,11 +109,11 @@ def encode_pair(
 
 
 @torch.no_grad()
-def unrelated_pairs(host: Host, like: LatentPair, config: TrainConfig) -> list[LatentPair]:
+def unrelated_pairs(model: Model, like: LatentPair, config: TrainConfig) -> list[LatentPair]:
     """What a LoRA must leave alone: noise of the size of `like`, under prompts that have nothing to do with it."""
     generator = torch.Generator("cpu").manual_seed(config.seed)
     pairs = []
-    conds = host.encode_prompts(UNRELATED_PROMPTS).float().split()
+    conds = model.encode_prompts(UNRELATED_PROMPTS).float().split()
     for prompt, cond in zip(UNRELATED_PROMPTS, conds, strict=True):
         latents = torch.randn(like.original.latents.shape, generator=generator).to(like.original.latents.device)
         side = Side(latents, cond, prompt)

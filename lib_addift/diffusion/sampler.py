@@ -1,4 +1,4 @@
-"""A small deterministic DDIM sampler over a host: for the preview strip and for the round trip."""
+"""A small deterministic DDIM sampler over a model: for the preview strip and for the round trip."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.lora.network import LoraNetwork
 
 
@@ -28,7 +28,7 @@ def ddim_timesteps(steps: int, strength: float = 1.0, total: int = 1000) -> list
 
 @torch.no_grad()
 def ddim(
-    host: Host,
+    model: Model,
     latents: torch.Tensor,
     cond: Conditions,
     timesteps: Sequence[int],
@@ -42,7 +42,7 @@ def ddim(
     `cond` has B prompts. With a `network` (attached by the caller), sample b runs at multipliers[b].
     Source: Song et al. 2020, eq. 12 with eta 0.
     """
-    abar = host.alphas_cumprod.to(latents.device)
+    abar = model.alphas_cumprod.to(latents.device)
     doubled = 2 if guidance else 1
     if network is not None and multipliers is not None:
         network.multiplier = multipliers.repeat(doubled)
@@ -50,7 +50,7 @@ def ddim(
         cond = Conditions.cat([guidance.uncond.expand(len(cond)), cond])
     for now, after in zip(timesteps, [*timesteps[1:], None], strict=True):
         t = torch.full((len(latents) * doubled,), now, device=latents.device)
-        noise_pred = host.predict_noise(latents.repeat(doubled, 1, 1, 1), t, cond)
+        noise_pred = model.predict_noise(latents.repeat(doubled, 1, 1, 1), t, cond)
         if guidance is not None:
             uncond_pred, cond_pred = noise_pred.chunk(2)
             noise_pred = uncond_pred + guidance.scale * (cond_pred - uncond_pred)

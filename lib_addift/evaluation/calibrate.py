@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
-from lib_addift.diffusion.host import Host, lora_modules
+from lib_addift.diffusion.host import Host, Model, lora_modules
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.evaluation.preview import preview_strip
@@ -54,19 +54,19 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
         latents = encode_pair(host, pair, config)
         network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
         with network.attach():
-            proof = _prove(host, network, latents, config)
-            if proof.recovery < LEARNT:
+            trip = _best_round_trip(host, network, latents, config)
+            if trip.recovery < LEARNT:
                 raise TrainingError(
-                    f"'{lora.name}' reproduces {proof.recovery:.0%} of the difference of these pictures at any weight, "
+                    f"'{lora.name}' reproduces {trip.recovery:.0%} of the difference of these pictures at any weight, "
                     "so nothing was saved: choose two pictures that differ in what the LoRA does."
                 )
-            weight = config.strength * proof.weight
+            weight = config.strength * trip.weight
             strip = preview_strip(host, network, latents, config, weight)
         report = {
             "operation": "calibrate",
             "files": [f"{lora.name} (weight {weight:.6g}, sha256 {sha256_of(lora)})"],
-            "recovery": round(proof.recovery, 4),
-            "best_weight": round(proof.weight, 6),
+            "recovery": round(trip.recovery, 4),
+            "best_weight": round(trip.weight, 6),
             "calibrated": True,
             "model": host.model_title,
         }
@@ -75,15 +75,18 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
             precision=output.precision, preview=strip, overwrite=output.overwrite,
         )  # fmt: skip
         host.refresh_loras(output.path)
-    return Calibrated(output.path, weight, proof.recovery)
+    return Calibrated(output.path, weight, trip.recovery)
 
 
-def _prove(host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:
-    """The best round trip; where none is good, or the best weight lies at an end of those tried, others are tried."""
+def _best_round_trip(model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:
+    """The round trip with the highest recovery.
+
+    Further ranges of weights are tried while the recovery is low, or the best weight is at an end of those tried.
+    """
     best: RoundTrip | None = None
     for span in _SPANS:
-        trip = round_trip(host, network, [pair], dataclasses.replace(config, train_multiplier=span))
-        best = trip if best is None or trip.recovery > best.recovery else best
+        found = round_trip(model, network, [pair], dataclasses.replace(config, train_multiplier=span))
+        best = found if best is None or found.recovery > best.recovery else best
         peak = max(best.curve, key=lambda point: point[1])
         is_at_end = peak in (best.curve[0], best.curve[-1]) or abs(best.weight) < span
         if best.recovery >= LEARNT and not is_at_end:

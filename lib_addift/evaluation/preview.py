@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
@@ -22,7 +22,7 @@ _LABEL_HEIGHT = 14  # px, for a picture of that width
 
 @torch.no_grad()
 def preview_strip(
-    host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
+    model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
     """The strip at WEIGHTS, where 1 stands for the multiplier `weight`; `network` must be attached."""
     prompt = config.with_trigger(config.preview_prompt or config.prompt)
@@ -30,15 +30,15 @@ def preview_strip(
 
     def drawn(weights: Sequence[float]) -> torch.Tensor:
         count = len(weights)
-        multipliers = torch.tensor(weights, device=host.device) * weight
+        multipliers = torch.tensor(weights, device=model.device) * weight
         network.multiplier = 0.0  # it is attached, and may act on the text model
         uncond, cond = (
-            conds_at(host, [text] * count, plain.expand(count), network, multipliers)
-            for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(), strict=True)
+            conds_at(model, [text] * count, plain.expand(count), network, multipliers)
+            for text, plain in zip(("", prompt), model.encode_prompts(["", prompt]).split(), strict=True)
         )
         return ddim(
-            host,
-            noise.to(host.device).expand(count, -1, -1, -1),
+            model,
+            noise.to(model.device).expand(count, -1, -1, -1),
             cond,
             ddim_timesteps(config.sampling_steps),
             network=network,
@@ -47,7 +47,7 @@ def preview_strip(
         )
 
     clean = torch.cat(in_parts(drawn, WEIGHTS))
-    return labelled_row(host.decode_latents(clean), [f"{w:g}" for w in WEIGHTS])
+    return labelled_row(model.decode_latents(clean), [f"{w:g}" for w in WEIGHTS])
 
 
 def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:

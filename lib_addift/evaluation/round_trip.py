@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import Direction, LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
@@ -84,12 +84,12 @@ def trip_steps(config: TrainConfig) -> int:
 
 
 @torch.no_grad()
-def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
+def round_trip(model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
     """Climb to the weight that reproduces the most of the difference, then close in on the one to use.
 
     `network` must be attached.
     """
-    probe = _Probe(host, network, pairs, config)
+    probe = _Probe(model, network, pairs, config)
     ladder = [rung * config.train_multiplier for rung in _LADDER]
     scores = probe.scores(ladder[_START])
     _climb(probe, scores, ladder)
@@ -129,24 +129,24 @@ def _climb(probe: _Probe, scores: dict[float, float], ladder: Sequence[float]) -
 
 @torch.no_grad()
 def recovery_at(
-    host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
+    model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
 ) -> float:
     """The recovery, 0 to 1, on pairs that were not trained on, at the weight that was found on those that were."""
-    return max(0.0, _Probe(host, network, pairs, config).scores([weight])[weight])
+    return max(0.0, _Probe(model, network, pairs, config).scores([weight])[weight])
 
 
 @torch.no_grad()
 def round_trip_pictures(
-    host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
+    model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
     """Both round trips side by side: each picture, denoised without the LoRA, and at `weight`, which is weight 1."""
     trips = [_Trip(direction, 0, tried) for direction, *_ in _SIDES for tried in (0.0, weight)]
-    drawn = _denoised(host, network, pair, trips, config=config, steps=config.sampling_steps).split(2)
+    drawn = _denoised(model, network, pair, trips, config=config, steps=config.sampling_steps).split(2)
     latents, labels = [], []
     for (direction, name, sign), pictures in zip(_SIDES, drawn, strict=True):
         latents += [pair.reference(direction).latents, pictures]
         labels += [name, "no LoRA", f"weight {sign}"]
-    return labelled_row(host.decode_latents(torch.cat(latents)), labels)
+    return labelled_row(model.decode_latents(torch.cat(latents)), labels)
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,8 @@ class _Trip:
 class _Probe:
     """Scores weights; what comes back without the LoRA is drawn once, with the first weights."""
 
-    def __init__(self, host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> None:
-        self._host, self._network, self._pairs, self._config = host, network, pairs, config
+    def __init__(self, model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> None:
+        self._model, self._network, self._pairs, self._config = model, network, pairs, config
         self._still: dict[int, torch.Tensor] = {}  # of a pair: (trips, 1, 4, h, w)
 
     def scores(self, weights: Sequence[float]) -> dict[float, float]:
@@ -176,7 +176,7 @@ class _Probe:
         asked = [*([] if number in self._still else [0.0]), *weights]
         trips = [_Trip(direction, noise, weight) for direction, noise in TRIPS for weight in asked]
         steps = trip_steps(self._config)
-        drawn = _denoised(self._host, self._network, pair, trips, config=self._config, steps=steps)
+        drawn = _denoised(self._model, self._network, pair, trips, config=self._config, steps=steps)
         drawn = drawn.unflatten(0, (len(TRIPS), len(asked)))
         if number not in self._still:
             self._still[number], drawn = drawn[:, :1], drawn[:, 1:]
@@ -190,11 +190,11 @@ class _Probe:
 
 
 def _denoised(
-    host: Host, network: LoraNetwork, pair: LatentPair, trips: Sequence[_Trip], *, config: TrainConfig, steps: int
+    model: Model, network: LoraNetwork, pair: LatentPair, trips: Sequence[_Trip], *, config: TrainConfig, steps: int
 ) -> torch.Tensor:
     """The latents (len(trips), 4, h, w) at the end of each trip, as many at once as the reference predictions are."""
     timesteps = ddim_timesteps(steps, config.proof_strength)
-    schedule = NoiseSchedule(host.alphas_cumprod)
+    schedule = NoiseSchedule(model.alphas_cumprod)
     noises = [
         torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed + noise))
         for noise in range(NOISES)
@@ -208,8 +208,8 @@ def _denoised(
         signed = [trip.weight if trip.direction is Direction.FORWARD else -trip.weight for trip in chunk]
         multipliers = torch.tensor(signed, device=latents.device)
         cond = Conditions.cat([side.cond for side in sides])
-        cond = conds_at(host, [side.prompt for side in sides], cond, network, multipliers)
-        return ddim(host, noisy, cond, timesteps, network=network, multipliers=multipliers)
+        cond = conds_at(model, [side.prompt for side in sides], cond, network, multipliers)
+        return ddim(model, noisy, cond, timesteps, network=network, multipliers=multipliers)
 
     size = samples_at_once(*pair.original.latents.shape[-2:])
     chunks = [trips[start : start + size] for start in range(0, len(trips), size)]

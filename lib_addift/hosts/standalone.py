@@ -42,6 +42,7 @@ class StandaloneHost:
     """Implements `Host` on a checkpoint file. Raises HostError when the file or the device cannot be used."""
 
     name = "standalone"
+    latent_channels, pixels_per_latent = 4, 8  # SD1.x
 
     def __init__(
         self,
@@ -169,7 +170,8 @@ class StandaloneHost:
         composition, problem = composition_of(tags)
         if problem:
             _log.warning(problem)
-        shape = (1, 4, height // 8, width // 8)
+        size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
+        shape = (1, self.latent_channels, *size)
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).to(self.device)
         with self.exclusive(), ExitStack() as attached:
             loras, text_loras = self._load(tags)

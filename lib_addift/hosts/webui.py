@@ -24,6 +24,7 @@ class WebUIHost:
     """The part of `Host` that does not depend on how a WebUI keeps its model."""
 
     name: str
+    latent_channels, pixels_per_latent = 4, 8  # SD1.x
 
     @property
     def lora_dir(self) -> Path:

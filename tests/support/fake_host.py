@@ -88,6 +88,7 @@ class FakeHost:
     model_title = "fake.safetensors"
     model_hash = "0" * 64
     prediction_type = "epsilon"
+    latent_channels, pixels_per_latent = 4, 8
     device = torch.device("cpu")
     needs_loss_scaling = False
     clip_skip = 1
