@@ -1,23 +1,17 @@
-"""The host without a WebUI: any SD1.x single file, through diffusers and transformers, without network.
-
-All widths are read off the tensors, so that a narrow model loads like a full-size one.
-"""
+"""The host without a WebUI: any SD1.x single file, through diffusers and transformers, without network."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import DTYPES, check_precision, to_epsilon
@@ -27,13 +21,13 @@ from lib_addift.errors import HostError
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, parts_of
 from lib_addift.hosts.prompt_tag.syntax import Tag, composition_of, read_prompt, text_weights
+from lib_addift.hosts.standalone_models import build_text_model, build_unet, build_vae, loaded
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import names
 from lib_addift.lora.file import check_name, read_lora
 from lib_addift.lora.network import LoraNetwork
 
 _SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
-State = dict[str, torch.Tensor]
 
 _log = logging.getLogger(__name__)
 
@@ -63,11 +57,11 @@ class StandaloneHost:
         self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
         self._lock = threading.RLock()  # a training run and a picture take turns
         self._tokenize = load_tokenizer()
-        self._unet = _ready("UNet", _build_unet, parts.unet, self._dtype, self.device)
+        self._unet = loaded("UNet", build_unet, parts.unet, self._dtype, self.device)
         # The VAE of SD1.x overflows in fp16, so it stays in fp32 there.
         vae_dtype = torch.float32 if self._dtype is torch.float16 else self._dtype
-        self._vae = _ready("VAE", _build_vae, parts.vae, vae_dtype, self.device)
-        self._text = _ready("text model", _build_text_model, parts.text, self._dtype, self.device)
+        self._vae = loaded("VAE", build_vae, parts.vae, vae_dtype, self.device)
+        self._text = loaded("text model", build_text_model, parts.text, self._dtype, self.device)
         _check_clip_skip(clip_skip, layers=len(self._text.encoder.layers))
 
     @property
@@ -236,60 +230,6 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in DTYPES:
         raise HostError(f"precision '{precision}' is unknown: choose auto, {', '.join(DTYPES)}.")
     return DTYPES[precision]
-
-
-def _ready(what: str, build: Callable[[State], Any], state: State, dtype: torch.dtype, device: torch.device) -> Any:
-    """The frozen model that `build` makes for the tensors, which become its weights without being copied."""
-    cast = {key: value.to(device, dtype) for key, value in state.items()}
-    try:
-        module = build(state)
-        missing, unexpected = module.load_state_dict(cast, strict=False, assign=True)
-        problem = f"{len(missing)} tensors are missing and {len(unexpected)} unknown, such as"
-        problem = f"{problem} {[*missing, *unexpected][0]}" if missing or unexpected else ""
-    except KeyError as error:  # a tensor that tells a width
-        problem = f"{error.args[0]} is missing"
-    except (ValueError, RuntimeError) as error:  # widths that fit no such model, or a tensor of another shape
-        problem = str(error).splitlines()[-1].strip().rstrip(".")
-    if problem:
-        raise HostError(f"the checkpoint's {what} is not SD1.x ({problem}). Choose an SD1.5 checkpoint.")
-    return module.to(device).eval().requires_grad_(False)  # buffers that are no weights are not there yet
-
-
-def _build_unet(state: State) -> UNet2DConditionModel:
-    widths = tuple(state[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
-    context = state["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
-    with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=64, block_out_channels=widths, cross_attention_dim=context, attention_head_dim=8
-        )
-
-
-def _build_vae(state: State) -> AutoencoderKL:
-    widths = tuple(state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
-    with torch.device("meta"):
-        return AutoencoderKL(
-            block_out_channels=widths,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-        )
-
-
-def _build_text_model(state: State) -> CLIPTextModel:
-    tokens, width = state["embeddings.token_embedding.weight"].shape
-    layers = 1 + max((int(key.split(".")[2]) for key in state if key.startswith("encoder.layers.")), default=-1)
-    config = CLIPTextConfig(
-        vocab_size=tokens,
-        hidden_size=width,
-        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=layers,
-        num_attention_heads=12,  # CLIP ViT-L/14's, at every width
-        max_position_embeddings=77,
-    )
-    # Not on meta: the position ids are a buffer outside the state dict.
-    model = CLIPTextModel(config)
-    return getattr(model, "text_model", model)  # transformers 5 has dissolved the wrapper
 
 
 def _sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, in_parts, recomputing
-from lib_addift.hosts import patching as borrow
+from lib_addift.hosts import patching
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
@@ -161,7 +161,7 @@ def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
 def test_blocks_computed_again_give_the_same_gradients() -> None:
     torch.manual_seed(0)
     unet = UNetModel()
-    with borrow.safe_residual_sums(unet):
+    with patching.safe_residual_sums(unet):
         expected = latent_gradient(unet)
         for part in unet.input_blocks:
             part.runs = 0
