@@ -1,4 +1,4 @@
-"""From pictures to what the UNet sees: each picture and each prompt goes through the model once."""
+"""Pairs of pictures as the UNet sees them: latents and conditions, each encoded once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Direction(Enum):
 
 
 class Role(Enum):
-    """What a pair is for."""
+    """What a pair is for in training."""
 
     LEARN = "its difference, or its target, is learnt"
     KEEP = "the model's prediction for it must stay: the same on both sides"
@@ -43,35 +43,35 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Side:
-    """One picture of a pair in the model's terms."""
+    """One picture of a pair: its latents and the conditions of its prompt."""
 
-    latents: torch.Tensor  # (1, 4, h, w) float32, scaled as the UNet expects
+    latents: torch.Tensor  # (1, C, h, w) float32, scaled as the UNet expects
     cond: Conditions  # of one prompt, float32
-    prompt: str = ""  # of which `cond` is the condition
+    prompt: str = ""  # whose conditions `cond` are
 
 
 @dataclass(frozen=True)
 class LatentPair:
-    """Both pictures of a pair, and where to learn."""
+    """Both pictures of a pair, with what the loss needs to know of them."""
 
     original: Side
     target: Side
-    mask: torch.Tensor | None  # (1, 1, h, w) float32 weights
+    mask: torch.Tensor | None  # (1, 1, h, w) float32 weights of the loss; None: 1 everywhere
     weight: float = 1.0  # of its loss
-    repeats: int = 1  # how often it is seen beside 1 for the others
+    repeats: int = 1  # how many times as often as another pair it is trained on
     role: Role = Role.LEARN
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What must agree for pairs to share a pass: the size of the latents and of the conditions."""
+        """What must agree for pairs to share a pass: (1, C, h, w) of the latents, then the shape of the conditions."""
         return (*self.original.latents.shape, *self.original.cond.shape)
 
     def student(self, direction: Direction) -> Side:
-        """What the LoRA sees: the target in a forward turn."""
+        """The side on which the model with the LoRA is trained: the target in the forward direction."""
         return self.target if direction is Direction.FORWARD else self.original
 
     def reference(self, direction: Direction) -> Side:
-        """What the frozen model sees: the original in a forward turn."""
+        """The side for which the frozen model is asked: the original in the forward direction."""
         return self.original if direction is Direction.FORWARD else self.target
 
 
@@ -93,9 +93,9 @@ def conds_at(
 def encode_pair(
     model: Model, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
 ) -> LatentPair:
-    """Latents (the VAE posterior's mean: a sample would add noise of its own to each picture) and conditions.
+    """The latents, conditions and loss mask of a pair, with the VAE posterior's mean: a sample of it would be noisy.
 
-    `prompts` are those of the original and of the target; None = the settings'.
+    `prompts` are those of the original and of the target; None means the settings'. `weight` is that of the loss.
     """
     latents = model.encode_images(np.stack([pair.original, pair.target])).float()
     prompts = prompts or config.prompts()
@@ -110,7 +110,7 @@ def encode_pair(
 
 @torch.no_grad()
 def unrelated_pairs(model: Model, like: LatentPair, config: TrainConfig) -> list[LatentPair]:
-    """What a LoRA must leave alone: noise of the size of `like`, under prompts that have nothing to do with it."""
+    """Regularisation on what the LoRA must not change: noise in the size of `like`, with prompts unrelated to it."""
     generator = torch.Generator("cpu").manual_seed(config.seed)
     pairs = []
     conds = model.encode_prompts(UNRELATED_PROMPTS).float().split()

@@ -1,4 +1,4 @@
-"""A small deterministic DDIM sampler over a model: for the preview strip and for the round trip."""
+"""A deterministic DDIM sampler for the preview strip, the round trip and the standalone host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Guidance:
 
 
 def ddim_timesteps(steps: int, strength: float = 1.0, total: int = 1000) -> list[int]:
-    """Evenly spaced timesteps from `strength * total` down; the last one is about total / steps away from clean."""
+    """`steps` evenly spaced timesteps from `strength * total` - 1 down, for a schedule of `total` timesteps."""
     start = max(1, round(total * strength)) - 1
     return [round(start * (steps - k) / steps) for k in range(steps)]
 
@@ -37,9 +37,11 @@ def ddim(
     multipliers: torch.Tensor | None = None,
     guidance: Guidance | None = None,
 ) -> torch.Tensor:
-    """Denoise `latents` (B, 4, h, w), which are noisy as at timesteps[0], to clean ones.
+    """Denoise `latents` (B, C, h, w), which have the noise of timesteps[0]; returns clean latents of that shape.
 
-    `cond` has B prompts. With a `network` (attached by the caller), sample b runs at multipliers[b].
+    `cond` has B prompts. With a `network`, which the caller has attached, sample b runs at multipliers[b]. Raises
+    ValueError without timesteps.
+
     Source: Song et al. 2020, eq. 12 with eta 0.
     """
     abar = model.alphas_cumprod.to(latents.device)

@@ -1,4 +1,4 @@
-"""Another weight 1 for a finished LoRA: the one at which it reproduces the difference of two given pictures."""
+"""Calibration of a finished LoRA: weight 1 becomes the one at which it reproduces the difference of two pictures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.source import sha256_of
 from lib_addift.lora.tools import Output, made_metadata
 
-# Training multipliers to whose multiples the round trip looks: most LoRAs act at weights from 0.25 to 3.5, and few are
-# so weak or so strong that they need the others.
+# The round trip tries multiples of the training multiplier. Most LoRAs act at weights from 0.25 to 3.5, which are those
+# of the first of these multipliers; the others are for the few that are weaker or stronger.
 _SPANS = (0.25, 2.0, 0.03)
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A LoRA file that was written. `weight` is the weight of the old file that is weight 1 of the new one."""
+    """A calibrated LoRA file.
+
+    `weight` is the weight of the old file that is weight 1 of this one; `recovery` is the share of the difference that
+    it reproduces there, 0 to 1.
+    """
 
     path: Path
     weight: float
@@ -44,10 +48,11 @@ class Calibrated:
 
 
 def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: TrainConfig) -> Calibrated:
-    """Write `lora` anew, scaled so that weight 1 reproduces the difference of `pair`; takes the host's model meanwhile.
+    """Write the file `lora` to `output`, scaled so that weight 1 reproduces the difference of `pair`.
 
-    Of `config` it uses what encoding, the round trip, the strip and `strength` need. Raises LoraFileError for a LoRA
-    that is not for this model, and TrainingError when it reproduces next to nothing.
+    The host's model is locked meanwhile. `config` has the settings of the encoding, the round trip and the strip, and
+    `strength`. Raises HostError when there is no model, LoraFileError for a LoRA that is not for this model, and
+    TrainingError when the LoRA reproduces next to nothing of the difference.
     """
     tensors, metadata = read_lora(lora)
     with host.exclusive(precision=config.precision):

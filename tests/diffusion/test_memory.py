@@ -138,6 +138,11 @@ def test_work_that_fits_is_done_at_once() -> None:
     assert in_parts(list, range(5)) == [[0, 1, 2, 3, 4]]
 
 
+def test_work_is_done_in_parts_of_the_size_that_is_asked_for() -> None:
+    assert in_parts(list, range(5), 2) == [[0, 1], [2, 3], [4]]
+    assert in_parts(list, range(5), 5) == [[0, 1, 2, 3, 4]]
+
+
 def test_work_that_does_not_fit_is_done_in_halves() -> None:
     def work(items: Sequence[int]) -> list[int]:
         if len(items) > 2:
@@ -145,6 +150,7 @@ def test_work_that_does_not_fit_is_done_in_halves() -> None:
         return list(items)
 
     assert in_parts(work, range(5)) == [[0, 1], [2], [3, 4]]
+    assert in_parts(work, range(5), 4) == [[0, 1], [2, 3], [4]]
 
 
 def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
