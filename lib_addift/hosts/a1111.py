@@ -77,7 +77,7 @@ class A1111Host(WebUIHost):
             return None
 
     @contextmanager
-    def _take(self) -> Iterator[None]:
+    def _trainable_model(self) -> Iterator[None]:
         model = shared.sd_model  # loads what is selected, if nothing is loaded yet
         _check(model)
         _make_pristine(model)

@@ -106,7 +106,7 @@ class ForgeHost(WebUIHost):
         return model
 
     @contextmanager
-    def _take(self) -> Iterator[None]:
+    def _trainable_model(self) -> Iterator[None]:
         model = self._load()
         _check(model)
         remove_timed_loras()

@@ -98,7 +98,7 @@ class StandaloneHost:
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device, self._vae.dtype) / 127.5 - 1
-        # One picture at a time, here and below: the VAE needs the most memory of all.
+        # One picture at a time, here and when decoding: the VAE needs the most memory of the three models.
         latents = [self._vae.encode(picture).latent_dist.mode() for picture in pixels.split(1)]
         return torch.cat(latents).float() * _SCALE_FACTOR
 
@@ -119,7 +119,7 @@ class StandaloneHost:
         return Conditions(torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float())
 
     def _encode_chunk(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, 77) token ids -> (B, 77, width). Like A1111, clip skip leaves out layers, but not the last norm."""
+        """(B, 77) token ids -> (B, 77, width). As in A1111, clip skip leaves out layers, but not the final norm."""
         if self.clip_skip == 1:
             last: torch.Tensor = self._text(input_ids=ids).last_hidden_state
             return last
@@ -132,8 +132,8 @@ class StandaloneHost:
         return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        # One picture of 64 px is one pixel at the deepest level. In a model of 32 channels there, each of group norm's
-        # groups is then a single value, which torch refuses: such a picture takes a copy of itself along.
+        # A picture of 64 px is a single pixel at the UNet's deepest level. If that has 32 channels, each group of group
+        # norm is a single value, which torch refuses for a batch of one: such a picture goes through twice in a batch.
         widths = self._unet.config.block_out_channels
         is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in widths
         if is_single:
@@ -142,7 +142,7 @@ class StandaloneHost:
         return output[:1] if is_single else output
 
     def report(self, text: str, done: int, total: int) -> None:
-        """There is no display but the one of who started the job."""
+        """Nothing: the command line and the tab show the progress of their jobs themselves."""
 
     def lora_names(self) -> list[str]:
         return sorted(path.stem for path in self.lora_dir.glob("*.safetensors"))
@@ -159,7 +159,10 @@ class StandaloneHost:
         width: int = 512,
         height: int = 512,
     ) -> np.ndarray:
-        """By DDIM. Raises ConfigError for a wrong tag, and LoraFileError when its file is missing or does not fit."""
+        """As `Host.draw`, by DDIM.
+
+        Raises ConfigError for a wrong tag, and LoraFileError when its file is missing or does not fit the model.
+        """
         plain, tags = read_prompt(prompt)
         composition, problem = composition_of(tags)
         if problem:
@@ -187,7 +190,7 @@ class StandaloneHost:
         loras = [
             PromptLora(LoraNetwork.from_tensors(files[tag.name][0], self.unet, self.lora_name), tag)
             for tag in tags
-            if files[tag.name][0]  # without it, it would count in a composite's mean
+            if files[tag.name][0]  # a LoRA without a UNet part must not count in the mean of compose=composite
         ]
         text_loras = []
         for name, weight in text_weights(tags):
@@ -198,7 +201,7 @@ class StandaloneHost:
         return loras, text_loras
 
     def refresh_loras(self, path: Path) -> None:
-        """Nothing holds LoRA files open here."""
+        """Nothing: LoRA files are read anew for each picture."""
 
 
 def _check_clip_skip(clip_skip: int, *, layers: int) -> None:
@@ -222,7 +225,7 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """auto: bf16 where the card has it in hardware, fp16 on older CUDA cards, fp32 elsewhere."""
+    """auto is bf16 where the GPU has it in hardware, fp16 on older CUDA GPUs and fp32 elsewhere."""
     if precision == "auto":
         if device.type != "cuda":
             return torch.float32

@@ -28,13 +28,13 @@ def loaded(what: str, build: Callable[[State], Any], state: State, dtype: torch.
         missing, unexpected = module.load_state_dict(cast, strict=False, assign=True)
         problem = f"{len(missing)} tensors are missing and {len(unexpected)} unknown, such as"
         problem = f"{problem} {[*missing, *unexpected][0]}" if missing or unexpected else ""
-    except KeyError as error:  # a tensor that tells a width
+    except KeyError as error:  # of a tensor from which a width is read
         problem = f"{error.args[0]} is missing"
-    except (ValueError, RuntimeError) as error:  # widths that fit no such model, or a tensor of another shape
+    except (ValueError, RuntimeError) as error:  # for impossible widths, and tensors of other shapes
         problem = str(error).splitlines()[-1].strip().rstrip(".")
     if problem:
         raise HostError(f"the checkpoint's {what} is not SD1.x ({problem}). Choose an SD1.5 checkpoint.")
-    return module.to(device).eval().requires_grad_(False)  # buffers that are no weights are not there yet
+    return module.to(device).eval().requires_grad_(False)  # `to` moves the buffers that are not in the state dict
 
 
 def build_unet(state: State) -> UNet2DConditionModel:
@@ -74,4 +74,4 @@ def build_text_model(state: State) -> CLIPTextModel:
     )
     # Not on meta: the position ids are a buffer outside the state dict.
     model = CLIPTextModel(config)
-    return getattr(model, "text_model", model)  # transformers 5 has dissolved the wrapper
+    return getattr(model, "text_model", model)  # transformers 5 has no wrapper around it
