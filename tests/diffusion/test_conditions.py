@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions, encode_to_length
+from lib_addift.lora.file import read_lora
+from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
+from tests.support.fake_host import FakeHost
 
 WIDTH, NUMBERS = 3, 2
 
@@ -73,3 +80,37 @@ def test_short_conditions_are_filled_with_the_empty_prompt(vector: bool) -> None
     assert filled.crossattn[:, :, 0].tolist() == [[3, 3, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]
     assert filled.vector is None or filled.vector.tolist() == [[3], [1]], "of the prompt itself"
     assert same(encode_to_length(encode, ["abc", "d"], 2), encode(["abc", "d"]))
+
+
+class VectorHost(FakeHost):
+    """Its conditions have a vector, as SDXL's have: the length of each prompt. The UNet does not use it."""
+
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
+        vector = torch.tensor([[float(len(prompt))] for prompt in prompts])
+        return Conditions(super().encode_prompts_with_grad(prompts).crossattn, vector)
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        assert cond.vector is not None
+        assert cond.vector.shape == (len(latents), 1)
+        # The conditions of the fake model begin with the sine of the prompt's length, where no LoRA changes them.
+        if not any(module._forward_hooks for module in self.text_model.modules()):
+            torch.testing.assert_close(cond.crossattn[:, 0, :1], cond.vector.sin())
+        return super().predict_noise(latents, timesteps, cond)
+
+
+@pytest.mark.parametrize("train_text_encoder", [False, True])
+def test_each_sample_of_a_run_has_the_vector_of_its_prompt(tmp_path: Path, train_text_encoder: bool) -> None:
+    config = TrainConfig.create(
+        max_train_steps=2, sampling_steps=2, self_regularisation=1.0, target_prompt="a closed eye",
+        preview_prompt="a face", train_text_encoder=train_text_encoder,
+    )  # fmt: skip
+    original, target = (np.full((64, 64, 3), value, np.uint8) for value in (60, 180))
+    learnt = []
+    for kind in (FakeHost, VectorHost):
+        host = kind(tmp_path / kind.__name__)
+        host.lora_dir.mkdir()
+        run = TrainingRun(host, Request.of(original, target, "name", config))
+        list(run.events())
+        learnt.append(read_lora(run.results[0].path)[0])
+    assert learnt[0].keys() == learnt[1].keys()
+    assert all(torch.equal(learnt[0][key], learnt[1][key]) for key in learnt[0])
