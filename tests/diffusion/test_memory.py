@@ -71,7 +71,7 @@ def test_without_knowledge_nothing_is_spared() -> None:
     assert chosen(None) == WAYS[0]
 
 
-def test_what_is_asked_for_is_the_least_thrift() -> None:
+def test_the_plan_keeps_the_checkpointing_that_is_asked_for() -> None:
     asked = MicroBatching(2, recomputes=True)
     assert fitting(asked, 10**12, 64 * 64, whole_unet=True, element_size=2) == asked
     assert asked.smaller() == MicroBatching(1, recomputes=True)
