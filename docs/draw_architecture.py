@@ -126,7 +126,7 @@ def draw(package: Path = PACKAGE) -> str:
 def _arrows(edges: list[Edge], counts: dict[Edge, int], boxes: dict[str, Box]) -> list[str]:
     """Curves from the lower edge of a box to the upper edge of another, each end at a place of its own."""
     level = [(a, b) for a, b in edges if _FLOOR_OF[a] == _FLOOR_OF[b]]
-    others = sorted(set(edges) - set(level), key=lambda edge: (boxes[edge[0]].left, boxes[edge[1]].left))
+    others = sorted(set(edges) - set(level), key=lambda edge: (boxes[edge[0]].left, boxes[edge[1]].left, edge))
     lines = [_level_arrow(boxes[a], boxes[b], counts[a, b]) for a, b in level]
     for a, b in others:
         source, target = boxes[a], boxes[b]
