@@ -34,7 +34,7 @@ def train(model: Model, states: Sequence[TrainState]) -> Iterator[StepReports]:
     def compute_gradients(active: Sequence[TrainState], batches: Iterable[MicroBatch]) -> None:
         with attached_loras(active) as loras:
             for batch in batches:
-                _choose_samples(loras, batch)  # whose LoRA acts in which sample, and at which multiplier
+                _choose_samples(loras, active, batch)  # whose LoRA acts in which sample, and at which multiplier
                 noisy_latents, timesteps, cond = noisy_batch(batch.sides, batch.samples, schedule)
                 if any(state.network.has_text for state in active):
                     cond = _learnt_conditions(model, batch, cond)
@@ -68,7 +68,7 @@ def train_one(model: Model, state: TrainState) -> Iterator[StepReport]:
 def attached_loras(states: Sequence[TrainState]) -> Iterator[LoraNetwork | LoraStack]:
     """The block in which all the states' LoRAs act, each on its own samples, on top of their frozen ones."""
     with ExitStack() as attached:
-        for network in states[0].frozen_loras:
+        for network in states[0].stage.frozen_loras:
             network.multiplier = 1.0
             attached.enter_context(network.attach())
         networks = [state.network for state in states]
@@ -83,12 +83,12 @@ def attached_loras(states: Sequence[TrainState]) -> Iterator[LoraNetwork | LoraS
                 network.dropout_seed = None
 
 
-def _choose_samples(loras: LoraNetwork | LoraStack, batch: MicroBatch) -> None:
+def _choose_samples(loras: LoraNetwork | LoraStack, states: Sequence[TrainState], batch: MicroBatch) -> None:
     """Put the multipliers on the device once: otherwise every layer brings them there anew."""
     device = batch.sides[0].latents.device
-    loras.multiplier = torch.tensor(batch.multipliers, device=device)
+    loras.multiplier = torch.tensor([sample.multiplier for sample in batch.samples], device=device)
     if isinstance(loras, LoraStack):
-        loras.owners = torch.tensor(batch.owners, device=device)
+        loras.owners = torch.tensor([states.index(owner) for owner in batch.owners], device=device)
 
 
 def _learnt_conditions(model: Model, batch: MicroBatch, cond: Conditions) -> Conditions:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,44 +25,23 @@ _log = logging.getLogger(__name__)
 class MicroBatch:
     """Samples of one size that go through the model in one pass; those of a state stand together."""
 
-    states: Sequence[TrainState]  # all that take part in the step
-    owners: Sequence[int]  # of each sample: the index of its state
+    owners: Sequence[TrainState]  # of each sample
     samples: Sequence[Sample]
+    sides: Sequence[Side]  # of each sample: what the LoRA sees
     recomputes: bool  # blocks are computed again in backward instead of being kept
-
-    @functools.cached_property
-    def sides(self) -> list[Side]:
-        """What the LoRA sees."""
-        return [
-            self.states[owner].pairs[sample.pair].student(sample.direction)
-            for owner, sample in zip(self.owners, self.samples, strict=True)
-        ]
-
-    @property
-    def multipliers(self) -> list[float]:
-        """At which multiplier the LoRA acts in each sample."""
-        return [
-            self.states[owner].phase.multiplier(sample.direction)
-            for owner, sample in zip(self.owners, self.samples, strict=True)
-        ]
 
     def by_state(self) -> Iterator[tuple[TrainState, slice]]:
         """Each state that has samples here, and which."""
-        for owner in dict.fromkeys(self.owners):
-            first = self.owners.index(owner)
-            yield self.states[owner], slice(first, first + self.owners.count(owner))
+        for state in dict.fromkeys(self.owners):
+            first = self.owners.index(state)
+            yield state, slice(first, first + self.owners.count(state))
 
     @contextmanager
     def shortcuts(self, unet: nn.Module) -> Iterator[None]:
         """Inside, the encoder's known features stand in for computing it, and blocks are recomputed where needed."""
-        features = [
-            self.states[owner].teacher.student_features(sample)
-            for owner, sample in zip(self.owners, self.samples, strict=True)
-        ]
-        with ExitStack() as stack:
-            stack.enter_context(replaying(unet, features))
-            if self.recomputes:
-                stack.enter_context(recomputing(unet))
+        pairs = zip(self.owners, self.samples, strict=True)
+        features = [state.teacher.student_features(sample) for state, sample in pairs]
+        with replaying(unet, features), recomputing(unet) if self.recomputes else nullcontext():
             yield
 
 
@@ -122,12 +100,13 @@ class MicroBatcher:
 
     @staticmethod
     def _micro_batches(states: Sequence[TrainState], batching: MicroBatching) -> Iterator[MicroBatch]:
-        groups: dict[tuple[int, ...], list[tuple[int, Sample]]] = {}
-        for owner, state in enumerate(states):
+        groups: dict[tuple[int, ...], list[tuple[TrainState, Sample, Side]]] = {}
+        for state in states:
             for sample in state.samples:
-                groups.setdefault(state.pairs[sample.pair].shape, []).append((owner, sample))
+                pair = state.pairs[sample.pair]
+                groups.setdefault(pair.shape, []).append((state, sample, pair.student(sample.direction)))
         size = batching.at_once
         for group in groups.values():
             for start in range(0, len(group), size):
-                owners, samples = zip(*group[start : start + size], strict=True)
-                yield MicroBatch(states, owners, samples, batching.recomputes)
+                owners, samples, sides = zip(*group[start : start + size], strict=True)
+                yield MicroBatch(owners, samples, sides, batching.recomputes)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,6 +23,9 @@ class Sample:
     direction: Direction
     timestep: int
     noise_seed: int
+    # What follows from the phase and the pair's role; the frozen model's answer does not depend on it.
+    multiplier: float = field(default=1.0, compare=False)  # at which the LoRA acts
+    goal: Goal = field(default=Goal.MODEL, compare=False)  # what the prediction shall become
 
 
 Plan = tuple[tuple[Sample, ...], ...]  # for every optimizer step, its samples
@@ -34,10 +37,6 @@ class PhasePlan:
 
     phase: Phase
     steps: Plan
-
-    def goal(self, role: Role) -> Goal:
-        """What the prediction for a sample of a pair with this role shall become."""
-        return {Role.LEARN: self.phase.goal, Role.KEEP: Goal.MODEL, Role.PRIOR: Goal.NOISE}[role]
 
 
 def plan_phases(
@@ -58,8 +57,19 @@ def plan_phases(
         chosen = phase.pairs or range(len(repeats))
         order = [pair for pair in chosen for _ in range(repeats[pair])]
         plan = make_plan(own, len(repeats), views, order=order)
-        plans.append(PhasePlan(phase, _with_regularisation(plan, own, pairs)))
+        plans.append(PhasePlan(phase, _for_phase(_with_regularisation(plan, own, pairs), phase, pairs)))
     return tuple(plans)
+
+
+def _for_phase(plan: Plan, phase: Phase, pairs: Sequence[LatentPair]) -> Plan:
+    """The plan's samples with the multiplier and the goal that they have in a phase."""
+    goals = {Role.LEARN: phase.goal, Role.KEEP: Goal.MODEL, Role.PRIOR: Goal.NOISE}
+
+    def placed(sample: Sample) -> Sample:
+        multiplier, goal = phase.multiplier(sample.direction), goals[pairs[sample.pair].role]
+        return dataclasses.replace(sample, multiplier=multiplier, goal=goal)
+
+    return tuple(tuple(map(placed, samples)) for samples in plan)
 
 
 def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Sequence[int] = ()) -> Plan:
@@ -101,15 +111,10 @@ def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Seq
     return tuple(steps[: config.max_train_steps])
 
 
-def teacher_samples(plans: Sequence[PhasePlan], pairs: Sequence[LatentPair]) -> Plan:
+def teacher_samples(plans: Sequence[PhasePlan]) -> Plan:
     """The samples, by steps, for which the frozen model's own prediction is needed."""
-
-    def steps() -> Iterator[tuple[Sample, ...]]:
-        for plan in plans:
-            for samples in plan.steps:
-                yield tuple(each for each in samples if plan.goal(pairs[each.pair].role) is Goal.MODEL)
-
-    return tuple(steps())
+    steps = (samples for plan in plans for samples in plan.steps)
+    return tuple(tuple(sample for sample in samples if sample.goal is Goal.MODEL) for samples in steps)
 
 
 def _band_edges(config: TrainConfig) -> list[int]:

@@ -141,7 +141,7 @@ class TrainingRun:
         plans = plan_phases(config, phases, pairs, dataset.views)
         networks = [self._network(index) for index in range(1 + max(phase.network for phase in phases))]
         teacher = TeacherPredictions(
-            self.host, pairs, teacher_samples(plans, pairs), config.reference_batch_size,
+            self.host, pairs, teacher_samples(plans), config.reference_batch_size,
             shares_encoder=leave_encoder_alone(networks),
         )  # fmt: skip
         self._state = TrainState(self.host, networks, plans=plans, pairs=pairs, teacher=teacher, config=config)

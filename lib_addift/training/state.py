@@ -16,7 +16,7 @@ from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import TrainingError
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.loss import LossScale, difference_loss
-from lib_addift.training.methods.phase import Goal, Phase
+from lib_addift.training.methods.phase import Goal
 from lib_addift.training.optimizer import make_optimizer, rate_at
 from lib_addift.training.plan import PhasePlan, Sample
 from lib_addift.training.targets import TeacherPredictions, sample_noise
@@ -46,6 +46,17 @@ def width_factor(model: Model) -> float:
     return float(_REFERENCE_WIDTH / next(first.parameters()).shape[0]) ** 2  # (channels, 4, 3, 3)
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A phase made ready: its LoRA, its optimizer, and the learning rate of each of its steps."""
+
+    plan: PhasePlan
+    network: LoraNetwork
+    frozen_loras: Sequence[LoraNetwork]  # act meanwhile and do not learn
+    optimizer: torch.optim.Optimizer
+    rates: Sequence[float]
+
+
 class TrainState:
     """The phases of a run, and the LoRAs that they train one after the other.
 
@@ -65,23 +76,28 @@ class TrainState:
     ) -> None:
         self.networks, self.plans, self.pairs, self.config = list(networks), list(plans), pairs, config
         self.total = sum(len(plan.steps) for plan in plans)
+        self._stages = [self._stage(plan, config.learning_rate * width_factor(model)) for plan in plans]
         self.step = 0  # steps done
         self.teacher = teacher
         self.error: TrainingError | None = None
-        self._base_rate = config.learning_rate * width_factor(model)
         self._needs_scaling, self._device = model.needs_loss_scaling, model.device
         self._skipped, self._skipped_in_a_row = 0, 0
         self._begin_phase(0)
 
+    def _stage(self, plan: PhasePlan, base_rate: float) -> _Stage:
+        network = self.networks[plan.phase.network]
+        groups = network.parameter_groups(self.config.lora_plus_ratio, self.config.text_encoder_rate)
+        optimizer = make_optimizer(self.config, groups, base_rate)
+        steps = len(plan.steps)
+        rates = [base_rate * rate_at(step, self.config, steps) for step in range(steps)]
+        return _Stage(plan, network, [self.networks[each] for each in plan.phase.frozen_loras], optimizer, rates)
+
     def _begin_phase(self, index: int) -> None:
         """Its LoRA learns from now on, the others do not."""
-        self._phase = index
+        self._phase, self.stage = index, self._stages[index]
         self._first_step = sum(len(plan.steps) for plan in self.plans[:index])
         for network in self.networks:
-            network.requires_grad_(network is self.network)
-        self._parameters = list(self.network.parameters())
-        groups = self.network.parameter_groups(self.config.lora_plus_ratio, self.config.text_encoder_rate)
-        self._optimizer = make_optimizer(self.config, groups, self._base_rate)
+            network.requires_grad_(network is self.stage.network)
         self._scale = LossScale(enabled=self._needs_scaling)
         self.reset_step()
 
@@ -96,23 +112,14 @@ class TrainState:
         return self.step > self.total - len(self.plans[-1].steps)
 
     @property
-    def phase(self) -> Phase:
-        return self.plans[self._phase].phase
-
-    @property
     def network(self) -> LoraNetwork:
         """The LoRA that learns now."""
-        return self.networks[self.phase.network]
-
-    @property
-    def frozen_loras(self) -> list[LoraNetwork]:
-        """The LoRAs that act meanwhile and do not learn."""
-        return [self.networks[index] for index in self.phase.frozen_loras]
+        return self.stage.network
 
     @property
     def samples(self) -> tuple[Sample, ...]:
         """What the next step learns from."""
-        return self.plans[self._phase].steps[self.step - self._first_step]
+        return self.stage.plan.steps[self.step - self._first_step]
 
     @property
     def dropout_seed(self) -> int:
@@ -121,10 +128,9 @@ class TrainState:
 
     def target(self, sample: Sample) -> torch.Tensor:
         """The epsilon (1, C, h, w) that the LoRA's prediction of a sample shall become."""
-        pair = self.pairs[sample.pair]
-        if self.plans[self._phase].goal(pair.role) is Goal.MODEL:
+        if sample.goal is Goal.MODEL:
             return self.teacher[sample]
-        latents = pair.student(sample.direction).latents
+        latents = self.pairs[sample.pair].student(sample.direction).latents
         return sample_noise(sample, latents.shape).to(latents.device)
 
     def add_loss(
@@ -146,21 +152,20 @@ class TrainState:
 
     def reset_step(self) -> None:
         """Forget the gradients and the loss that a pass has left."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self.stage.optimizer.zero_grad(set_to_none=True)
         self._loss = torch.zeros((), device=self._device)
 
     def take_step(self, note: str = "") -> StepReport | TrainingError:
         """Take the step for which the gradients are there; an error when they stay non-finite."""
-        plan, loss = self.plans[self._phase], float(self._loss)
-        rate = self._base_rate * rate_at(self.step - self._first_step, self.config, len(plan.steps))
-        for group in self._optimizer.param_groups:
+        loss, rate = float(self._loss), self.stage.rates[self.step - self._first_step]
+        for group in self.stage.optimizer.param_groups:
             group["lr"] = rate * group["ratio"]
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         self._scale.unscale(gradients)
         finite = math.isfinite(float(torch.stack(torch._foreach_norm(gradients)).sum()))
         self._scale.update(finite)
         if finite:
-            self._optimizer.step()
+            self.stage.optimizer.step()
         self.reset_step()
         self._skipped += not finite
         self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
@@ -172,7 +177,7 @@ class TrainState:
             return self.error
         self.step += 1
         report = StepReport(self.step, self.total, loss, rate, self._skipped, note)
-        if self.step - self._first_step == len(plan.steps) and self.step < self.total:
+        if self.step - self._first_step == len(self.stage.rates) and self.step < self.total:
             self._begin_phase(self._phase + 1)
         return report
 
@@ -182,7 +187,7 @@ class TrainState:
             "step": self.step,
             "lesson": self._phase,  # the key of files that exist
             "parameters": _copied([p for network in self.networks for p in network.parameters()]),
-            "optimizer": _copied(self._optimizer.state_dict()),
+            "optimizer": _copied(self.stage.optimizer.state_dict()),
             "scale": self._scale.state(),
             "skipped": [self._skipped, self._skipped_in_a_row],
             "rng": torch.get_rng_state(),  # for an optimizer that draws numbers
@@ -195,7 +200,7 @@ class TrainState:
         parameters = [p for network in self.networks for p in network.parameters()]
         for parameter, kept in zip(parameters, state["parameters"], strict=True):
             parameter.copy_(kept)
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.stage.optimizer.load_state_dict(state["optimizer"])
         self._scale.restore(state["scale"])
         self.step = int(state["step"])
         self._skipped, self._skipped_in_a_row = state["skipped"]

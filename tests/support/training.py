@@ -22,7 +22,7 @@ from tests.support.fake_host import FakeHost
 
 def make_state(host: FakeHost, pairs: list[LatentPair], config: TrainConfig) -> TrainState:
     plans = plan_phases(config, method_of(config).phases(config, len(pairs)), pairs)
-    teacher = TeacherPredictions(host, pairs, teacher_samples(plans, pairs), config.reference_batch_size)
+    teacher = TeacherPredictions(host, pairs, teacher_samples(plans), config.reference_batch_size)
     networks = [make_network(host, config) for _ in range(1 + max(phase_plan.phase.network for phase_plan in plans))]
     return TrainState(host, networks, plans=plans, pairs=pairs, teacher=teacher, config=config)
 

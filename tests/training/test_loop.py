@@ -171,7 +171,8 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     for number, pair in enumerate(pairs):
         samples = tuple(sample for sample in state.samples if sample.pair == number)
         other = make_state(host, pairs, config)
-        other.plans = [dataclasses.replace(other.plans[0], steps=(samples,))]
+        plan = dataclasses.replace(other.plans[0], steps=(samples,))
+        other.stage = dataclasses.replace(other.stage, plan=plan)
         single.append(next(train_one(host, other)).loss)
         assert len(samples) == 2, pair.weight
     assert mixed.loss == pytest.approx((single[0] + single[1]) / 2, rel=1e-5)

@@ -79,7 +79,7 @@ def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
         with torch.no_grad():
             predicted = host.predict_noise(noisy, timesteps, cond)  # a fresh LoRA changes nothing
         losses.append((predicted - sample_noise(sample, pair.target.latents.shape)).square().mean())
-    assert teacher_samples(state.plans, [pair]) == ((),) * 4, "the frozen model is asked nothing"
+    assert teacher_samples(state.plans) == ((),) * 4, "the frozen model is asked nothing"
     assert next(train_one(host, state)).loss == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_companions_have_goals_of_their_own() -> None:
     pairs = [learnt_pair, *unrelated_pairs(host, learnt_pair, config), prior]
     (phase_plan,) = plan_phases(config, method_of(config).phases(config, 1), pairs)
     for samples in phase_plan.steps:
-        assert [phase_plan.goal(pairs[sample.pair].role) for sample in samples] == [Goal.NOISE, Goal.MODEL, Goal.NOISE]
+        assert [sample.goal for sample in samples] == [Goal.NOISE, Goal.MODEL, Goal.NOISE]
         assert [pairs[sample.pair].role for sample in samples] == [Role.LEARN, Role.KEEP, Role.PRIOR]
     assert len({samples[1].pair for samples in phase_plan.steps}) == 4, "they take turns"
 
@@ -351,7 +351,7 @@ def test_the_text_encoder_learns_at_its_own_rate() -> None:
         network = LoraNetwork.create({**modules, **text_layers(host)}, rank=2, alpha=2.0, seed=1)
         pairs = pairs_of(host, config)
         plans = plan_phases(config, method_of(config).phases(config, 1), pairs)
-        teacher = TeacherPredictions(host, pairs, teacher_samples(plans, pairs))
+        teacher = TeacherPredictions(host, pairs, teacher_samples(plans))
         state = TrainState(host, [network], plans=plans, pairs=pairs, teacher=teacher, config=config)
         next(train_one(host, state))
         return {name: float(layer.lora_up.detach().norm()) for name, layer in network.layers.items()}
