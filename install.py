@@ -47,7 +47,7 @@ usage: python3 install.py COMMAND [ARGUMENTS]
 
   demo   train on the bundled tiny world and measure the result (demo --help lists the arguments)
   ui     open the training tab in a browser, without a WebUI (ui --help lists the arguments)
-  test   run the tests; arguments go to pytest
+  test   run the tests of the gate; --all: everything; --fast: only what is quick; other arguments go to pytest
 
 Each makes .venv beside install.py on its first run and installs the tested versions there.
 Without a command, as a WebUI calls it, install.py checks what the WebUI has and installs nothing.

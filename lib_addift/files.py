@@ -15,6 +15,9 @@ from PIL import Image
 _CHUNK = 1 << 22  # bytes read at once: checkpoints do not fit into memory twice
 
 
+DATA = Path(__file__).resolve().parents[1] / "data"  # jobs outlive the program; the folder is made when it is needed
+
+
 def temporary_name(path: Path) -> Path:
     """A free name beside `path`, no shorter than NAME.safetensors, with an ending that WebUIs do not list."""
     return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")

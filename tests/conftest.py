@@ -1,4 +1,8 @@
-"""Set-up of all tests: no network, one thread for each process; and fixtures."""
+"""Set-up of all tests: no network, one thread for each process, and which tests belong to which run.
+
+Without an option the gate runs. --all adds the `long` tests; --fast leaves out the `slow` and the `browser` ones too.
+Tests that need full-size weights or a running WebUI run only where -m names their marker.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 pytest.register_assert_rewrite("tests.support")  # so that its failed asserts show their values too
 torch.set_num_threads(1)  # files of tests run side by side, one for each core
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("which tests run")
+    group.addoption("--all", action="store_true", help="everything, the long tests too")
+    group.addoption("--fast", action="store_true", help="only what is quick: for between two edits")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect what this run leaves out."""
+    left_out = {"full_size", "real_host"}
+    left_out |= set() if config.getoption("--all") else {"long"}
+    left_out |= {"slow", "browser"} if config.getoption("--fast") else set()
+    left_out = {marker for marker in left_out if marker not in config.getoption("markexpr")}
+    leaving = [item for item in items if any(item.get_closest_marker(marker) for marker in left_out)]
+    config.hook.pytest_deselected(items=leaving)
+    items[:] = [item for item in items if item not in set(leaving)]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 from lib_addift.cli.options import add_model, open_host
 from lib_addift.errors import HostError
+from lib_addift.files import DATA
 
 
 def add_parser(commands: Any) -> None:
@@ -35,7 +36,6 @@ def run_ui(options: argparse.Namespace) -> int:
     from lib_addift.jobs.local_runner import LocalRunner
     from lib_addift.jobs.queue import Jobs
     from lib_addift.jobs.store import JobStore
-    from lib_addift.webui import DATA
 
     host = open_host(options, options.checkpoint or CHECKPOINT, options.lora_dir)
     # Not the WebUI's: that has another model and another LoRA folder.

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,12 +14,11 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
 from lib_addift.data.pairs import ImagePair
-from lib_addift.diffusion.host import Host, lora_modules, text_layers
-from lib_addift.errors import HostError, LoraFileError, TrainingError
+from lib_addift.diffusion.host import Host
+from lib_addift.errors import HostError, TrainingError
 from lib_addift.evaluation.preview import preview_strip
 from lib_addift.lora.arithmetic import resize
-from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.dataset import Dataset, encode_dataset
 from lib_addift.training.encoder_cache import leave_encoder_alone
 from lib_addift.training.events import (
@@ -36,6 +34,7 @@ from lib_addift.training.events import (
 from lib_addift.training.finish import check_changes_something, evaluate, save
 from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
+from lib_addift.training.networks import load_lora, start_lora
 from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.request import check_request
 from lib_addift.training.state import StepReport, TrainState
@@ -139,7 +138,7 @@ class TrainingRun:
         dataset = self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, config)
         phases, pairs = self._method.phases(config, len(dataset.learnt)), dataset.training
         plans = plan_phases(config, phases, pairs, dataset.views)
-        networks = [self._network(index) for index in range(1 + max(phase.network for phase in phases))]
+        networks = [start_lora(self.host, config, index) for index in range(1 + max(phase.network for phase in phases))]
         teacher = TeacherPredictions(
             self.host, pairs, teacher_samples(plans), config.reference_batch_size,
             shares_encoder=leave_encoder_alone(networks),
@@ -147,29 +146,6 @@ class TrainingRun:
         self._state = TrainState(self.host, networks, plans=plans, pairs=pairs, teacher=teacher, config=config)
         if self.resume_state:
             self._state.load_state_dict(self.resume_state.state)
-
-    def _network(self, index: int) -> LoraNetwork:
-        """A LoRA that is to be trained, or the first one of the settings."""
-        host, config = self.host, self.config
-        if index == 0 and config.first_lora:
-            network = self._loaded(read_lora(Path(config.first_lora))[0])
-            if not self._method.supports.all_algorithms and not network.is_stackable:
-                raise LoraFileError(
-                    f"first_lora = '{config.first_lora}' is no plain LoRA, which {config.method} needs: choose another."
-                )
-            return network
-        modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
-        if config.train_text_encoder:
-            modules |= text_layers(host)
-        network = LoraNetwork.create(
-            modules, rank=config.rank, alpha=config.alpha, seed=config.seed, algorithm=config.algorithm,
-            dora=config.dora, dropout=config.dropout, lokr_factor=config.lokr_factor,
-        )  # fmt: skip
-        return network.to(host.device)  # the host may keep some of its own layers elsewhere
-
-    def _loaded(self, tensors: Mapping[str, torch.Tensor]) -> LoraNetwork:
-        """A LoRA from its tensors, over the host's model."""
-        return LoraNetwork.over(lora_modules(self.host), tensors).to(self.host.device)
 
     def after_step(self, report: StepReport, seconds: float) -> Events:
         """What is said and kept after a step that took so many seconds."""
@@ -193,7 +169,7 @@ class TrainingRun:
         network = self._method.result(self.state.networks)
         if not 0 < self.config.result_rank < max(layer.rank for layer in network.layers.values()):
             return network
-        return self._loaded(resize(network.tensors(), self.config.result_rank))
+        return load_lora(self.host, resize(network.tensors(), self.config.result_rank))
 
     def finish(self) -> Events:
         """Measure and save the LoRA after the last step."""
@@ -252,7 +228,7 @@ class TrainingRun:
         with self.exclusive():
             if self._dataset is None:  # the step was kept by an earlier run of this request
                 self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, self.config)
-            yield from self._save(self._loaded(tensors), self._step_name(step), step)
+            yield from self._save(load_lora(self.host, tensors), self._step_name(step), step)
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

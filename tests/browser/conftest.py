@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 
-from tests.browser.servers import SETUPS, Server, serve
+from tests.browser.servers import SETUPS, Server, Setup, serve
 from tests.browser.tab import Tab
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -29,6 +29,15 @@ OPTIONS = (
     "--force-prefers-reduced-motion",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # fonts that lie elsewhere fail at once
 )
+
+
+@pytest.hookimpl(tryfirst=True)  # before the long ones are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The gate has the whole tab on its own, and a smoke test under each WebUI's gradio."""
+    for item in items:
+        setup = getattr(item, "callspec", None) and item.callspec.params.get("server")
+        if isinstance(setup, Setup) and setup.in_webui and not item.get_closest_marker("smoke"):
+            item.add_marker(pytest.mark.long)
 
 
 def _missing(text: str) -> None:

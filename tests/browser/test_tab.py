@@ -68,6 +68,7 @@ def have_trained(tab: Tab, pictures: dict[str, Path]) -> str:
     return tab.attribute(tag, "data-addift-tag").split(":")[1]
 
 
+@pytest.mark.smoke
 def test_a_first_look(tab: Tab) -> None:
     tab.screenshot("first")
     assert tab.state() == "none"
@@ -177,6 +178,7 @@ def choose(tab: Tab, preset: str) -> None:
     tab.click(f"#addift_preset label:has(input[value='{preset}'])")
 
 
+@pytest.mark.smoke
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
     choose(tab, "action")
     prompt = world.caption(TASKS["eyes"].face, frozenset({"eyes"}))
@@ -228,6 +230,7 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     tab.shown("#addift_result [data-addift-tag='<lora:closed_eyes:1>']")
 
 
+@pytest.mark.smoke
 def test_the_tag_goes_into_the_prompt_once(tab: Tab, pictures: dict[str, Path]) -> None:
     if not tab.server.setup.in_webui:
         assert not tab.all("#addift_insert_txt2img")

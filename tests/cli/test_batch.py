@@ -91,6 +91,7 @@ def test_the_settings_of_the_command_line_are_checked_first(sets: Path, tmp_path
     assert not (tmp_path / "Lora").exists() or loras(tmp_path / "Lora") == []
 
 
+@pytest.mark.long
 def test_what_was_interrupted_goes_on_in_the_next_call(sets: Path, tmp_path: Path) -> None:
     """Killed in the middle; the next call with the same queue does the rest, and only that."""
     steps = ("--set", "max_train_steps=24", "--set", "preview_every=4", "--set", "sampling_steps=2")
@@ -137,6 +138,7 @@ def test_ctrl_c_ends_it_cleanly(sets: Path, tmp_path: Path) -> None:
     assert loras(tmp_path / "Lora") == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sets_that_learn_at_once_become_what_each_becomes_alone(tmp_path: Path) -> None:
     """All are proven, and one keeps the demo's promise on new faces, from a batch in one pass beside a broken set."""

@@ -14,7 +14,14 @@ from lib_addift.lora.file import read_lora
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("attribute", "seed"), [("eyes", 1), ("eyes", 2), ("style", 1)])  # the mouth: test_batch.py
+_PROMISES = [  # the mouth: cli/test_batch.py
+    ("eyes", 1),
+    pytest.param("eyes", 2, marks=pytest.mark.long),
+    pytest.param("style", 1, marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("attribute", "seed"), _PROMISES)
 def test_the_demo_keeps_its_promise(attribute: str, seed: int, tmp_path: Path) -> None:
     assert main(["demo", "--attribute", attribute, "--out", str(tmp_path), "--set", f"seed={seed}"]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

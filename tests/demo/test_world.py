@@ -73,6 +73,7 @@ def test_the_checkpoint_has_the_layout_and_the_size_it_must_have() -> None:
     assert {"betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod"} < set(keys)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_prompted_pictures_show_what_was_prompted() -> None:
     host = StandaloneHost(CHECKPOINT)

@@ -25,6 +25,7 @@ from tests.support.fake_host import FakeHost
 CPU = torch.device("cpu")
 
 
+@pytest.mark.long
 def test_the_bench_writes_its_table_and_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "--device", "cpu", "--steps", "2", "--rounds", "1", "--sets", "2", "--no-proof"]
     assert main([*command, "--out", str(tmp_path)]) == 0
@@ -104,6 +105,7 @@ def test_the_peak_is_what_was_there_at_once() -> None:
     assert 40e6 < peak.bytes < 150e6
 
 
+@pytest.mark.long
 def test_scaling_times_runs_of_each_size(tmp_path: Path) -> None:
     found = list(measure_scaling(FakeHost(tmp_path), pixels=64, sizes=[(2, 1), (4, 5)]))
     assert [(each.steps, each.pairs) for each in found] == [(2, 1), (4, 5)]

@@ -544,6 +544,7 @@ def test_without_matplotlib_nothing_begins(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_worker_processes_do_what_one_process_does(tmp_path: Path) -> None:
     what = LabPlan(("eyes", "hair"), ("words",), (1,), replace(SMALL, faces=2))
@@ -552,6 +553,7 @@ def test_worker_processes_do_what_one_process_does(tmp_path: Path) -> None:
     assert {each.work: each.figures for each in several} == {each.work: each.figures for each in one}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_quick_laboratory_shows_that_ours_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--quick", "--methods", "words,ours", "--workers", "1", "--out", str(tmp_path)]

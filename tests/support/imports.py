@@ -16,7 +16,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("sets", "jobs", "demo"),
     ("ui", "api", "experiments"),
-    ("webui", "cli", "__main__"),
+    ("webui", "cli"),
+    ("__main__",),
 )
 
 

@@ -225,6 +225,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.long
 def test_four_jobs_of_which_one_loses_its_process_give_the_same_bytes_as_here(
     runner: Observed,
     host: StandaloneHost,
@@ -276,6 +277,7 @@ def reports(runner: Observed, name: str) -> list[StepReport]:
     return [found[step] for step in sorted(found)]
 
 
+@pytest.mark.long
 def test_jobs_that_fail_or_are_stopped_leave_the_others_alone(
     runner: Observed,
     jobs: Jobs,
@@ -314,6 +316,7 @@ def test_jobs_that_fail_or_are_stopped_leave_the_others_alone(
     assert any(tensor.any() for key, tensor in tensors.items() if "lora_up" in key)
 
 
+@pytest.mark.long
 def test_when_no_process_starts_every_job_says_why(
     runner: Observed, jobs: Jobs, pair_files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
