@@ -1,12 +1,18 @@
-"""Files that appear whole or not at all."""
+"""Writing files atomically, hashing them, and encoding pictures as PNG."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from PIL import Image
+
+_CHUNK = 1 << 22  # bytes read at once: checkpoints do not fit into memory twice
 
 
 def temporary_name(path: Path) -> Path:
@@ -37,6 +43,22 @@ def replace_files(contents: Mapping[Path, bytes], *, durable: bool = True) -> No
         raise
     finally:
         _remove(temporary.values())
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, hex. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def png_bytes(picture: Image.Image, *, compress_level: int = 6) -> bytes:
+    """The picture as a PNG file. `compress_level` is zlib's, 0 to 9; 6 is what Pillow takes by default."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", compress_level=compress_level)
+    return buffer.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.lora import tools as lora_tools
-from lib_addift.lora.arithmetic import Report, Size
+from lib_addift.lora.arithmetic import RankLimit, Report
 from lib_addift.lora.blocks import EVEN, BlockWeights
-from lib_addift.lora.extract import PARTS, extract
+from lib_addift.lora.extract import MODEL_PARTS, extract
 from lib_addift.lora.inspect import show
-from lib_addift.lora.tools import Made, Output, Part
+from lib_addift.lora.tools import Output, SavedLora, Summand
 
 _REPORT_EVERY = 2.0  # seconds
 _BLOCKS_HELP = "such as 'OUT=1, MID=0.5', or the 17 or 26 numbers of LoRA Block Weight; a block that is not named has 1"
@@ -96,14 +96,14 @@ def _add_extract(tools: Any) -> None:
         "--layers", nargs="+", choices=LAYER_KINDS, default=LAYER_KINDS, help="kinds of layers (default: all)"
     )
     parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=PARTS[:-1], help="parts of the model; TE is the text encoder "
-        "(default: IN MID OUT)",
+        "--parts", nargs="+", choices=MODEL_PARTS, default=MODEL_PARTS[:-1],
+        help="parts of the model; TE is the text encoder (default: IN MID OUT)",
     )  # fmt: skip
 
 
 def _subtract(options: argparse.Namespace) -> int:
-    taken = Part(options.taken, options.weight, BlockWeights.parse(options.blocks))
-    return _tell(lora_tools.subtract(Part(options.file), taken, _output(options), _size(options), _progress()))
+    taken = Summand(options.taken, options.weight, BlockWeights.parse(options.blocks))
+    return _tell(lora_tools.subtract(Summand(options.file), taken, _output(options), _size(options), _progress()))
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -117,7 +117,7 @@ def _merge(options: argparse.Namespace) -> int:
         )
     blocks = [BlockWeights.parse(text) for text in options.blocks] or [EVEN]
     blocks = blocks * count if len(blocks) == 1 else blocks
-    parts = [Part(*each) for each in zip(options.files, weights, blocks, strict=True)]
+    parts = [Summand(*each) for each in zip(options.files, weights, blocks, strict=True)]
     return _tell(lora_tools.merge(parts, _output(options), _size(options), _progress()))
 
 
@@ -126,7 +126,7 @@ def _average(options: argparse.Namespace) -> int:
 
 
 def _resize(options: argparse.Namespace) -> int:
-    return _tell(lora_tools.resize(options.file, _output(options), _size(options), _progress()))
+    return _tell(lora_tools.resize_file(options.file, _output(options), _size(options), _progress()))
 
 
 def _extract(options: argparse.Namespace) -> int:
@@ -135,7 +135,7 @@ def _extract(options: argparse.Namespace) -> int:
     output, size = _output(options), _size(options)
     with open_weights(options.tuned) as tuned, open_weights(options.base) as base:
         return _tell(
-            extract(tuned, base, output, layers=options.layers, parts=options.parts, size=size, report=_progress())
+            extract(tuned, base, output, layers=options.layers, parts=options.parts, limit=size, report=_progress())
         )
 
 
@@ -165,11 +165,11 @@ def _output(options: argparse.Namespace) -> Output:
     return Output(options.out, options.precision, options.overwrite)
 
 
-def _size(options: argparse.Namespace) -> Size:
-    return Size(options.rank, options.energy)
+def _size(options: argparse.Namespace) -> RankLimit:
+    return RankLimit(options.rank, options.energy)
 
 
-def _tell(made: Made) -> int:
+def _tell(made: SavedLora) -> int:
     print(f"{made.facts}.\nSaved {made.path}. Use it as {made.tag}.")
     return 0
 

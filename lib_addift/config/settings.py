@@ -14,6 +14,7 @@ from lib_addift.errors import ConfigError
 
 LAYER_KINDS = ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions")
 BLOCKS = ("IN", "MID", "OUT")
+SAVE_PRECISIONS = ("fp16", "bf16", "fp32")  # see dtypes.DTYPES
 METHODS = ("addift", "copier", "differential", "residual", "slider", "lora")
 
 
@@ -215,9 +216,7 @@ class TrainConfig:
     hold_out: bool = _setting(
         True, "Hold pairs out", "Of four or more pairs, leave a quarter out of training and measure on them."
     )
-    save_precision: str = _setting(
-        "fp16", "File precision", "Number format of the file.", choices=("fp16", "bf16", "fp32")
-    )
+    save_precision: str = _setting("fp16", "File precision", "Number format of the file.", choices=SAVE_PRECISIONS)
     save_every: int = _setting(0, "Save every", "Also keep the LoRA of every N steps; 0 is off.", low=0, high=100_000)
     preview_every: int = _setting(
         15, "Strip every", "While it learns, draw the strip and keep the LoRA every N steps; 0 is off.", low=0,

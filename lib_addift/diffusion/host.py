@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def check_precision(precision: str, dtype: torch.dtype) -> None:

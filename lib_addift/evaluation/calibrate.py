@@ -15,8 +15,8 @@ from lib_addift.evaluation.preview import preview_strip
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, round_trip
 from lib_addift.lora.file import read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.lora.source import sha256_of
-from lib_addift.lora.tools import Output, made_metadata
+from lib_addift.lora.source import file_hash
+from lib_addift.lora.tools import Output, tool_metadata
 
 # Training multipliers to whose multiples the round trip looks: most LoRAs act at weights from 0.25 to 3.5, and few are
 # so weak or so strong that they need the others.
@@ -64,14 +64,14 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
             strip = preview_strip(host, network, latents, config, weight)
         report = {
             "operation": "calibrate",
-            "files": [f"{lora.name} (weight {weight:.6g}, sha256 {sha256_of(lora)})"],
+            "files": [f"{lora.name} (weight {weight:.6g}, sha256 {file_hash(lora)})"],
             "recovery": round(proof.recovery, 4),
             "best_weight": round(proof.weight, 6),
             "calibrated": True,
             "model": host.model_title,
         }
         save_lora(
-            output.path, network.tensors(weight), {**metadata, **made_metadata("calibrate", output.path.stem, report)},
+            output.path, network.tensors(weight), {**metadata, **tool_metadata("calibrate", output.path.stem, report)},
             precision=output.precision, preview=strip, overwrite=output.overwrite,
         )  # fmt: skip
         host.refresh_loras(output.path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import HostError
+from lib_addift.files import sha256_of
 from lib_addift.lora import names
 from lib_addift.lora.network import layer_kind
 
@@ -67,11 +67,7 @@ class LayerWeights:
 
     @functools.cached_property
     def sha256(self) -> str:
-        digest = hashlib.sha256()
-        with self._path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return sha256_of(self._path)
 
     def weight(self, layer: str) -> torch.Tensor:
         tensor: torch.Tensor = self._file.get_tensor(self._keys[layer])

@@ -5,7 +5,6 @@ All widths are read off the tensors, so that a narrow model loads like a full-si
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,12 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_addift.diffusion.host import DTYPES, check_precision, to_epsilon
+from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
+from lib_addift.files import sha256_of
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, parts_of
 from lib_addift.hosts.prompt_tag.syntax import Tag, composition_of, read_prompt, text_weights
@@ -56,7 +57,7 @@ class StandaloneHost:
         self._dtype = _dtype(precision, self.device)
         parts = read_checkpoint(checkpoint)
         self.model_title = checkpoint.name
-        self.model_hash = _sha256(checkpoint)
+        self.model_hash = sha256_of(checkpoint)
         self.prediction_type = parts.prediction_type
         self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
         self._lock = threading.RLock()  # a training run and a picture take turns
@@ -287,11 +288,3 @@ def _build_text_model(state: State) -> CLIPTextModel:
     # Not on meta: the position ids are a buffer outside the state dict.
     model = CLIPTextModel(config)
     return getattr(model, "text_model", model)  # transformers 5 has dissolved the wrapper
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()

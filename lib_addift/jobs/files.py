@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.files import replace_files
+from lib_addift.files import png_bytes, replace_files
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.training.events import Request, Result, ResumeState, Snapshot
 
@@ -196,9 +195,7 @@ def _round_trip_file(strip: Path) -> Path:
 
 
 def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return png_bytes(picture, compress_level=1)
 
 
 def _picture(file: Path) -> Image.Image:

@@ -24,7 +24,7 @@ _NOTHING = 1e-10  # singular values below this share of the largest are rounding
 
 
 @dataclass(frozen=True)
-class Size:
+class RankLimit:
     """How much of each layer is kept: at most `rank` (0 = no limit), and at least this share of its `energy`.
 
     Energy is the sum of the squared singular values. Where both are given, the lower rank counts. Raises ConfigError.
@@ -52,11 +52,11 @@ class Size:
         return min(count, self.rank) if self.rank else count
 
 
-WHOLE = Size()
+NO_LIMIT = RankLimit()
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class Truncated:
     """What truncation has left of a layer; None when the layer was nothing."""
 
     layer: Factors | None
@@ -65,7 +65,7 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
-class Combined:
+class NewLora:
     """A new LoRA (kohya keys, float32), the rank of each layer, and the share of the energy that was kept."""
 
     tensors: dict[str, torch.Tensor]
@@ -73,7 +73,7 @@ class Combined:
     kept: float = 1.0
 
 
-class Gathering:
+class NewLoraBuilder:
     """A new LoRA, layer by layer."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Gathering:
         self._ranks: dict[str, int] = {}
         self._kept = self._total = 0.0
 
-    def add(self, name: str, result: Kept) -> None:
+    def add(self, name: str, result: Truncated) -> None:
         """Put in what was kept of a layer."""
         self._kept, self._total = self._kept + result.energy, self._total + result.total
         if result.layer is not None:
@@ -92,11 +92,11 @@ class Gathering:
     def is_empty(self) -> bool:
         return not self._tensors
 
-    def whole(self) -> Combined:
-        return Combined(self._tensors, self._ranks, self._kept / self._total if self._total else 1.0)
+    def build(self) -> NewLora:
+        return NewLora(self._tensors, self._ranks, self._kept / self._total if self._total else 1.0)
 
 
-class Source(Protocol):
+class LoraSource(Protocol):
     """A LoRA from which layers can be read one at a time."""
 
     @property
@@ -132,33 +132,33 @@ class TensorSource:
 class Term:
     """One LoRA of a sum, with the weight of each of its layers."""
 
-    source: Source
+    source: LoraSource
     weight: Callable[[str], float]
 
 
 @torch.no_grad()
-def combine(terms: Sequence[Term], size: Size, report: Report | None = None) -> Combined:
+def sum_loras(terms: Sequence[Term], limit: RankLimit, report: Report | None = None) -> NewLora:
     """The weighted sum of LoRAs; a layer that one of them lacks counts as zero there. One layer is in memory at a time.
 
     Raises LoraFileError when layers cannot be read or added, or when nothing is left.
     """
     names = sorted({layer for term in terms for layer in term.source.layers})
-    gathered = Gathering()
+    builder = NewLoraBuilder()
     for number, name in enumerate(names, 1):
         layer = _sum(name, terms)
         if layer is not None:
-            is_cut = size.is_limit or layer.rank > layer.full_rank
-            gathered.add(name, truncate(layer, size) if is_cut else Kept(layer, 0, 0))
+            is_cut = limit.is_limit or layer.rank > layer.full_rank
+            builder.add(name, truncate(layer, limit) if is_cut else Truncated(layer, 0, 0))
         if report is not None:
             report("layer", number, len(names))
-    if gathered.is_empty:
+    if builder.is_empty:
         raise LoraFileError("nothing is left of it, for every layer is zero: use other weights or other files.")
-    return gathered.whole()
+    return builder.build()
 
 
 def resize(tensors: Parts, rank: int = 0, energy: float = 1.0) -> dict[str, torch.Tensor]:
     """A LoRA (kohya keys) with the best approximation of each layer in `rank`, or in so much of its energy."""
-    return combine([Term(TensorSource(tensors), lambda _layer: 1.0)], Size(rank, energy)).tensors
+    return sum_loras([Term(TensorSource(tensors), lambda _layer: 1.0)], RankLimit(rank, energy)).tensors
 
 
 def _sum(name: str, terms: Sequence[Term]) -> Factors | None:
@@ -201,12 +201,12 @@ def weighted_sum(parts: Sequence[Factors]) -> Factors | None:
     return Factors(up, torch.cat([part.down.reshape(-1, *tail) for part in parts]), scale)
 
 
-def truncate(layer: Factors, size: Size) -> Kept:
-    """The best approximation of a layer in the size asked for (Eckart & Young 1936)."""
+def truncate(layer: Factors, limit: RankLimit) -> Truncated:
+    """The best approximation of a layer within the limit (Eckart & Young 1936)."""
     up, up_rest = torch.linalg.qr(layer.up)  # (out, a), (a, rank)
     down, down_rest = torch.linalg.qr(layer.down.flatten(1).T)  # (columns, b), (b, rank)
     left, values, right = torch.linalg.svd(up_rest @ down_rest.T, full_matrices=False)
-    return _keep(size, layer.down.shape[1:], (up @ left, values * abs(layer.scale), right @ down.T), layer.scale)
+    return _keep(limit, layer.down.shape[1:], (up @ left, values * abs(layer.scale), right @ down.T), layer.scale)
 
 
 def singular_values(layer: Factors) -> torch.Tensor:
@@ -216,7 +216,7 @@ def singular_values(layer: Factors) -> torch.Tensor:
     return values * abs(layer.scale)
 
 
-def compress(matrix: torch.Tensor, size: Size) -> Kept:
+def compress(matrix: torch.Tensor, limit: RankLimit) -> Truncated:
     """The best approximation of a whole matrix (out, in) or (out, in, k, k): of a difference of two checkpoints.
 
     By the eigenvectors of the smaller product of the matrix with itself, which takes a fraction of the time of its
@@ -231,12 +231,12 @@ def compress(matrix: torch.Tensor, size: Size) -> Kept:
     values = values * (values > 1e-7 * values[:1])
     other = vectors.T @ wide / values.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
     parts = (vectors, values, other) if is_wide else (other.T, values, vectors.T)
-    return _keep(size, matrix.shape[1:], parts, 1.0)
+    return _keep(limit, matrix.shape[1:], parts, 1.0)
 
 
 def _keep(
-    size: Size, tail: tuple[int, ...], parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor], sign: float
-) -> Kept:
+    limit: RankLimit, tail: tuple[int, ...], parts: tuple[torch.Tensor, torch.Tensor, torch.Tensor], sign: float
+) -> Truncated:
     """The first singular vectors (out, n), values (n,) and vectors (n, columns) as factors.
 
     The largest value becomes the scale, so that both factors hold numbers of a size that fp16 has room for.
@@ -244,14 +244,14 @@ def _keep(
     left, values, right = parts
     energies = values.square()
     total = float(energies.sum())
-    rank = size.rank_for(energies, total)
+    rank = limit.rank_for(energies, total)
     if rank == 0:
-        return Kept(None, 0.0, total)
+        return Truncated(None, 0.0, total)
     largest = float(values[0])
     roots = (values[:rank] / largest).sqrt()
     up, down = left[:, :rank] * roots, roots[:, None] * right[:rank]
     layer = Factors(up, down.reshape(rank, *tail), math.copysign(largest, sign))
-    return Kept(layer, float(energies[:rank].sum()), total)
+    return Truncated(layer, float(energies[:rank].sum()), total)
 
 
 def layer_tensors(name: str, layer: Factors) -> dict[str, torch.Tensor]:

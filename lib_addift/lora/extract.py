@@ -8,12 +8,12 @@ from typing import Protocol
 import torch
 
 from lib_addift.errors import ConfigError, HostError
-from lib_addift.lora.arithmetic import Combined, Gathering, Report, Size, compress
+from lib_addift.lora.arithmetic import NewLora, NewLoraBuilder, RankLimit, Report, compress
 from lib_addift.lora.blocks import block_of
 from lib_addift.lora.network import layer_kind
-from lib_addift.lora.tools import Made, Output, save_made
+from lib_addift.lora.tools import Output, SavedLora, save_new_lora
 
-PARTS = ("IN", "MID", "OUT", "TE")  # of the model; TE is the text encoder
+MODEL_PARTS = ("IN", "MID", "OUT", "TE")  # of the model; TE is the text encoder
 
 
 class Weights(Protocol):
@@ -35,16 +35,16 @@ class Weights(Protocol):
 
 @torch.no_grad()
 def difference(
-    tuned: Weights, base: Weights, *, layers: Collection[str], parts: Collection[str], size: Size,
+    tuned: Weights, base: Weights, *, layers: Collection[str], parts: Collection[str], limit: RankLimit,
     report: Report | None = None,
-) -> Combined:  # fmt: skip
-    """`tuned` minus `base` as a LoRA over the kinds of `layers` (config.LAYER_KINDS) and `parts` (PARTS) chosen.
+) -> NewLora:  # fmt: skip
+    """`tuned` minus `base` as a LoRA over the kinds of `layers` (config.LAYER_KINDS) and `parts` (MODEL_PARTS) chosen.
 
     The kinds of layers are those of the UNet; of the text encoder all. Raises HostError when the checkpoints do not fit
     together or do not differ.
     """
     names = _chosen(tuned, base, layers, parts)
-    gathered = Gathering()
+    builder = NewLoraBuilder()
     for number, name in enumerate(names, 1):
         change = tuned.weight(name).to(torch.float64) - base.weight(name).to(torch.float64)
         if not change.isfinite().all():
@@ -52,14 +52,14 @@ def difference(
                 f"layer '{name}' of the checkpoints is not finite: one of the files is broken, get it again."
             )
         if change.any():
-            gathered.add(name, compress(change, size))
+            builder.add(name, compress(change, limit))
         if report is not None:
             report("layer", number, len(names))
-    if gathered.is_empty:
+    if builder.is_empty:
         raise HostError(
             f"'{tuned.title}' and '{base.title}' do not differ in the layers chosen: choose other files or layers."
         )
-    return gathered.whole()
+    return builder.build()
 
 
 def _chosen(tuned: Weights, base: Weights, layers: Collection[str], parts: Collection[str]) -> list[str]:
@@ -91,13 +91,13 @@ def _check_fits(name: str, tuned: Weights, base: Weights) -> None:
 
 
 def extract(
-    tuned: Weights, base: Weights, output: Output, *, layers: Collection[str], parts: Collection[str], size: Size,
+    tuned: Weights, base: Weights, output: Output, *, layers: Collection[str], parts: Collection[str], limit: RankLimit,
     report: Report | None = None,
-) -> Made:  # fmt: skip
+) -> SavedLora:  # fmt: skip
     """Write the LoRA that turns `base` into `tuned`. See `difference` for what is raised."""
-    if not size.is_limit:
+    if not limit.is_limit:
         raise ConfigError("rank = 0 and energy = 1 make a file as large as the checkpoint: give a rank, such as 32.")
-    combined = difference(tuned, base, layers=layers, parts=parts, size=size, report=report)
+    new = difference(tuned, base, layers=layers, parts=parts, limit=limit, report=report)
     inherited = {
         "ss_base_model_version": "sd_v1",
         "ss_v2": "False",
@@ -106,4 +106,4 @@ def extract(
         "modelspec.architecture": "stable-diffusion-v1/lora",
     }
     files = [f"{each.title} (weight {weight}, sha256 {each.sha256})" for each, weight in ((tuned, 1), (base, -1))]
-    return save_made("extract", combined, output, size=size, inherited=inherited, figures={"files": files})
+    return save_new_lora("extract", new, output, limit=limit, inherited=inherited, figures={"files": files})

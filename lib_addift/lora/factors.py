@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_addift.errors import LoraFileError
-from lib_addift.lora.state_dict import Parts, kind_of, rank_and_alpha
+from lib_addift.lora.state_dict import Matrix, Parts, kind_of, matrices_of, scale_of
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # (out, rank) and (rank, in) or (rank, in, k, k)
 
@@ -71,32 +71,23 @@ def read_factors(layer: str, parts: Parts) -> Factors:
         if not tensor.isfinite().all():
             raise LoraFileError(f"'{layer}.{part}' holds numbers that are not finite: the file is broken, get another.")
     try:
-        up, down = _READERS[kind](layer, {part: tensor.to("cpu", torch.float64) for part, tensor in parts.items()})
+        doubles = {part: tensor.to("cpu", torch.float64) for part, tensor in parts.items()}
+        up, down = _READERS[kind](layer, matrices_of(doubles))
         if up.shape[1] != len(down):
             raise ValueError
     except (RuntimeError, IndexError, ValueError):
         shapes = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in sorted(parts.items()))
         raise LoraFileError(f"layer '{layer}' does not fit together ({shapes}): get the file again.") from None
-    return Factors(up, down, _scale(parts))
+    return Factors(up, down, scale_of(parts))
 
 
-def _scale(parts: Parts) -> float:
-    """alpha / rank; 1 for a LoKr with whole factors, of which no reader heeds alpha."""
-    if {"lokr_w1", "lokr_w2"} <= set(parts):
-        return 1.0
-    rank, alpha = rank_and_alpha(parts)
-    return alpha / rank
+def _lora(_layer: str, matrices: list[Matrix]) -> Pair:
+    ((up, down),) = matrices
+    return up.flatten(1), down
 
 
-def _read_lora(_layer: str, parts: Parts) -> Pair:
-    up, down = parts["lora_up.weight"].flatten(1), parts["lora_down.weight"]
-    if "lora_mid.weight" in parts:
-        return up, _with_core(parts["lora_mid.weight"], down.flatten(1))
-    return up, down
-
-
-def _read_loha(layer: str, parts: Parts) -> Pair:
-    (up, down), (other_up, other_down) = (_half_of_loha(parts, number) for number in (1, 2))
+def _loha(layer: str, matrices: list[Matrix]) -> Pair:
+    (up, down), (other_up, other_down) = matrices
     tail = down.shape[1:]
     down, other_down = down.flatten(1), other_down.flatten(1)
     if len(down) * len(other_down) < min(up.shape[0], down.shape[1]):
@@ -107,39 +98,22 @@ def _read_loha(layer: str, parts: Parts) -> Pair:
     return new_up, _with_kernel(layer, new_down, tail)
 
 
-def _half_of_loha(parts: Parts, number: int) -> Pair:
-    up, down = parts[f"hada_w{number}_a"], parts[f"hada_w{number}_b"]
-    if f"hada_t{number}" in parts:
-        return up.T, _with_core(parts[f"hada_t{number}"], down)
-    return up, down
-
-
-def _read_lokr(layer: str, parts: Parts) -> Pair:
-    left_up, left_down = _half_of_lokr(parts, 1)
-    right_up, right_down = _half_of_lokr(parts, 2)
+def _lokr(layer: str, matrices: list[Matrix]) -> Pair:
+    (left_up, left_down), (right_up, right_down) = map(_lokr_factors, matrices)
     kernel = right_down.shape[2:]
     down = torch.kron(left_down, right_down.flatten(1))  # (rank, in_1 * in_2 * k * k)
     tail = (down.shape[1] // kernel.numel(), *kernel) if kernel else (down.shape[1],)
     return torch.kron(left_up, right_up), _with_kernel(layer, down, tail)
 
 
-def _half_of_lokr(parts: Parts, number: int) -> Pair:
-    if f"lokr_w{number}" in parts:
-        whole = parts[f"lokr_w{number}"]
-        up, down = _as_pair(whole.flatten(1))
-        return up, down.view(len(down), *whole.shape[1:])
-    up, down = parts[f"lokr_w{number}_a"], parts[f"lokr_w{number}_b"]
-    if f"lokr_t{number}" in parts:
-        return up.T.contiguous(), _with_core(parts[f"lokr_t{number}"], down)
-    return up, down
+def _lokr_factors(matrix: Matrix) -> Pair:
+    if len(matrix) == 2:
+        return matrix[0].contiguous(), matrix[1]
+    up, down = _as_pair(matrix[0].flatten(1))
+    return up, down.view(len(down), *matrix[0].shape[1:])
 
 
-_READERS: dict[str, Callable[[str, Parts], Pair]] = {"LoRA": _read_lora, "LoHa": _read_loha, "LoKr": _read_lokr}
-
-
-def _with_core(core: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """The core (rank, r, k, k) of a Tucker decomposition and its factor (r, in) as one factor (rank, in, k, k)."""
-    return torch.einsum("ijkl,jc->ickl", core, down)
+_READERS: dict[str, Callable[[str, list[Matrix]], Pair]] = {"LoRA": _lora, "LoHa": _loha, "LoKr": _lokr}
 
 
 def _as_pair(matrix: torch.Tensor) -> Pair:

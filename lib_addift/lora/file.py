@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -20,25 +19,29 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from lib_addift.config.settings import SAVE_PRECISIONS
+from lib_addift.dtypes import DTYPES
 from lib_addift.errors import LoraFileError
-from lib_addift.files import replace_files, temporary_name
+from lib_addift.files import png_bytes, replace_files, temporary_name
 from lib_addift.lora.metadata import build_metadata, describe_run, describe_tensors
 from lib_addift.lora.state_dict import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 
 __all__ = ["build_metadata", "check_name", "describe", "lora_path", "put_lora", "read_lora", "save_lora"]
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
 _LONGEST_NAME = 100  # characters
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255
 _FREE_SPACE = 64 * 2**20  # bytes: more than a LoRA of ordinary rank takes while it is written
 
+# Patterns of what a name must not hold or be.
+FORBIDDEN = r'[<>:"/\\|?*,=]'
+INVISIBLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+RESERVED = r"(?i)\A(con|prn|aux|nul|(com|lpt)[\d¹²³]|con(in|out)\$)\s*(\.|\Z)"  # by Windows, with any ending
 _NAME_RULES = {  # what a name must not match: why, and what to do
     r"\A\s*\Z": "is empty: type a name",
-    r'[<>:"/\\|?*,=]': 'has one of < > : " / \\ | ? * , = which file names or prompts cannot hold: leave it out',
-    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]": "has an invisible control character: type it anew",
+    FORBIDDEN: 'has one of < > : " / \\ | ? * , = which file names or prompts cannot hold: leave it out',
+    INVISIBLE: "has an invisible control character: type it anew",
     r"\A[.\s]|[.\s]\Z": "begins or ends with a dot or a space: leave that out",
-    r"(?i)\A(con|prn|aux|nul|(com|lpt)[\d¹²³]|con(in|out)\$)\s*(\.|\Z)": "is reserved by Windows: choose another",
+    RESERVED: "is reserved by Windows: choose another",
     r"(?i)\.safetensors\Z": "ends in .safetensors, which is added to it: leave that out",
 }
 LORA_SUFFIXES = (".safetensors", ".pt", ".ckpt")
@@ -110,7 +113,7 @@ def save_lora(
     ready = _ready_to_save(tensors, precision)
     contents = {path.with_suffix(".json"): json.dumps({**_card(metadata), **(notes or {})}, indent=4).encode("ascii")}
     if preview is not None:
-        contents[path.with_suffix(".png")] = _png(preview)
+        contents[path.with_suffix(".png")] = png_bytes(preview.convert("RGB"))
     contents[path] = _file_bytes(ready, _with_hashes(ready, metadata))
     return put_lora(path, contents, overwrite=overwrite)
 
@@ -146,25 +149,19 @@ def _card(metadata: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[str, torch.Tensor]:
     """Copies on the CPU in the file's number format, but alpha and DoRA's norms in float32.
 
     Readers take alpha's value, whatever its format; and what is little of a norm is much beside what the LoRA changes.
     Raises LoraFileError for numbers that are not finite, here or in the file, and for a LoRA that does nothing.
     """
-    if precision not in _DTYPES:
-        raise LoraFileError(f"file precision '{precision}' does not exist: use one of {', '.join(_DTYPES)}.")
+    if precision not in SAVE_PRECISIONS:
+        raise LoraFileError(f"file precision '{precision}' does not exist: use one of {', '.join(SAVE_PRECISIONS)}.")
     ready = {}
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise LoraFileError(f"'{key}' is not finite, so training has diverged: use a lower learning rate.")
-        dtype = torch.float32 if key.endswith((ALPHA, DORA)) else _DTYPES[precision]
+        dtype = torch.float32 if key.endswith((ALPHA, DORA)) else DTYPES[precision]
         ready[key] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
         if not ready[key].isfinite().all():
             largest = tensor.abs().max()

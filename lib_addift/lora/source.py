@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import LoraFileError
+from lib_addift.files import sha256_of
 from lib_addift.lora.state_dict import by_layer
 
 _PREFIXES = ("lora_unet_", "lora_te")
@@ -63,13 +63,9 @@ def _broken(path: Path, error: Exception) -> LoraFileError:
     return LoraFileError(f"'{path}' is no whole safetensors file ({reason}): get or train it again.")
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, hex. Raises LoraFileError when it cannot be read."""
-    digest = hashlib.sha256()
+def file_hash(path: Path) -> str:
+    """The sha256 of a LoRA file's bytes, hex. Raises LoraFileError when it cannot be read."""
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise LoraFileError(f"'{path}' cannot be read ({error.strerror or error}): check the path.") from error
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A LoRA file's tensors, layer by layer: of which kind a layer is, and the layer that they make.
+"""The tensors of a LoRA file, layer by layer: the kind of each layer, its matrices, and the layer that they make.
 
 A key is a layer's name, a dot and a part: 'lora_unet_conv_in.lora_down.weight'. Parts and shapes are those of
 kohya-ss/sd-scripts and LyCORIS, as A1111 and Forge read them.
@@ -21,6 +21,9 @@ from lib_addift.lora.lycoris import LohaLayer, LokrLayer
 DOWN, UP, ALPHA, DORA = ".lora_down.weight", ".lora_up.weight", ".alpha", ".dora_scale"
 
 Parts = Mapping[str, torch.Tensor]
+Matrix = tuple[
+    torch.Tensor, ...
+]  # (up, down), whose product is the matrix; or the matrix alone, where it is stored whole
 
 _PART = re.compile(r"\.(?=lora_|hada_|lokr_|(?:alpha|dora_scale)$)")
 _LORA = {"lora_down.weight", "lora_up.weight"}
@@ -80,6 +83,39 @@ def rank_and_alpha(parts: Parts) -> tuple[int, float]:
     return ranks[0], float(ranks[0] if alpha is None else alpha)
 
 
+def scale_of(parts: Parts) -> float:
+    """alpha / rank; 1 for a LoKr with whole factors, where readers ignore alpha."""
+    if {"lokr_w1", "lokr_w2"} <= set(parts):
+        return 1.0
+    rank, alpha = rank_and_alpha(parts)
+    return alpha / rank
+
+
+def matrices_of(parts: Parts) -> list[Matrix]:
+    """The matrices that a layer of a known kind is made of, with a Tucker core multiplied into `down`.
+
+    One for LoRA and DoRA: up (out, rank) or (out, rank, 1, 1), down (rank, in) or (rank, in, k, k). Two for LoHa, which
+    multiplies them entry by entry, and for LoKr, which takes their Kronecker product and may store either one whole.
+    """
+    if "lora_up.weight" in parts:
+        up, down, core = parts["lora_up.weight"], parts["lora_down.weight"], parts.get("lora_mid.weight")
+        return [(up, down if core is None else _with_core(core, down))]
+    prefix = "hada" if "hada_w1_a" in parts else "lokr"
+    return [_lycoris_matrix(parts, f"{prefix}_w{number}", f"{prefix}_t{number}") for number in (1, 2)]
+
+
+def _lycoris_matrix(parts: Parts, name: str, core: str) -> Matrix:
+    if name in parts:
+        return (parts[name],)
+    first, second = parts[f"{name}_a"], parts[f"{name}_b"]
+    return (first.T, _with_core(parts[core], second)) if core in parts else (first, second)
+
+
+def _with_core(core: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """The core (rank, r, k, k) of a Tucker decomposition and its factor (r, in) as one factor (rank, in, k, k)."""
+    return torch.einsum("rskl,si->rikl", core, down.flatten(1))
+
+
 def input_width(parts: Parts) -> int:
     """How many channels a linear layer reads; 0 where that is not told."""
     choices = [("lora_down.weight",)], [("hada_w1_b",)], [("lokr_w1", "lokr_w1_b"), ("lokr_w2", "lokr_w2_b")]
@@ -106,7 +142,7 @@ def read_layer(name: str, parts: Parts, layer: nn.Module | None) -> DeltaLayer:
     if layer is None:
         raise LoraFileError(f"the LoRA has a layer '{name}' that this model does not have: it is for another model.")
     try:
-        return _READERS[kind](parts, layer)
+        return _MAKERS[kind](parts, layer)
     except (ValueError, IndexError, RuntimeError) as error:  # what torch says of shapes that do not go together
         raise LoraFileError(
             f"layer '{name}' of the LoRA does not fit this model's: it is for another model."
@@ -118,10 +154,8 @@ def _strangest(parts: Collection[str]) -> str:
     return min(parts, key=lambda part: (part in _ALL_PARTS, part == "alpha", part))
 
 
-def _read_lora(parts: Parts, layer: nn.Module) -> LoraLayer:
-    down, up, weight = parts["lora_down.weight"], parts["lora_up.weight"], frozen_weight(layer)
-    if "lora_mid.weight" in parts:
-        down = _with_core(parts["lora_mid.weight"], down)
+def _make_lora(parts: Parts, layer: nn.Module) -> LoraLayer:
+    ((up, down),), weight = _float_matrices(parts), frozen_weight(layer)
     _check((up.shape[0], *down.shape[1:]) == weight.shape and up.shape[1] == len(down))
     down, up = down.to(weight.device), up.to(weight.device)
     alpha, conv = rank_and_alpha(parts)[1], conv_arguments(layer)
@@ -132,47 +166,39 @@ def _read_lora(parts: Parts, layer: nn.Module) -> LoraLayer:
     return DoraLayer(down, up, alpha, conv, dora_scale=dora_scale, layer=layer)
 
 
-def _read_loha(parts: Parts, layer: nn.Module) -> LohaLayer:
+def _make_loha(parts: Parts, layer: nn.Module) -> LohaLayer:
     weight = frozen_weight(layer)
     factors = []
-    for number in (1, 2):
-        first, second = parts[f"hada_w{number}_a"], parts[f"hada_w{number}_b"]
-        core = parts.get(f"hada_t{number}")
-        if core is not None:
-            first, second = first.T, _with_core(core, second).flatten(1)
-        _check((len(first), second.shape[1]) == (len(weight), weight[0].numel()) and first.shape[1] == len(second))
-        factors += [first.to(weight.device), second.to(weight.device)]
+    for up, down in _float_matrices(parts):
+        flat = down.flatten(1)  # (rank, in * k * k)
+        _check((len(up), flat.shape[1]) == (len(weight), weight[0].numel()) and up.shape[1] == len(flat))
+        factors += [up.to(weight.device), flat.to(weight.device)]
     return LohaLayer(factors, rank_and_alpha(parts)[1], weight.shape[2:], conv_arguments(layer))
 
 
-def _read_lokr(parts: Parts, layer: nn.Module) -> LokrLayer:
+def _make_lokr(parts: Parts, layer: nn.Module) -> LokrLayer:
     weight = frozen_weight(layer)
-    rank, alpha = rank_and_alpha(parts)
-    w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"].float() @ parts["lokr_w1_b"].float()
-    if "lokr_t2" in parts:
-        w2 = [parts["lokr_w2_a"].T, _with_core(parts["lokr_t2"], parts["lokr_w2_b"]).flatten(1)]
-    elif "lokr_w2_a" in parts:
-        w2 = [parts["lokr_w2_a"], parts["lokr_w2_b"].flatten(1)]
-    else:  # alpha counts by the rank of a decomposed w1, and not at all beside a whole one
-        w2 = [parts["lokr_w2"].float() * (1 if "lokr_w1" in parts else alpha / rank)]
+    first, second = _float_matrices(parts)
+    w1 = first[0] if len(first) == 1 else first[0] @ first[1]
+    # alpha counts by the rank of a decomposed w1, and not at all beside a whole one
+    w2 = [second[0] * scale_of(parts)] if len(second) == 1 else [second[0], second[1].flatten(1)]
     columns = w1.shape[1] * w2[-1].flatten(1).shape[1]
     _check((len(w1) * len(w2[0]), columns) == (len(weight), weight[0].numel()))
     _check(weight.shape[1] % w1.shape[1] == 0 and (len(w2) == 1 or w2[0].shape[1] == len(w2[1])))
     w2 = [each.to(weight.device) for each in w2]
-    return LokrLayer(w1.to(weight.device), w2, alpha, weight.shape[2:], conv=conv_arguments(layer))
+    return LokrLayer(w1.to(weight.device), w2, rank_and_alpha(parts)[1], weight.shape[2:], conv=conv_arguments(layer))
 
 
-_READERS: dict[str, Callable[[Parts, nn.Module], DeltaLayer]] = {
-    "LoRA": _read_lora,
-    "DoRA": _read_lora,
-    "LoHa": _read_loha,
-    "LoKr": _read_lokr,
+def _float_matrices(parts: Parts) -> list[Matrix]:
+    return matrices_of({part: tensor.float() for part, tensor in parts.items()})
+
+
+_MAKERS: dict[str, Callable[[Parts, nn.Module], DeltaLayer]] = {
+    "LoRA": _make_lora,
+    "DoRA": _make_lora,
+    "LoHa": _make_loha,
+    "LoKr": _make_lokr,
 }
-
-
-def _with_core(core: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """The core (rank, r, k, k) of a Tucker decomposition and its factor (r, in) as one factor (rank, in, k, k)."""
-    return torch.einsum("rskl,si->rikl", core.float(), second.flatten(1).float())
 
 
 def _check(fits: bool) -> None:

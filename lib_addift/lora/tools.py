@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_addift.errors import ConfigError, LoraFileError
-from lib_addift.lora.arithmetic import WHOLE, Combined, Report, Size, Term, combine
+from lib_addift.lora.arithmetic import NO_LIMIT, NewLora, RankLimit, Report, Term, sum_loras
 from lib_addift.lora.blocks import EVEN, BlockWeights
 from lib_addift.lora.file import lora_path, save_lora
 from lib_addift.lora.metadata import ranks_and_alphas
-from lib_addift.lora.source import FileSource, open_lora, sha256_of
+from lib_addift.lora.source import FileSource, file_hash, open_lora
 
 # What a new LoRA says of its model and pictures, as far as all the files agree on it.
 _KEPT = (
@@ -38,7 +38,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Part:
+class Summand:
     """A LoRA file, and at which weight it goes into the sum."""
 
     path: Path
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Made:
+class SavedLora:
     """A LoRA file that was written, and what is known of it. `kept` is the share of the energy, 0 to 1."""
 
     path: Path
@@ -78,52 +78,60 @@ class Made:
         return f"{self.layers} layer{plural} of rank {rank}, {size}{kept}"
 
 
-def subtract(whole: Part, taken: Part, output: Output, size: Size = WHOLE, report: Report | None = None) -> Made:
+def subtract(
+    whole: Summand, taken: Summand, output: Output, limit: RankLimit = NO_LIMIT, report: Report | None = None
+) -> SavedLora:
     """`whole` without `taken`. Raises LoraFileError."""
     if (whole.weight, str(whole.blocks)) == (taken.weight, str(taken.blocks)):
         _check_differ(whole.path, taken.path)
-    return _sum_of("subtract", [whole, Part(taken.path, -taken.weight, taken.blocks)], output, size, report)
+    return _sum_of("subtract", [whole, Summand(taken.path, -taken.weight, taken.blocks)], output, limit, report)
 
 
-def merge(parts: Sequence[Part], output: Output, size: Size = WHOLE, report: Report | None = None) -> Made:
+def merge(
+    parts: Sequence[Summand], output: Output, limit: RankLimit = NO_LIMIT, report: Report | None = None
+) -> SavedLora:
     """The weighted sum. Of a single file: that file at another weight, or at other weights of its blocks."""
-    return _sum_of("merge", parts, output, size, report)
+    return _sum_of("merge", parts, output, limit, report)
 
 
-def average(paths: Sequence[Path], output: Output, size: Size = WHOLE, report: Report | None = None) -> Made:
+def average(
+    paths: Sequence[Path], output: Output, limit: RankLimit = NO_LIMIT, report: Report | None = None
+) -> SavedLora:
     """The mean; a layer that a file lacks counts as zero in it."""
-    parts = [Part(path, 1 / len(paths)) for path in paths]
-    return _sum_of("average", parts, output, size, report)
+    parts = [Summand(path, 1 / len(paths)) for path in paths]
+    return _sum_of("average", parts, output, limit, report)
 
 
-def resize(path: Path, output: Output, size: Size, report: Report | None = None) -> Made:
+def resize_file(path: Path, output: Output, limit: RankLimit, report: Report | None = None) -> SavedLora:
     """The best approximation of a LoRA in a lower rank. Raises ConfigError when no limit is given."""
-    if not size.is_limit:
+    if not limit.is_limit:
         raise ConfigError("rank = 0 and energy = 1 leave the LoRA as it is: give a rank, or an energy below 1.")
-    return _sum_of("resize", [Part(path)], output, size, report)
+    return _sum_of("resize", [Summand(path)], output, limit, report)
 
 
 def _check_differ(one: Path, other: Path) -> None:
-    if sha256_of(one) == sha256_of(other):
+    if file_hash(one) == file_hash(other):
         raise LoraFileError(f"'{one.name}' and '{other.name}' are the same, so nothing would be left: choose another.")
 
 
-def _sum_of(operation: str, parts: Sequence[Part], output: Output, size: Size, report: Report | None) -> Made:
+def _sum_of(
+    operation: str, parts: Sequence[Summand], output: Output, limit: RankLimit, report: Report | None
+) -> SavedLora:
     if not parts:
         raise ConfigError(f"there is no LoRA to {operation}: choose at least one.")
     with ExitStack() as files:
         sources = [files.enter_context(open_lora(part.path)) for part in parts]
         terms = [Term(source, part.weight_of) for source, part in zip(sources, parts, strict=True)]
-        combined = combine(terms, size, report)
+        new = sum_loras(terms, limit, report)
         inherited = _agreed(sources)
     figures: dict[str, object] = {"files": [_described(part) for part in parts]}
-    return save_made(operation, combined, output, size=size, inherited=inherited, figures=figures)
+    return save_new_lora(operation, new, output, limit=limit, inherited=inherited, figures=figures)
 
 
-def _described(part: Part) -> str:
+def _described(part: Summand) -> str:
     """'a.safetensors (weight 0.5, OUT=2, sha256 1234567890ab)'."""
     blocks = f", {part.blocks}" if part.blocks.weights else ""
-    return f"{part.path.name} (weight {part.weight:g}{blocks}, sha256 {sha256_of(part.path)})"
+    return f"{part.path.name} (weight {part.weight:g}{blocks}, sha256 {file_hash(part.path)})"
 
 
 def _agreed(sources: Sequence[FileSource]) -> dict[str, str]:
@@ -131,40 +139,40 @@ def _agreed(sources: Sequence[FileSource]) -> dict[str, str]:
     return {key: first[key] for key in _KEPT if key in first and all(other.get(key) == first[key] for other in others)}
 
 
-def save_made(
+def save_new_lora(
     operation: str,
-    combined: Combined,
+    new: NewLora,
     output: Output,
     *,
-    size: Size,
+    limit: RankLimit,
     inherited: Mapping[str, str],
     figures: Mapping[str, object],
-) -> Made:
+) -> SavedLora:
     """Write a new LoRA with metadata on how it was made; `inherited` are facts on its model. Raises LoraFileError.
 
     `figures` are JSON values for the report inside the file.
     """
-    ranks = sorted(combined.ranks.values())
+    ranks = sorted(new.ranks.values())
     report = {"operation": operation, **figures, "rank": ranks[-1]}
-    if size.rank:
-        report["rank_limit"] = size.rank
-    if size.energy < 1:
-        report["energy_limit"] = size.energy
-    if size.is_limit:
-        report["kept_energy"] = round(combined.kept, 6)
-    alpha = max(ranks_and_alphas(combined.tensors).values())[1]
+    if limit.rank:
+        report["rank_limit"] = limit.rank
+    if limit.energy < 1:
+        report["energy_limit"] = limit.energy
+    if limit.is_limit:
+        report["kept_energy"] = round(new.kept, 6)
+    alpha = max(ranks_and_alphas(new.tensors).values())[1]
     metadata = {
         **inherited,
-        **made_metadata(operation, output.path.stem, report),
+        **tool_metadata(operation, output.path.stem, report),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(ranks[-1]),
         "ss_network_alpha": f"{alpha:g}",
     }
     path = save_lora(
-        output.path, combined.tensors, metadata, precision=output.precision, notes=_card_notes(metadata),
+        output.path, new.tensors, metadata, precision=output.precision, notes=_card_notes(metadata),
         overwrite=output.overwrite,
     )  # fmt: skip
-    return Made(path, len(ranks), (ranks[0], ranks[-1]), combined.kept, path.stat().st_size)
+    return SavedLora(path, len(ranks), (ranks[0], ranks[-1]), new.kept, path.stat().st_size)
 
 
 def _card_notes(metadata: Mapping[str, str]) -> dict[str, object]:
@@ -174,7 +182,7 @@ def _card_notes(metadata: Mapping[str, str]) -> dict[str, object]:
     return {"sd version": version} if version else {}
 
 
-def made_metadata(operation: str, name: str, report: Mapping[str, object]) -> dict[str, str]:
+def tool_metadata(operation: str, name: str, report: Mapping[str, object]) -> dict[str, str]:
     """What every file of these tools says: its name, how it was made, and from what."""
     files = report.get("files")
     names = [str(file).partition(" (")[0] for file in files] if isinstance(files, list) else []

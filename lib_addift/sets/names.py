@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lib_addift.errors import LoraFileError, PictureError
-from lib_addift.lora.file import check_name
+from lib_addift.lora.file import FORBIDDEN, INVISIBLE, RESERVED, check_name
 
 Rule = tuple[str, str]  # how an original's name ends and how its target's does
 
 HALVES: tuple[Rule, ...] = (("original", "target"), ("before", "after"))  # endings, or folders of their own
 _USUAL = ("target", "after", "b", "changed", "edited", "new")  # a target's ending, behind a _ or the like
-_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|(com|lpt)[\d¹²³]|con(in|out)\$)\s*(\.|\Z)")
 _LONGEST = 99, 227  # characters, and bytes in a file's name; one less than `check_name` allows
 
 
@@ -34,10 +33,10 @@ def safe_name(text: str) -> str:
     try:
         return check_name(text)
     except LoraFileError:
-        name = re.sub(r'[<>:"/\\|?*,=\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]', "_", text)[: _LONGEST[0]]
+        name = re.sub(f"{FORBIDDEN}|{INVISIBLE}", "_", text)[: _LONGEST[0]]
         name = name.encode()[: _LONGEST[1]].decode(errors="ignore")
         name = re.sub(r"(?i)\A[.\s]+|(\.safetensors|[.\s])+\Z", "", name)
-        return check_name(f"_{name}" if _RESERVED.match(name) else name or "lora")
+        return check_name(f"_{name}" if re.match(RESERVED, name) else name or "lora")
 
 
 def match(originals: Mapping[str, Path], targets: Mapping[str, Path], rule: Rule) -> list[tuple[str, str]]:

@@ -19,12 +19,12 @@ from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, JobError,
 from lib_addift.evaluation.calibrate import calibrate
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora import tools as lora_tools
-from lib_addift.lora.arithmetic import Size
+from lib_addift.lora.arithmetic import RankLimit
 from lib_addift.lora.blocks import BlockWeights
-from lib_addift.lora.extract import PARTS, extract
+from lib_addift.lora.extract import MODEL_PARTS, extract
 from lib_addift.lora.file import check_name, describe
 from lib_addift.lora.inspect import BlockFigures, block_figures, layer_figures
-from lib_addift.lora.tools import Made, Output, Part
+from lib_addift.lora.tools import Output, SavedLora, Summand
 from lib_addift.ui.form import config_of
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Tools:
         self._host, self._lock = host, threading.Lock()
         self.values: dict[str, Any] = {
             "tools_op": OPERATIONS[0], "tools_loras": [], "tools_weights": "", "tools_blocks": "", "tools_tuned": "",
-            "tools_base": "", "tools_layers": list(LAYER_KINDS), "tools_parts": list(PARTS[:-1]), "tools_rank": 0,
+            "tools_base": "", "tools_layers": list(LAYER_KINDS), "tools_parts": list(MODEL_PARTS[:-1]), "tools_rank": 0,
             "tools_energy": 1.0, "tools_name": "", "tools_overwrite": False,
         }  # fmt: skip
         self.names: list[str] = []  # of the LoRAs in the host's folder, with the subfolder
@@ -117,15 +117,15 @@ class Tools:
         output = self._output(str(form["save_precision"]))
         if operation == "calibrate":
             return self._calibration(files[0], output, config_of(form), pictures)
-        size = Size(_rank(self.values["tools_rank"]), float(self.values["tools_energy"] or 0))
+        size = RankLimit(_rank(self.values["tools_rank"]), float(self.values["tools_energy"] or 0))
         if operation == "extract":
             return self._extraction(output, size)
         parts = self._parts(files)
-        make: Callable[[], Made] = {
+        make: Callable[[], SavedLora] = {
             "subtract": lambda: lora_tools.subtract(parts[0], parts[1], output, size, self._report),
             "merge": lambda: lora_tools.merge(parts, output, size, self._report),
             "average": lambda: lora_tools.average(files, output, size, self._report),
-            "resize": lambda: lora_tools.resize(files[0], output, size, self._report),
+            "resize": lambda: lora_tools.resize_file(files[0], output, size, self._report),
         }[operation]
         return lambda: _made(make())
 
@@ -149,7 +149,7 @@ class Tools:
         path = self._host.lora_dir / f"{check_name(name)}.safetensors"
         return Output(path, precision, bool(self.values["tools_overwrite"]))
 
-    def _parts(self, files: Sequence[Path]) -> list[Part]:
+    def _parts(self, files: Sequence[Path]) -> list[Summand]:
         """Files and weights; of a subtraction the weight and the blocks are those of what is taken."""
         if self.operation not in USED_BY["tools_weighing"]:
             return []
@@ -158,18 +158,20 @@ class Tools:
         if self.operation == "subtract":
             if len(numbers) > 1:
                 raise ConfigError(f"weights = {self.values['tools_weights']} is more than the one of the second LoRA.")
-            return [Part(files[0]), Part(files[1], numbers[0] if numbers else 1.0, blocks)]
+            return [Summand(files[0]), Summand(files[1], numbers[0] if numbers else 1.0, blocks)]
         if len(numbers) not in (0, len(files)):
             raise ConfigError(f"there are {len(numbers)} weights for {len(files)} LoRAs: give one for each, or none.")
-        return [Part(file, weight, blocks) for file, weight in zip(files, numbers or [1.0] * len(files), strict=True)]
+        return [
+            Summand(file, weight, blocks) for file, weight in zip(files, numbers or [1.0] * len(files), strict=True)
+        ]
 
-    def _extraction(self, output: Output, size: Size) -> Work:
+    def _extraction(self, output: Output, size: RankLimit) -> Work:
         paths = [_path(self.values[name], what) for name, what in (("tools_tuned", "tuned"), ("tools_base", "base"))]
         layers, parts = list(self.values["tools_layers"] or []), list(self.values["tools_parts"] or [])
 
         def work() -> Outcome:
             with open_weights(paths[0]) as tuned, open_weights(paths[1]) as base:
-                made = extract(tuned, base, output, layers=layers, parts=parts, size=size, report=self._report)
+                made = extract(tuned, base, output, layers=layers, parts=parts, limit=size, report=self._report)
             return _made(made)
 
         return work
@@ -223,7 +225,7 @@ class Tools:
         self.version += 1
 
 
-def _made(made: Made) -> Outcome:
+def _made(made: SavedLora) -> Outcome:
     return Outcome(made.path.stem, made.facts, made.path, made.tag)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_addift.config.settings import LAYER_KINDS
-from lib_addift.lora.extract import PARTS
+from lib_addift.lora.extract import MODEL_PARTS
 from lib_addift.ui.tools import FIELDS, OPERATIONS
 from lib_addift.ui.tools_handlers import ToolHandlers
 
@@ -57,7 +57,7 @@ def _build_extraction() -> dict[str, Any]:
             elem_id="addift_tools_layers",
         )  # fmt: skip
         parts["tools_parts"] = gr.CheckboxGroup(
-            list(PARTS), value=list(PARTS[:-1]), label="Parts of the model", info="TE is the text encoder.",
+            list(MODEL_PARTS), value=list(MODEL_PARTS[:-1]), label="Parts of the model", info="TE is the text encoder.",
             min_width=200, elem_id="addift_tools_parts",
         )  # fmt: skip
     return parts

@@ -21,6 +21,7 @@ from lib_addift.demo import world
 from lib_addift.diffusion import host as base
 from lib_addift.diffusion.memory import recomputing
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
 from lib_addift.hosts import _has, detect_host
 from lib_addift.jobs.queue import Jobs, JobState
@@ -600,7 +601,7 @@ def test_gradients_reach_the_text_model_through_the_unet(webui, around, clip_ski
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_conditions_with_gradients_are_the_same_as_without(open_webui, kind, precision):
-    webui = open_webui(kind, dtype=base.DTYPES[precision])
+    webui = open_webui(kind, dtype=DTYPES[precision])
     network = text_lora(webui)
     with webui.host.exclusive():
         plain = webui.host.encode_prompts(["a face", ""])
@@ -733,7 +734,7 @@ def test_a_text_model_on_another_device_than_the_unet_cannot_learn(webui):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_predictions_are_float32_in_every_precision(open_webui, kind, precision):
-    webui = open_webui(kind, dtype=base.DTYPES[precision])
+    webui = open_webui(kind, dtype=DTYPES[precision])
     noise_pred = predict(webui, precision=precision)
     assert (noise_pred.shape, noise_pred.dtype) == ((2, 4, 8, 8), torch.float32)
     assert webui.host.needs_loss_scaling == (precision == "fp16")

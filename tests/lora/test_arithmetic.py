@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora import arithmetic
 from lib_addift.lora import tools as lora_tools
-from lib_addift.lora.arithmetic import Size, TensorSource, Term, combine, compress, layer_tensors, resize
+from lib_addift.lora.arithmetic import RankLimit, TensorSource, Term, compress, layer_tensors, resize, sum_loras
 from lib_addift.lora.blocks import OTHER, BlockWeights, block_of
 from lib_addift.lora.extract import difference
 from lib_addift.lora.factors import read_factors
 from lib_addift.lora.file import describe, read_lora
 from lib_addift.lora.inspect import block_figures, effective_rank, layer_figures, show
 from lib_addift.lora.source import FileSource
-from lib_addift.lora.tools import Output, Part, average, merge, subtract
+from lib_addift.lora.tools import Output, Summand, average, merge, subtract
 from tests.support.dense import dense, flat, layers_of
 from tests.support.loras import CONV, LINEAR, POINT, SHAPES, TEXT, Tensors, make, same, write
 
@@ -42,7 +42,7 @@ def term(tensors: Tensors, weight: float = 1.0) -> Term:
 def test_a_sum_of_different_ranks_alphas_and_layers_is_exact(dtypes: tuple[str, str]) -> None:
     one = make(1, rank=4, alpha=1.0, dtype=DTYPES[dtypes[0]])
     other = make(2, rank=2, alpha=None, layers={LINEAR: SHAPES[LINEAR], CONV: SHAPES[CONV]}, dtype=DTYPES[dtypes[1]])
-    found = combine([term(one, 0.7), term(other, -1.3)], Size())
+    found = sum_loras([term(one, 0.7), term(other, -1.3)], RankLimit())
     assert layers_of(found.tensors) == sorted(SHAPES)
     assert found.ranks == {LINEAR: 6, CONV: 6, POINT: 4, TEXT: 4}
 
@@ -56,13 +56,13 @@ def test_a_sum_of_different_ranks_alphas_and_layers_is_exact(dtypes: tuple[str, 
 
 def test_one_lora_at_weight_1_stays_as_it_is_to_the_bit() -> None:
     one = make(3)
-    found = combine([term(one)], Size()).tensors
+    found = sum_loras([term(one)], RankLimit()).tensors
     assert all(torch.equal(found[key], tensor) for key, tensor in one.items())
 
 
 def test_a_sum_has_no_more_rank_than_its_layers() -> None:
     loras = [make(seed, rank=9) for seed in range(4)]  # 36 in all
-    found = combine([term(lora) for lora in loras], Size())
+    found = sum_loras([term(lora) for lora in loras], RankLimit())
     assert found.ranks == {layer: min(shape[0], int(np.prod(shape[1:]))) for layer, shape in SHAPES.items()}
     same(found.tensors, lambda layer: sum(dense(lora, layer) for lora in loras))
 
@@ -71,17 +71,17 @@ def test_weights_of_0_and_layers_of_zeros_are_left_out() -> None:
     one, other = make(1), make(2)
     one[f"{CONV}.lora_up.weight"].zero_()
     other[f"{TEXT}.alpha"] = torch.tensor(0.0)
-    found = combine([term(one), term(other, 0.0)], Size(rank=2))
+    found = sum_loras([term(one), term(other, 0.0)], RankLimit(rank=2))
     assert layers_of(found.tensors) == sorted({LINEAR, POINT, TEXT})
-    found = combine([Term(TensorSource(other), lambda layer: float(layer in (TEXT, POINT)))], Size())
+    found = sum_loras([Term(TensorSource(other), lambda layer: float(layer in (TEXT, POINT)))], RankLimit())
     assert layers_of(found.tensors) == [POINT]
     with pytest.raises(LoraFileError, match="nothing is left"):
-        combine([term(one, 0.0)], Size())
+        sum_loras([term(one, 0.0)], RankLimit())
 
 
 def test_a_1x1_convolution_stored_as_a_matrix_adds_to_one_stored_as_a_convolution() -> None:
     one, other = make(1, layers={POINT: SHAPES[POINT]}), make(2, layers={POINT: SHAPES[POINT][:2]})
-    found = combine([term(other), term(one)], Size()).tensors
+    found = sum_loras([term(other), term(one)], RankLimit()).tensors
     assert dense(found, POINT).shape == SHAPES[POINT]
     assert np.allclose(flat(dense(found, POINT)), flat(dense(one, POINT)) + dense(other, POINT), rtol=1e-6, atol=1e-5)
 
@@ -89,7 +89,7 @@ def test_a_1x1_convolution_stored_as_a_matrix_adds_to_one_stored_as_a_convolutio
 def test_layers_of_different_models_are_not_added() -> None:
     one, other = make(1, layers={LINEAR: (24, 20)}), make(2, layers={LINEAR: (24, 21)})
     with pytest.raises(LoraFileError, match="they are for different models"):
-        combine([term(one), term(other)], Size())
+        sum_loras([term(one), term(other)], RankLimit())
 
 
 @settings(max_examples=20, deadline=None)
@@ -99,9 +99,9 @@ def test_layers_of_different_models_are_not_added() -> None:
 )  # fmt: skip
 def test_scaling_a_sum_is_summing_scaled_loras(seed: int, ranks: list[int], weight: float) -> None:
     loras = [make(seed + index, rank=rank) for index, rank in enumerate(ranks)]
-    first = combine([term(lora) for lora in loras], Size()).tensors
-    scaled = combine([term(first, weight)], Size()).tensors
-    together = combine([term(lora, weight) for lora in loras], Size()).tensors
+    first = sum_loras([term(lora) for lora in loras], RankLimit()).tensors
+    scaled = sum_loras([term(first, weight)], RankLimit()).tensors
+    together = sum_loras([term(lora, weight) for lora in loras], RankLimit()).tensors
     same(scaled, lambda layer: dense(together, layer), 2e-5)
 
 
@@ -112,7 +112,7 @@ def test_scaling_a_sum_is_summing_scaled_loras(seed: int, ranks: list[int], weig
 @pytest.mark.parametrize("weight", [1.0, -0.5])
 def test_truncation_to_a_rank_is_the_best_approximation(rank: int, weight: float) -> None:
     lora = make(5, rank=6)
-    found = combine([term(lora, weight)], Size(rank=rank))
+    found = sum_loras([term(lora, weight)], RankLimit(rank=rank))
     kept = total = 0.0
     for layer in SHAPES:
         matrix = weight * flat(dense(lora, layer))
@@ -127,19 +127,19 @@ def test_truncation_to_a_rank_is_the_best_approximation(rank: int, weight: float
 @pytest.mark.parametrize("energy", [0.3, 0.8, 0.99])
 def test_truncation_to_an_energy_keeps_no_more_than_it_needs(energy: float) -> None:
     lora = make(6, rank=8)
-    found = combine([term(lora)], Size(energy=energy))
+    found = sum_loras([term(lora)], RankLimit(energy=energy))
     for layer in SHAPES:
         energies = np.linalg.svd(flat(dense(lora, layer)), compute_uv=False) ** 2
         wanted = int(np.argmax(np.cumsum(energies) >= energy * energies.sum())) + 1
         assert found.ranks[layer] == wanted
     assert energy <= found.kept < 1
-    both = combine([term(lora)], Size(rank=2, energy=energy))
+    both = sum_loras([term(lora)], RankLimit(rank=2, energy=energy))
     assert both.ranks == {layer: min(2, rank) for layer, rank in found.ranks.items()}
 
 
 def test_truncation_finds_the_true_rank() -> None:
     lora = make(7, rank=2)
-    doubled = combine([term(lora), term(lora)], Size()).tensors
+    doubled = sum_loras([term(lora), term(lora)], RankLimit()).tensors
     assert {tensor.shape[0] for key, tensor in doubled.items() if "lora_down" in key} == {4}
     found = resize(doubled, rank=10)
     assert {tensor.shape[0] for key, tensor in found.items() if "lora_down" in key} == {2}
@@ -152,7 +152,7 @@ def test_factors_of_a_truncated_lora_fit_into_fp16(tmp_path: Path) -> None:
         for layer in SHAPES:
             lora[f"{layer}.alpha"] = torch.tensor(size)
         path = write(tmp_path / "a.safetensors", lora)
-        made = lora_tools.resize(path, Output(tmp_path / "b.safetensors", overwrite=True), Size(rank=2))
+        made = lora_tools.resize_file(path, Output(tmp_path / "b.safetensors", overwrite=True), RankLimit(rank=2))
         best = resize(lora, rank=2)
         same(read_lora(made.path)[0], lambda layer, best=best: dense(best, layer), 5e-3)
 
@@ -162,7 +162,7 @@ def test_compressing_a_whole_matrix_is_its_svd(shape: tuple[int, ...]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(9))
     left, values, right = np.linalg.svd(flat(matrix.double().numpy()), full_matrices=False)
     for rank in (1, 4, 0):
-        found = compress(matrix, Size(rank=rank))
+        found = compress(matrix, RankLimit(rank=rank))
         count = rank or len(values)
         assert found.layer is not None
         assert found.layer.rank == count
@@ -170,8 +170,8 @@ def test_compressing_a_whole_matrix_is_its_svd(shape: tuple[int, ...]) -> None:
         assert np.abs(flat(dense(layer_tensors("x", found.layer), "x")) - best).max() < 1e-5
         assert found.energy / found.total == pytest.approx((values[:count] ** 2).sum() / (values**2).sum(), abs=1e-9)
     low = torch.randn(shape[0], 2) @ torch.randn(2, matrix[0].numel())
-    assert compress(low, Size(rank=8)).layer.rank == 2  # type: ignore[union-attr]
-    assert compress(torch.zeros(shape), Size(rank=8)).layer is None
+    assert compress(low, RankLimit(rank=8)).layer.rank == 2  # type: ignore[union-attr]
+    assert compress(torch.zeros(shape), RankLimit(rank=8)).layer is None
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_compressing_a_whole_matrix_is_its_svd(shape: tuple[int, ...]) -> None:
 )
 def test_an_impossible_size_is_refused(rank: Any, energy: float) -> None:
     with pytest.raises(ConfigError, match="must be a"):
-        Size(rank, energy)
+        RankLimit(rank, energy)
 
 
 # Other kinds of layers.
@@ -228,7 +228,7 @@ def test_every_kind_of_layer_becomes_the_same_change_of_weight(kind: str) -> Non
     layer, own = OTHERS[kind]
     tensors = {f"{layer}.{key}": tensor for key, tensor in own.items()}
     plain = make(11, layers={layer: SHAPES[layer]})
-    found = combine([term(tensors, 2.0), term(plain)], Size()).tensors
+    found = sum_loras([term(tensors, 2.0), term(plain)], RankLimit()).tensors
     same(found, lambda name: 2 * dense(tensors, name) + dense(plain, name), 1e-5)
     small = resize(tensors, rank=2)
     values = np.linalg.svd(flat(dense(tensors, layer)), compute_uv=False)
@@ -252,7 +252,7 @@ def test_a_flattened_kernel_comes_back(kind: str) -> None:
         "lokr": {"lokr_w1": random(2, 2), "lokr_w2_a": random(6, 2), "lokr_w2_b": random(2, 45)},
     }[kind]  # fmt: skip
     tensors = {f"{CONV}.{key}": tensor for key, tensor in own.items()}
-    found = combine([term(tensors)], Size()).tensors
+    found = sum_loras([term(tensors)], RankLimit()).tensors
     assert dense(found, CONV).shape == SHAPES[CONV]
     assert np.allclose(flat(dense(found, CONV)), flat(dense(tensors, CONV)), rtol=1e-5, atol=1e-5)
 
@@ -274,7 +274,7 @@ def test_a_broken_layer_is_one_sentence(change: dict[str, Any], sentence: str) -
         if value is None:
             del tensors[f"{LINEAR}.{key}"]
     with pytest.raises(LoraFileError, match=sentence) as raised:
-        combine([term(tensors)], Size())
+        sum_loras([term(tensors)], RankLimit())
     assert str(raised.value).count(LINEAR) == 1
     assert "\n" not in str(raised.value)
 
@@ -350,8 +350,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_file_is_subtracted_and_says_how_it_was_made(files: tuple[Path, Path], tmp_path: Path) -> None:
-    taken = Part(files[1], 0.5, BlockWeights.parse("OUT=0"))
-    made = subtract(Part(files[0]), taken, Output(tmp_path / "less.safetensors", "fp32"))
+    taken = Summand(files[1], 0.5, BlockWeights.parse("OUT=0"))
+    made = subtract(Summand(files[0]), taken, Output(tmp_path / "less.safetensors", "fp32"))
     tensors, metadata = read_lora(made.path)
     one, other = (read_lora(file)[0] for file in files)
     same(tensors, lambda layer: dense(one, layer) - (0 if layer == CONV else 0.5 * dense(other, layer)))
@@ -369,7 +369,7 @@ def test_a_file_is_subtracted_and_says_how_it_was_made(files: tuple[Path, Path],
 
 def test_what_files_do_not_agree_on_is_left_out(files: tuple[Path, Path], tmp_path: Path) -> None:
     third = write(tmp_path / "third.safetensors", make(3), {"ss_base_model_version": "sd_v1", "ss_sd_model_name": "b"})
-    made = merge([Part(files[0]), Part(third)], Output(tmp_path / "sum.safetensors"))
+    made = merge([Summand(files[0]), Summand(third)], Output(tmp_path / "sum.safetensors"))
     metadata = read_lora(made.path)[1]
     assert metadata["ss_base_model_version"] == "sd_v1"
     assert "ss_sd_model_name" not in metadata
@@ -388,7 +388,7 @@ def test_the_mean_counts_what_a_file_lacks_as_zero(tmp_path: Path) -> None:
 
 
 def test_one_lora_at_other_weights_of_its_blocks(files: tuple[Path, Path], tmp_path: Path) -> None:
-    part = Part(files[0], 2.0, BlockWeights.parse("ALL=0, MID=1, TE=-1"))
+    part = Summand(files[0], 2.0, BlockWeights.parse("ALL=0, MID=1, TE=-1"))
     made = merge([part], Output(tmp_path / "some.safetensors", "fp32"))
     tensors, one = read_lora(made.path)[0], read_lora(files[0])[0]
     assert layers_of(tensors) == sorted([POINT, TEXT])
@@ -398,13 +398,13 @@ def test_one_lora_at_other_weights_of_its_blocks(files: tuple[Path, Path], tmp_p
 def test_the_same_work_gives_the_same_bytes(files: tuple[Path, Path], tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        merge([Part(file) for file in files], Output(tmp_path / name / "sum.safetensors"), Size(rank=3))
+        merge([Summand(file) for file in files], Output(tmp_path / name / "sum.safetensors"), RankLimit(rank=3))
     assert len({(tmp_path / name / "sum.safetensors").read_bytes() for name in ("a", "b")}) == 1
 
 
 def test_a_file_may_replace_one_of_its_own_sources(files: tuple[Path, Path]) -> None:
     one = read_lora(files[0])[0]
-    merge([Part(files[0], 3.0)], Output(files[0], "fp32", overwrite=True))
+    merge([Summand(files[0], 3.0)], Output(files[0], "fp32", overwrite=True))
     same(read_lora(files[0])[0], lambda layer: 3 * dense(one, layer))
 
 
@@ -416,7 +416,7 @@ def test_nothing_is_overwritten_or_half_written(
         Output(files[0])
     monkeypatch.setattr("os.replace", lambda *_paths: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(LoraFileError, match="is full"):
-        merge([Part(files[0])], Output(tmp_path / "new.safetensors"))
+        merge([Summand(files[0])], Output(tmp_path / "new.safetensors"))
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -446,7 +446,7 @@ def test_a_bad_file_is_one_sentence_and_leaves_nothing(tmp_path: Path, content: 
         path.write_bytes(content)
     (tmp_path / "x.safetensors").unlink(missing_ok=True)
     with pytest.raises(LoraFileError, match=sentence) as raised:
-        merge([Part(path)], Output(tmp_path / "new.safetensors"))
+        merge([Summand(path)], Output(tmp_path / "new.safetensors"))
     assert "bad.safetensors" in str(raised.value)
     assert [file.name for file in tmp_path.iterdir()] == (["bad.safetensors"] if content is not None else [])
 
@@ -456,17 +456,17 @@ def test_nothing_minus_itself(files: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copy(files[0], copy)
     output = Output(tmp_path / "new.safetensors")
     with pytest.raises(LoraFileError, match="are the same"):
-        subtract(Part(files[0]), Part(copy), output)
-    made = subtract(Part(files[0]), Part(copy, 0.5), output)
+        subtract(Summand(files[0]), Summand(copy), output)
+    made = subtract(Summand(files[0]), Summand(copy, 0.5), output)
     one = read_lora(files[0])[0]
     same(read_lora(made.path)[0], lambda layer: 0.5 * dense(one, layer), 2e-3)
 
 
 def test_weights_that_are_no_numbers(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give a finite number"):
-        Part(files[0], float("inf"))
+        Summand(files[0], float("inf"))
     with pytest.raises(ConfigError, match="give a rank"):
-        lora_tools.resize(files[0], Output(tmp_path / "new.safetensors"), Size())
+        lora_tools.resize_file(files[0], Output(tmp_path / "new.safetensors"), RankLimit())
 
 
 def test_files_are_read_one_layer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +493,7 @@ def test_files_are_read_one_layer_at_a_time(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(FileSource, "tensors", keep_snapshots)
     monkeypatch.setattr(arithmetic, "read_factors", watched_factors)
-    made = average(paths, Output(tmp_path / "mean.safetensors"), Size(rank=2))
+    made = average(paths, Output(tmp_path / "mean.safetensors"), RankLimit(rank=2))
     assert made.layers == 40
     # Of a layer: three tensors of the file being read, and two factors of each file read before.
     assert most["tensors"] <= 3 + 2 * 3
@@ -521,20 +521,20 @@ def test_the_difference_of_two_models_in_a_rank() -> None:
     tuned = {name: weight + 0.1 * random(*weight.shape, seed=5) for name, weight in base.items()}
     models = FakeWeights("tuned", tuned), FakeWeights("base", base)
     kinds = ("self_attention", "convolutions", "projections")
-    found = difference(*models, layers=kinds, parts=("IN", "MID", "OUT", "TE"), size=Size(rank=4))
+    found = difference(*models, layers=kinds, parts=("IN", "MID", "OUT", "TE"), limit=RankLimit(rank=4))
     assert found.ranks == dict.fromkeys(sorted(SHAPES), 4)
     for layer in SHAPES:
         change = flat((tuned[layer].double() - base[layer].double()).numpy())
         left, values, right = np.linalg.svd(change, full_matrices=False)
         assert np.abs(flat(dense(found.tensors, layer)) - left[:, :4] * values[:4] @ right[:4]).max() < 1e-5
-    some = difference(*models, layers=("convolutions",), parts=("OUT",), size=Size(energy=0.9))
+    some = difference(*models, layers=("convolutions",), parts=("OUT",), limit=RankLimit(energy=0.9))
     assert list(some.ranks) == [CONV]
     assert 0.9 <= some.kept < 1
 
 
 def test_models_that_do_not_fit_together_are_one_sentence() -> None:
     base = {LINEAR: random(24, 20)}
-    chosen: dict[str, Any] = {"layers": ("self_attention",), "parts": ("IN",), "size": Size(rank=2)}
+    chosen: dict[str, Any] = {"layers": ("self_attention",), "parts": ("IN",), "limit": RankLimit(rank=2)}
     for other, sentence in (
         ({LINEAR: random(24, 21)}, "choose two checkpoints of one kind"),
         ({}, "lacks layer"),
