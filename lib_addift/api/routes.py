@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
+from lib_addift import TITLE
 from lib_addift.api.answers import config_answer, job_answer, pair_answer
 from lib_addift.api.errors import BASIC, LoraNameError, UnknownJobError, described, route_class
 from lib_addift.api.models import (
@@ -58,7 +59,7 @@ def add_routes(
     denied = () if credentials is None else (401,)
     router = APIRouter(
         prefix=PREFIX,
-        tags=["Train Difference LoRA"],
+        tags=[TITLE],
         route_class=route_class(credentials),
         dependencies=[Depends(BASIC)] if denied else [],  # for /docs only: the route class asks earlier
     )

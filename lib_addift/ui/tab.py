@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from lib_addift import TITLE
 from lib_addift.config.presets import PRESETS
 from lib_addift.hosts.prompt_tag.syntax import MERGE, MODES
 from lib_addift.jobs.queue import Jobs
-from lib_addift.ui import TITLE, compat, form, render
+from lib_addift.ui import compat, form, render
 from lib_addift.ui.handlers import Changes, Handlers
 from lib_addift.ui.panels import PANELS
 from lib_addift.ui.tools import FIELDS
@@ -36,8 +37,8 @@ _FILLING = ("preset", "method")  # they fill in other fields; the same two as in
 Components = dict[str, Any]
 
 
-def build(jobs: Jobs, *, in_webui: bool) -> Any:
-    """The whole tab as a gr.Blocks."""
+def build_tab(jobs: Jobs, *, in_webui: bool = False) -> Any:
+    """The whole tab as a gr.Blocks; outside of a WebUI nothing can be sent to a prompt."""
     handlers = _handlers(jobs)
     with compat.blocks(TITLE) as page:
         with gr.Column(elem_id="addift_root"):
