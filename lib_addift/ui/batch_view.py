@@ -34,16 +34,16 @@ def faces(batch: Batch) -> str:
 
 def table(batch: Batch) -> str:
     """The sets, one below the other, and their sum."""
-    busy = ' data-addift-active="1"' if batch.is_busy else ""
+    busy = ' data-addift-active="1"' if batch.task.is_busy else ""
     rows = "".join(_row(row, _key(batch, number)) for number, row in enumerate(batch.rows))
     shown = f'<ul class="addift-rows" aria-label="Sets in the folder">{rows}</ul>' if rows else ""
-    welcome = _EMPTY if not rows and not batch.is_busy and not batch.error else ""
-    status = f'<p class="addift-hint addift-batch-text" role="status">{sentence(batch.text)}</p>'
-    return f"<div{busy}>{welcome}{shown}{_sum(batch)}{status}{render.error(batch.error)}</div>"
+    welcome = _EMPTY if not rows and not batch.task.is_busy and not batch.task.error else ""
+    status = f'<p class="addift-hint addift-batch-text" role="status">{sentence(batch.task.text)}</p>'
+    return f"<div{busy}>{welcome}{shown}{_sum(batch)}{status}{render.error(batch.task.error)}</div>"
 
 
 def _key(batch: Batch, number: int) -> str:
-    return f"set{batch.looked}-{number}"
+    return f"set{batch.scans}-{number}"
 
 
 def _row(row: Row, key: str) -> str:

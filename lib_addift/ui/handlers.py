@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from lib_addift.errors import AddiftError, JobError, PictureError
+from lib_addift.errors import JobError, PictureError
 from lib_addift.hosts.prompt_tag.syntax import MERGE
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
 from lib_addift.ui import queue, tools_view
+from lib_addift.ui.background import report_error
 from lib_addift.ui.batch import Batch
 from lib_addift.ui.form import (
     PICTURES,
@@ -28,7 +28,6 @@ from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial, TrialRequest
 
-_log = logging.getLogger(__name__)
 _RESTORED = '<span data-addift-restored="1"></span>'
 
 Values = Mapping[str, Any]
@@ -54,11 +53,8 @@ def report_errors_in(place: str) -> Callable[[Callable[[S, Values], Changes]], C
             changes: Changes = {}
             try:
                 changes = handler(self, values)
-            except AddiftError as error:
-                self.draft.alerts[place] = str(error)
             except Exception as error:
-                _log.exception("the tab's '%s' failed", handler.__name__)
-                self.draft.alerts[place] = f"unexpected {type(error).__name__}: {error}. The console has the details."
+                self.draft.alerts[place] = report_error(error, f"the tab's '{handler.__name__}'")
             return {**self.panels.changes(values["seen"]), **changes}
 
         return call
@@ -82,7 +78,7 @@ class Handlers:
         draft = self.draft
         with draft.lock:
             form = {**draft.values, **self._pictures()}
-        self.tools.look()
+        self.tools.refresh_names()
         panels = self.panels.changes("")
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
         batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
@@ -197,7 +193,7 @@ class Handlers:
     def look_at_folder(self, values: Values) -> Changes:
         """Look at a folder of sets, with the settings of the form for all of them."""
         self.draft.alerts["batch_alert"] = ""
-        self.batch.look(str(values["batch_folder"] or ""), self._settings(), overwrite=bool(values["batch_overwrite"]))
+        self.batch.scan(str(values["batch_folder"] or ""), self._settings(), overwrite=bool(values["batch_overwrite"]))
         return {}
 
     @report_errors_in("batch_alert")
@@ -209,7 +205,7 @@ class Handlers:
     def train_all(self, values: Values) -> Changes:
         """Queue the sets on show that can be trained."""
         self.draft.alerts["batch_alert"] = ""
-        self.batch.train(self._settings(), overwrite=bool(values["batch_overwrite"]))
+        self.batch.queue_all(self._settings(), overwrite=bool(values["batch_overwrite"]))
         return {}
 
     @report_errors_in("queue_alert")
@@ -265,7 +261,7 @@ class Handlers:
             )  # fmt: skip
             self.trial.start(request)
         except JobError as error:  # said beside its own button
-            self.trial.refuse(str(error))
+            self.trial.task.set_error(str(error))
         return {}
 
     def _job(self) -> Job:

@@ -156,16 +156,17 @@ class Panels:
 
     def _of_test(self) -> Panel:
         trial = self._trial
-        return trial.version, lambda: render.grid(trial.row(), trial.text, trial.error, is_running=trial.is_running)
+        task = trial.task
+        return task.version, lambda: render.grid(trial.row(), trial.text, task.error, is_running=task.is_busy)
 
     def _of_batch(self) -> dict[str, Panel]:
-        batch, ready = self._batch, self._batch.ready
+        batch, ready = self._batch, self._batch.ready_count
         is_stale = bool(batch.rows) and batch.settings != base_settings_of(self._draft.values)
         text = f"Train all {ready}" if ready > 1 else "Train it"
         return {
             "batch_hint": (is_stale, lambda: batch_view.hint(is_stale=is_stale)),
-            "batch_faces": (batch.looked, lambda: batch_view.faces(batch)),
-            "batch": (batch.version, lambda: batch_view.table(batch)),
+            "batch_faces": (batch.scans, lambda: batch_view.faces(batch)),
+            "batch": (batch.task.version, lambda: batch_view.table(batch)),
             "batch_train": (ready, lambda: Props(value=text, visible=ready > 0)),
         }
 

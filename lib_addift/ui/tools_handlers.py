@@ -16,22 +16,22 @@ class ToolHandlers:
     def choose_tool(self, values: Values) -> Changes:
         """Another operation was chosen: its fields come, others go."""
         self.draft.alerts["tools_alert"] = ""
-        self.tools.forget_error()
-        self.tools.keep(values)
+        self.tools.task.set_error("")
+        self.tools.set_values(values)
         return {}
 
     @report_errors_in("tools_alert")
     def look_at_loras(self, values: Values) -> Changes:
         """Look anew which LoRAs there are."""
-        self.tools.keep(values)
-        self.tools.look()
+        self.tools.set_values(values)
+        self.tools.refresh_names()
         return {"tools_loras": tools_view.chosen(self.tools)}
 
     @report_errors_in("tools_alert")
     def use_tool(self, values: Values) -> Changes:
         """Begin the operation. The permission to overwrite is for this one only."""
         self.draft.alerts["tools_alert"] = ""
-        self.tools.keep(values)
+        self.tools.set_values(values)
         self.tools.start(self.draft.values, self.draft.pictures)
-        self.tools.keep({"tools_overwrite": False})
+        self.tools.set_values({"tools_overwrite": False})
         return {"tools_overwrite": False}

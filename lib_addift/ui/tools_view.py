@@ -38,7 +38,7 @@ def panels(tools: Tools) -> dict[str, tuple[object, Callable[[], Any]]]:
         "tools_loras": (names, lambda: Props(choices=names)),
         "tools_hint": (operation, lambda: hint(operation)),
         "tools_run": (button, lambda: Props(value=button)),
-        "tools": (tools.version, lambda: result(tools)),
+        "tools": (tools.task.version, lambda: result(tools)),
     }
 
 
@@ -60,10 +60,10 @@ def hint(operation: str) -> str:
 
 def result(tools: Tools) -> str:
     """What it is doing, or what came of the latest operation."""
-    busy = ' data-addift-active="1"' if tools.is_busy else ""
-    shown = "" if tools.is_busy or tools.outcome is None else _outcome(tools.outcome)
-    status = f'<p class="addift-hint" role="status">{sentence(tools.text)}</p>'
-    return f"<div{busy}>{shown}{status}{render.error(tools.error)}</div>"
+    busy = ' data-addift-active="1"' if tools.task.is_busy else ""
+    shown = "" if tools.task.is_busy or tools.outcome is None else _outcome(tools.outcome)
+    status = f'<p class="addift-hint" role="status">{sentence(tools.task.text)}</p>'
+    return f"<div{busy}>{shown}{status}{render.error(tools.task.error)}</div>"
 
 
 def _outcome(outcome: Outcome) -> str:

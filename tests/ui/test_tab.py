@@ -432,8 +432,8 @@ def test_one_test_at_a_time_and_its_failure_is_a_sentence() -> None:
         trial.start(TrialRequest("eyes", ""))
     gate.set()
     thread.join(30)
-    assert trial.error == "unexpected RuntimeError: no memory. The console has the details."
-    assert not trial.is_running
+    assert trial.task.error == "unexpected RuntimeError: no memory. The console has the details."
+    assert not trial.task.is_busy
 
 
 # The layout. In a process of its own: gradio leaves event loops behind, and its imports warn of each other.
