@@ -11,8 +11,8 @@ from lib_addift.api.pictures import encode_png
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport, examine, mask_overlay
 from lib_addift.data.pairs import ImagePair
+from lib_addift.jobs.files import KeptResult
 from lib_addift.jobs.queue import Job
-from lib_addift.training.events import Result
 
 _JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
 
@@ -45,7 +45,7 @@ def job_answer(job: Job, *, pictures: bool = False) -> JobAnswer:
     )
 
 
-def result_answer(result: Result, *, pictures: bool) -> ResultAnswer:
+def result_answer(result: KeptResult, *, pictures: bool) -> ResultAnswer:
     return ResultAnswer(
         name=result.path.stem,
         tag=result.tag,

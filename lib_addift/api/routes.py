@@ -30,10 +30,11 @@ from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.errors import JobError, LoraFileError, PictureError
+from lib_addift.jobs.files import KeptSnapshot
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.lora.file import check_name
 from lib_addift.training.dataset import with_usual_steps
-from lib_addift.training.events import Request, Snapshot
+from lib_addift.training.events import Request
 
 PREFIX = "/addift/v1"
 _LOOK_AGAIN = 0.1  # seconds
@@ -124,7 +125,7 @@ class _Api:
     ) -> JobAnswer:
         """Goes on from the last checkpoint, with the same result as if it had never ended; a done job begins anew."""
         self._job(job_id)
-        job = await run_in_threadpool(self._jobs.retry, job_id, fresh=fresh)
+        job = await run_in_threadpool(self._jobs.retry, job_id, from_start=fresh)
         return await _answer(job, wait, pictures)
 
     def move(self, job_id: str = _JOB, before: str | None = _BEFORE) -> QueueAnswer:
@@ -220,7 +221,7 @@ class _Api:
         except JobError as error:
             raise UnknownJobError(str(error)) from error
 
-    def _snapshot(self, job_id: str, step: int) -> Snapshot:
+    def _snapshot(self, job_id: str, step: int) -> KeptSnapshot:
         kept = {snapshot.step: snapshot for snapshot in list(self._job(job_id).snapshots)}
         if step not in kept:
             choices = ", ".join(map(str, kept)) or "none"

@@ -1,6 +1,6 @@
 """The files of one job in the store: its pictures, its kept steps, where its training stands, and what it showed.
 
-Each file appears whole or not at all, and before the row that names it: see lib_addift/jobs/store.py.
+Each file appears whole or not at all, and before the row that names it: see jobs/store.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +23,72 @@ from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import png_bytes, replace_files
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
-from lib_addift.training.events import Request, Result, ResumeState, Snapshot
+from lib_addift.training.events import Request, Result, ResultFigures, ResumeState, Snapshot
 
 _THUMBNAIL = 96  # px a side
 _SHARED_MASK = "mask_file.png"  # the copy of the settings' mask_file
 
 
-class KeptStep(Snapshot):
+@dataclass(frozen=True, eq=False)
+class KeptSnapshot:
     """A snapshot on the disk; its tensors and its strip are read when they are asked for."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        object.__setattr__(self, "step", step)
-        object.__setattr__(self, "_file", folder / f"step{step}.safetensors")
+    folder: Path
+    step: int
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"step{self.step}.safetensors"
 
     @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
-        file: Path = self._file  # type: ignore[attr-defined]
+        """Kohya keys, on the CPU. Raises JobError."""
         try:
-            return safetensors.torch.load(file.read_bytes())
+            return safetensors.torch.load(self.file.read_bytes())
         except (OSError, SafetensorError) as error:
-            raise JobError(f"the kept step '{file}' cannot be read ({error}): choose another step.") from error
+            raise JobError(f"the kept step '{self.file}' cannot be read ({error}): choose another step.") from error
 
     @property
     def strip(self) -> Image.Image:
-        return _picture(self._file.with_suffix(".png"))  # type: ignore[attr-defined]
+        """Raises JobError."""
+        return _picture(self.file.with_suffix(".png"))
 
 
-class KeptResult(Result):
+@dataclass(frozen=True)
+class KeptResult(ResultFigures):
     """A result whose strip and pictures are on the disk and are read when they are asked for."""
 
-    def __init__(self, folder: Path, values: Mapping[str, Any]) -> None:
+    folder: Path = field(kw_only=True)
+
+    @classmethod
+    def from_values(cls, folder: Path, values: Mapping[str, Any]) -> KeptResult:
+        """The result that `values` has made JSON of."""
         trip = dict(values["round_trip"])
         trip["curve"] = tuple((weight, score) for weight, score in trip["curve"])
-        plain = {**values, "path": Path(values["path"]), "round_trip": RoundTrip(**trip)}
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_strip", folder / f"result-{plain['path'].stem}.png")
-
-    @property
-    def strip(self) -> Image.Image:
-        return _picture(self._strip)  # type: ignore[attr-defined]
-
-    @property
-    def pictures(self) -> Image.Image:
-        return _picture(_round_trip_file(self._strip))  # type: ignore[attr-defined]
+        return cls(**{**values, "path": Path(values["path"]), "round_trip": RoundTrip(**trip)}, folder=folder)
 
     def values(self) -> dict[str, Any]:
         """What is known of the file, as JSON holds it."""
-        names = [field.name for field in dataclasses.fields(Result) if field.name not in ("strip", "pictures")]
-        values = {name: getattr(self, name) for name in names}
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(ResultFigures)}
         return {**values, "path": str(self.path), "round_trip": dataclasses.asdict(self.round_trip)}
+
+    @property
+    def strip_file(self) -> Path:
+        return self.folder / f"result-{self.path.stem}.png"
+
+    @property
+    def pictures_file(self) -> Path:
+        return self.folder / f"round-trip-{self.path.stem}.png"
+
+    @property
+    def strip(self) -> Image.Image:
+        """Raises JobError."""
+        return _picture(self.strip_file)
+
+    @property
+    def pictures(self) -> Image.Image:
+        """The round trip. Raises JobError."""
+        return _picture(self.pictures_file)
 
 
 class JobFiles:
@@ -119,48 +135,49 @@ class JobFiles:
             return picture.copy()
         return None
 
-    def put_snapshot(self, snapshot: Snapshot) -> KeptStep:
+    def put_snapshot(self, snapshot: Snapshot) -> KeptSnapshot:
         """Keep a step; returns it as it is on the disk."""
-        file = self.folder / f"step{snapshot.step}.safetensors"
+        kept = KeptSnapshot(self.folder, snapshot.step)
         tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-        self._put({file.with_suffix(".png"): _png(snapshot.strip), file: safetensors.torch.save(tensors)})
-        return KeptStep(self.folder, snapshot.step)
+        self._put({kept.file.with_suffix(".png"): _png(snapshot.strip), kept.file: safetensors.torch.save(tensors)})
+        return kept
 
     def put_result(self, result: Result) -> KeptResult:
-        """Keep what a saved LoRA showed; returns it as it is on the disk."""
-        strip = self.folder / f"result-{result.path.stem}.png"
-        self._put({strip: _png(result.strip), _round_trip_file(strip): _png(result.pictures)})
-        return KeptResult(self.folder, KeptResult.values(result))  # type: ignore[arg-type]
+        """Keep what was measured and drawn of a saved LoRA; returns it as it is on the disk."""
+        figures = {each.name: getattr(result, each.name) for each in dataclasses.fields(ResultFigures)}
+        kept = KeptResult(**figures, folder=self.folder)
+        self._put({kept.strip_file: _png(result.strip), kept.pictures_file: _png(result.pictures)})
+        return kept
 
-    def put_resume_state(self, checkpoint: ResumeState) -> None:
+    def put_resume_state(self, resume_state: ResumeState) -> None:
         """Keep where training stands, in place of where it stood."""
-        self._put({self._checkpoint: resume_bytes(checkpoint)})
+        self._put({self._resume_file: resume_bytes(resume_state)})
 
-    def checkpoint(self) -> ResumeState | None:
+    def resume_state(self) -> ResumeState | None:
         """Where training stood last; None when it has to begin at the start."""
         try:
-            return read_resume_state(self._checkpoint.read_bytes())
+            return read_resume_state(self._resume_file.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise JobError(f"'{self._checkpoint}' cannot be read ({error}): retry the job from the start.") from error
+            raise JobError(f"'{self._resume_file}' cannot be read ({error}): retry the job from the start.") from error
 
     @property
     def has_resume_state(self) -> bool:
-        return self._checkpoint.exists()
+        return self._resume_file.exists()
 
     @property
-    def _checkpoint(self) -> Path:
+    def _resume_file(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
     def kept_bytes(self) -> int:
-        """What the kept steps and the checkpoint take of the disk."""
+        """What the kept steps and the resume state take of the disk."""
         return sum(file.stat().st_size for file in self._kept())
 
-    def forget(self, *, checkpoint: bool = True, steps: bool = True) -> None:
-        """Remove the checkpoint, the kept steps or both; what other programs hold open stays until the next time."""
+    def forget(self, *, resume_state: bool = True, steps: bool = True) -> None:
+        """Remove the resume state, the kept steps or both; what other programs hold open stays until the next time."""
         for file in self._kept():
-            if checkpoint if file == self._checkpoint else steps:
+            if resume_state if file == self._resume_file else steps:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
@@ -168,7 +185,7 @@ class JobFiles:
         return [
             *self.folder.glob("step*.safetensors"),
             *self.folder.glob("step*.png"),
-            *self.folder.glob(self._checkpoint.name),
+            *self.folder.glob(self._resume_file.name),
         ]
 
     def _put(self, contents: Mapping[Path, bytes]) -> None:
@@ -188,10 +205,6 @@ def without_shared_mask(request: Request) -> Request:
         for pair in request.pairs
     )
     return replace(request, pairs=tuple(pairs))
-
-
-def _round_trip_file(strip: Path) -> Path:
-    return strip.with_name(f"round-trip-{strip.name.removeprefix('result-')}")
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -14,15 +14,15 @@ from PIL import Image
 from lib_addift.data.checks import Finding, PairReport
 from lib_addift.data.pairs import ImagePair, load_source
 from lib_addift.diffusion.host import Host
-from lib_addift.jobs.files import JobFiles, KeptResult, KeptStep
+from lib_addift.jobs.files import JobFiles, KeptResult, KeptSnapshot
 from lib_addift.training.dataset import steps_of
-from lib_addift.training.events import Event, Request, Result, ResumeState, Snapshot, Stage
+from lib_addift.training.events import Event, Request, ResumeState, Snapshot, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
 WAITING = "waiting for its turn"
 _MOST_LOG_LINES = 200
-_PLAIN = ("text", "step", "losses", "error", "created", "started", "finished", "version", "is_writing", "is_fresh")
+_PLAIN = ("text", "step", "losses", "error", "created", "started", "finished", "version", "is_writing")
 
 
 class JobState(str, Enum):
@@ -50,8 +50,8 @@ class Job:
     step: int = 0
     losses: list[float] = field(default_factory=list, repr=False)
     seconds_left: float | None = None  # of the training steps; None when not known
-    snapshots: list[Snapshot] = field(default_factory=list, repr=False)
-    results: list[Result] = field(default_factory=list, repr=False)  # the files written so far
+    snapshots: list[KeptSnapshot] = field(default_factory=list, repr=False)
+    results: list[KeptResult] = field(default_factory=list, repr=False)  # the files written so far
     error: str = ""  # one sentence
     created: float = field(default_factory=time.time)  # seconds since 1970, as the next two
     started: float | None = None
@@ -62,7 +62,7 @@ class Job:
     saving: int = 0  # kept steps that wait to be saved
     log: list[tuple[float, str]] = field(default_factory=list, repr=False)  # (seconds since 1970, what happened)
     is_writing: bool = False  # a LoRA file is being written: after a crash, what lies there is this job's own
-    is_fresh: bool = False  # it is to begin anew: what an earlier attempt kept is not its own
+    from_start: bool = False  # it is to begin anew: what an earlier attempt kept is not its own
 
     def __post_init__(self) -> None:
         self.name, self.total = self.request.name, steps_of(self.request.config, self.request.pairs)
@@ -125,20 +125,20 @@ class Job:
             return self._run
 
     def _make_run(self) -> TrainingRun:
-        checkpoint = None if self.has_ended or self.is_fresh else self.files.checkpoint()
+        resume_state = None if self.has_ended or self.from_start else self.files.resume_state()
         # The finished LoRA's name is not needed for saving kept steps; after a crash, the file there is this job's own.
         is_ours = self.has_ended or self.is_writing
         run = TrainingRun(
             self.host, replace(self.request, overwrite=True) if is_ours else self.request,
-            keep_snapshots=True, resume_state=checkpoint, model_title=self.model_title,
+            keep_snapshots=True, resume_state=resume_state, model_title=self.model_title,
         )  # fmt: skip
         if self.has_ended and not self.is_writing:
             run.request = self.request  # whose name NAME-stepN takes no other file's place
         if not self.has_ended:
-            self.step = checkpoint.step if checkpoint else 0
+            self.step = resume_state.step if resume_state else 0
             del self.losses[self.step :]
         run.snapshots = {snapshot.step: snapshot for snapshot in self.snapshots}
-        run.results = self.results
+        run.taken = {result.path.stem for result in self.results}
         return run
 
     def drop_run(self) -> None:
@@ -153,19 +153,19 @@ class Job:
             self._run.stop()
 
     def halt(self) -> None:
-        """End after the current step, to go on from its last checkpoint later."""
+        """End after the current step, to go on from its last resume state later."""
         self._is_halted = True
         if self._run is not None:
             self._run.stop()
 
-    def reset(self, *, fresh: bool) -> None:
-        """Back into the queue: to before it was begun, or, not `fresh`, to where it can go on."""
+    def reset(self, *, from_start: bool) -> None:
+        """Back into the queue: to before it was begun, or, not `from_start`, to where it can go on."""
         self.drop_run()
-        self._is_halted, self.is_fresh = False, fresh
+        self._is_halted, self.from_start = False, from_start
         self.state, self.text, self.error = JobState.QUEUED, WAITING, ""
         self.finished = self.seconds_left = None
         self.is_stopping = self.keeps = False
-        if fresh:
+        if from_start:
             self.step, self.started = 0, None
             for items in (self.losses, self.snapshots, self.results):
                 items.clear()
@@ -176,9 +176,9 @@ class Job:
         del self.log[:-_MOST_LOG_LINES]
 
     def record_event(self, event: Event, report: Callable[[str, int, int], None]) -> None:
-        """Take down what its run says, and `report` it to the host; what is to be kept goes to the disk first."""
+        """Record an event of its run, and `report` it to the host; what is to be kept goes to the disk first."""
         if isinstance(event, Snapshot):
-            kept: Snapshot = self.files.put_snapshot(event)
+            kept = self.files.put_snapshot(event)
             self.run.snapshots[event.step] = kept
             self.snapshots[:] = [*(other for other in self.snapshots if other.step != event.step), kept]
         elif isinstance(event, ResumeState):
@@ -194,7 +194,7 @@ class Job:
             self.step, self.text = event.step, "training"
             if event.note:
                 self.note(event.note)
-            self.losses[event.step - 1 :] = [event.loss]  # a run may have gone back to its last checkpoint
+            self.losses[event.step - 1 :] = [event.loss]  # a run may have gone back to its last resume state
             report(f"Train Difference LoRA: step {event.step} of {event.total}", event.step, event.total)
         else:
             self._record_stage(event)
@@ -208,36 +208,38 @@ class Job:
         self.is_writing = self.is_writing or stage.text == "saving"
 
     def keep_results(self) -> bool:
-        """Put the results that are new to the disk; returns whether there were any."""
-        new = [result for result in self.results if not isinstance(result, KeptResult)]
+        """Write the results that are new to the disk; returns whether there were any."""
+        new = self._run.take_results() if self._run is not None else []
         for result in new:
             kept = self.files.put_result(result)
             # A job that went on from before this file was saved has saved it again.
-            others = [other for other in self.results if other is not result and other.path.name != result.path.name]
+            others = [other for other in self.results if other.path.name != result.path.name]
             self.results[:] = [*others, kept]
             self.note(f"saved '{result.path.stem}'")
         self.is_writing = self.is_writing and not new
         return bool(new)
 
     def record(self) -> dict[str, Any]:
-        """How it stands, as JSON holds it. What it names is on the disk."""
+        """Its state as JSON holds it. The files that it names are on the disk."""
         return {
             **{name: getattr(self, name) for name in _PLAIN},
+            "is_fresh": self.from_start,  # the key of stores that exist
             "log": list(self.log),
             "steps": [snapshot.step for snapshot in list(self.snapshots)],
-            "results": [result.values() for result in list(self.results) if isinstance(result, KeptResult)],
+            "results": [result.values() for result in list(self.results)],
             "model_title": self.model_title,
             "report": self.report.to_dict(),
         }
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Stand as `record` says."""
+        """Take over the state of a `record`."""
         for name in _PLAIN:
             setattr(self, name, record[name])
+        self.from_start = record["is_fresh"]
         self.model_title = record["model_title"]
         self.log[:] = [(when, text) for when, text in record["log"]]
-        self.snapshots[:] = [KeptStep(self.files.folder, step) for step in record["steps"]]
-        self.results[:] = [KeptResult(self.files.folder, values) for values in record["results"]]
+        self.snapshots[:] = [KeptSnapshot(self.files.folder, step) for step in record["steps"]]
+        self.results[:] = [KeptResult.from_values(self.files.folder, values) for values in record["results"]]
 
 
 def read_report(values: Mapping[str, Any]) -> PairReport:

@@ -23,7 +23,7 @@ from lib_addift.jobs.runner import Runner
 from lib_addift.jobs.store import JobStore, name_at_work
 from lib_addift.jobs.worker import Worker
 from lib_addift.training.events import Request
-from lib_addift.training.run import TrainingRun
+from lib_addift.training.request import check_request
 
 __all__ = ["Job", "JobState", "Jobs", "Runner"]
 
@@ -46,7 +46,7 @@ class Jobs:
         self._worker.start(after)
 
     def close(self) -> None:
-        """End after the current step; what runs goes back to the queue, to go on from its last checkpoint."""
+        """End after the current step; what runs goes back to the queue, to go on from its last resume state."""
         self._worker.close()
 
     def submit(self, request: Request) -> Job:
@@ -54,7 +54,7 @@ class Jobs:
         with self._submitting:
             self._check_free(request.name)
             title = self.host.model_title
-            report = TrainingRun(self.host, request, keep_snapshots=True).pair_report
+            report = check_request(request, self.host.lora_dir).reports[0]
             job_id = uuid.uuid4().hex[:8]
             files = self._store.files(job_id)
             try:
@@ -78,24 +78,25 @@ class Jobs:
             self._worker.is_held = False
             self.start()
 
-    def retry(self, job_id: str, *, fresh: bool = False) -> Job:
-        """Queue an ended job again: from where its last checkpoint is, or from the start when it is `fresh` or done."""
+    def retry(self, job_id: str, *, from_start: bool = False) -> Job:
+        """Queue an ended job again: from its last resume state, or from the start where that is asked or it is done."""
         job = self.get(job_id)
         with self._submitting:
             if job.is_active:
                 raise JobError(f"'{job.name}' is {job.state.value}: wait until it has ended, or stop it first.")
             self._check_free(job.name)
-            goes_on = not fresh and job.state is not JobState.DONE and job.files.has_resume_state
+            goes_on = not from_start and job.state is not JobState.DONE and job.files.has_resume_state
             title = job.model_title if goes_on else self.host.model_title
             if title != self.host.model_title:
                 raise HostError(
                     f"'{job.name}' was begun with the model '{title}', and '{self.host.model_title}' is loaded: load "
                     "that one, or retry from the start."
                 )
-            TrainingRun(self.host, replace(job.request, overwrite=job.request.overwrite or job.is_writing))
+            overwrite = job.request.overwrite or job.is_writing
+            check_request(replace(job.request, overwrite=overwrite), self.host.lora_dir)
             with self._registry.changed:
                 before, state = job.record(), job.state
-                job.reset(fresh=not goes_on)
+                job.reset(from_start=not goes_on)
                 job.model_title, job.version = title, job.version + 1
                 job.note(f"queued again, to go on after step {job.step}" if goes_on else "queued again, from the start")
                 if not self._store.requeue(job.id, job.name, job.record()):

@@ -10,7 +10,7 @@ import time
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
 from lib_addift.jobs.job import Job, JobState, read_report
-from lib_addift.jobs.store import JobStore, Row
+from lib_addift.jobs.store import JobRow, JobStore
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class JobRegistry:
         self.jobs: dict[str, Job] = {}  # the oldest first
         self.going: dict[str, Job] = {}  # those that this process works on: its memory is newer than the database
         self.ours: set[str] = set()  # those that were asked for in this process
-        self._rows: dict[str, Row] = {}  # as they were last read
+        self._rows: dict[str, JobRow] = {}  # as they were last read
         self._looked = 0.0
         self.look(at_once=True)
 
@@ -48,7 +48,7 @@ class JobRegistry:
                 self._take_over(row)
         self.jobs = {job_id: self.jobs[job_id] for job_id in self._rows if job_id in self.jobs}
 
-    def _take_over(self, row: Row) -> None:
+    def _take_over(self, row: JobRow) -> None:
         job = self.jobs.get(row.id)
         if job is None:
             job = self._restored(row)
@@ -66,7 +66,7 @@ class JobRegistry:
             job.stop(bool(row.keep))
             job.version += 1
 
-    def _restored(self, row: Row) -> Job | None:
+    def _restored(self, row: JobRow) -> Job | None:
         files = self.store.files(row.id)
         try:
             record = json.loads(row.record)

@@ -1,4 +1,4 @@
-"""A checkpoint as bytes: its tensors as safetensors, all else as JSON in the header.
+"""A saved training as bytes: its tensors as safetensors, all else as JSON in the header.
 
 Not by `torch.save`: A1111 puts a reader of its own in the place of `torch.load`, for checkpoints of models only.
 """
@@ -18,16 +18,16 @@ from lib_addift.training.events import ResumeState
 _HEADER = "checkpoint"
 
 
-def resume_bytes(checkpoint: ResumeState) -> bytes:
+def resume_bytes(resume_state: ResumeState) -> bytes:
     """What `read_resume_state` reads."""
     tensors: dict[str, torch.Tensor] = {}
-    state = _packed(checkpoint.state, tensors)
-    header = {"step": checkpoint.step, "train_seconds": checkpoint.train_seconds, "learner": state}
+    state = _packed(resume_state.state, tensors)
+    header = {"step": resume_state.step, "train_seconds": resume_state.train_seconds, "learner": state}
     return safetensors.torch.save(tensors, {_HEADER: json.dumps(header)})
 
 
 def read_resume_state(data: bytes) -> ResumeState:
-    """The checkpoint, tuples as lists. Raises ValueError when `data` is no whole checkpoint."""
+    """The resume state, tuples as lists. Raises ValueError when `data` is no whole one."""
     try:
         tensors = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")

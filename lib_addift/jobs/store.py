@@ -15,42 +15,25 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_addift.errors import JobError
+from lib_addift.jobs.database import WorkerLock, connect, create_tables, report_database_errors
 from lib_addift.jobs.files import JobFiles
 
 _log = logging.getLogger(__name__)
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they came
-    id TEXT NOT NULL UNIQUE,
-    folded_name TEXT NOT NULL,                 -- to Windows, capitals are the same
-    state TEXT NOT NULL,
-    position INTEGER NOT NULL,                 -- in the queue
-    stop INTEGER NOT NULL DEFAULT 0,           -- somebody wants it to end
-    keep INTEGER NOT NULL DEFAULT 0,           -- and what it learnt to be saved
-    interruptions INTEGER NOT NULL DEFAULT 0,  -- how often its process died
-    request TEXT NOT NULL,                     -- JSON, as is record
-    record TEXT NOT NULL
-);
-CREATE UNIQUE INDEX one_active_job_of_a_name ON jobs (folded_name) WHERE state IN ('queued', 'running');
-CREATE TABLE saves (number INTEGER PRIMARY KEY, job TEXT NOT NULL, step INTEGER NOT NULL, attempts INTEGER NOT NULL);
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 _PATIENCE = 30.0  # seconds to wait for another process, which writes for some milliseconds
 _LEFTOVER_AGE = 3600.0  # seconds; a younger folder without a row may belong to a job that is being submitted
 _ENDED = "state NOT IN ('queued', 'running')"
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """A job as the database has it."""
 
     number: int
@@ -81,11 +64,12 @@ class JobStore:
         self.folder, self.is_shared = Path(folder), True
         self._lock = threading.RLock()
         self._seen = -1
-        with _told(self.folder):
+        with report_database_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._database = _connect(self.folder / "jobs.sqlite3", _PATIENCE)
+            self._database = connect(self.folder / "jobs.sqlite3", _PATIENCE)
             weakref.finalize(self, self._database.close)
-            self._create_tables()
+            with self._change() as database:
+                create_tables(database, self.folder)
 
     @classmethod
     def temporary(cls) -> JobStore:
@@ -106,20 +90,20 @@ class JobStore:
 
     def has_changed(self) -> bool:
         """Whether another process has written since the last call; True at first."""
-        with self._lock, _told(self.folder):
+        with self._lock, report_database_errors(self.folder):
             (version,) = self._database.execute("PRAGMA data_version").fetchone()
             seen, self._seen = self._seen, version
             return bool(seen != version)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[JobRow]:
         """Every job, the oldest first."""
         count = "(SELECT count(*) FROM saves WHERE job = id)"
-        with self._lock, _told(self.folder):
+        with self._lock, report_database_errors(self.folder):
             found = self._database.execute(
                 f"SELECT number, id, state, stop, keep, interruptions, {count}, request, record "
                 "FROM jobs ORDER BY number"
             ).fetchall()
-        return [Row(*row) for row in found]
+        return [JobRow(*row) for row in found]
 
     def add(self, job_id: str, name: str, request: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """A new job at the end of the queue, whose files are there. Raises JobError when its name is at work."""
@@ -157,7 +141,7 @@ class JobStore:
 
     def queue(self) -> list[str]:
         """The jobs that wait, the next one first."""
-        with self._lock, _told(self.folder):
+        with self._lock, report_database_errors(self.folder):
             found = self._database.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY position").fetchall()
         return [job_id for (job_id,) in found]
 
@@ -211,7 +195,7 @@ class JobStore:
 
     def saves(self) -> list[Save]:
         """The kept steps that wait to be saved, the oldest first."""
-        with self._lock, _told(self.folder):
+        with self._lock, report_database_errors(self.folder):
             found = self._database.execute("SELECT number, job, step, attempts FROM saves ORDER BY number").fetchall()
         return [Save(*row) for row in found]
 
@@ -235,7 +219,7 @@ class JobStore:
 
     @property
     def is_paused(self) -> bool:
-        with self._lock, _told(self.folder):
+        with self._lock, report_database_errors(self.folder):
             return self._database.execute("SELECT 1 FROM facts WHERE name = 'paused'").fetchone() is not None
 
     def pause(self, paused: bool) -> None:
@@ -260,7 +244,7 @@ class JobStore:
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or nothing."""
-        with self._lock, _told(self.folder):
+        with self._lock, report_database_errors(self.folder):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -269,71 +253,10 @@ class JobStore:
                 raise
             self._database.execute("COMMIT")
 
-    def _create_tables(self) -> None:
-        with self._change() as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _statements(_SCHEMA):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            elif version != _SCHEMA_VERSION:
-                raise JobError(
-                    f"the jobs in '{self.folder}' are of version {version} and this program reads {_SCHEMA_VERSION}: "
-                    "update the extension, or move the folder away."
-                )
-
-
-class WorkerLock:
-    """Held by the one process that trains. The system frees it when the process dies, however it dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._database: sqlite3.Connection | None = None
-
-    def acquire(self) -> bool:
-        """Take it if it is free; returns whether this object holds it."""
-        if self._database is None:
-            database = _connect(self._path, 0)
-            try:
-                database.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError:
-                database.close()
-            except BaseException:
-                database.close()
-                raise
-            else:
-                self._database = database
-                weakref.finalize(self, database.close)
-        return self._database is not None
-
-    def release(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
 
 def is_job_id(name: str) -> bool:
     """Whether a folder may be a job's: what else lies in the store's folder is not ours."""
     return len(name) == 8 and not set(name) - set("0123456789abcdef")
-
-
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
-
-
-def _statements(script: str) -> Sequence[str]:
-    return [statement for statement in script.split(";\n") if statement.strip()]
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """What SQLite and the disk refuse, as one sentence."""
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        raise JobError(
-            f"the jobs in '{folder}' cannot be read or written ({error}): check the disk and the folder's permissions."
-        ) from error
 
 
 @contextmanager

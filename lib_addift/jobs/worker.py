@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-import torch
-
-from lib_addift.errors import OUT_OF_MEMORY, AddiftError
+from lib_addift.errors import AddiftError, error_sentence, is_out_of_memory
 from lib_addift.jobs.job import WAITING, Job, JobState
+from lib_addift.jobs.prune import forget_old_work
 from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
 from lib_addift.jobs.runner import Ending, Runner
 from lib_addift.jobs.store import Save
@@ -19,8 +18,6 @@ from lib_addift.training.events import Event, ResumeState, Snapshot, Stage
 
 _log = logging.getLogger(__name__)
 
-_MOST_KEPT = 4 * 2**30  # bytes of kept steps and checkpoints of ended jobs; the oldest give theirs up
-_JOBS_WITH_A_RUN = 5  # ended jobs whose pictures and latents stay in memory, to save their kept steps at once
 _MOST_INTERRUPTIONS = 3  # a job during which the program died so often may be the reason
 _AFTER_TROUBLE = 5.0  # seconds
 
@@ -35,9 +32,9 @@ class Worker:
         self.is_held = False  # no further job is begun
         self._thread: threading.Thread | None = None
         self._begins = 0.0  # when, by the monotonic clock
-        self._has_news = False
+        self._has_changes = False
         self._to_keep: list[Job] = []  # stopped, and what they learnt is to be saved
-        self._failures: dict[str, BaseException] = {}  # what could not be taken down of jobs that go on
+        self._failures: dict[str, BaseException] = {}  # events of jobs that go on which could not be recorded
         self._written: dict[str, float] = {}  # when each job was last written to the database
 
     def start(self, after: float = 0.0) -> None:
@@ -48,13 +45,13 @@ class Worker:
                 self._begins = begins
                 self._thread = threading.Thread(target=self._work, name="addift", daemon=True)
                 self._thread.start()
-            self._begins, self._has_news = min(self._begins, begins), True
+            self._begins, self._has_changes = min(self._begins, begins), True
             self._registry.changed.notify_all()
 
     def close(self) -> None:
         """End after the current step; jobs that run go back to the queue."""
         with self._registry.changed:
-            self._is_closing = self._has_news = True
+            self._is_closing = self._has_changes = True
             for job in self._registry.going.values():
                 job.halt()
             self._registry.changed.notify_all()
@@ -63,7 +60,7 @@ class Worker:
 
     def _work(self) -> None:
         while not self._is_closing:
-            self._has_news = False
+            self._has_changes = False
             try:
                 if time.monotonic() >= self._begins and self._has_the_lock():
                     self._save_what_waits()
@@ -83,7 +80,7 @@ class Worker:
             if soon > 0:
                 self._registry.changed.wait_for(lambda: self._is_closing or self._begins <= time.monotonic(), soon)
             else:
-                self._registry.changed.wait_for(lambda: self._has_news, alone)
+                self._registry.changed.wait_for(lambda: self._has_changes, alone)
 
     def _has_the_lock(self) -> bool:
         if not self._is_worker and self._lock.acquire():
@@ -91,7 +88,7 @@ class Worker:
             self._is_worker = True
         return self._is_worker
 
-    # What a process that died has left
+    # Jobs of a process that died
 
     def _take_over(self) -> None:
         """Jobs that run are those of a process that died: only the holder of the lock does any."""
@@ -120,7 +117,7 @@ class Worker:
 
     def _put_back(self, job: Job, interruptions: int, why: str) -> None:
         with self._registry.changed:
-            job.reset(fresh=False)
+            job.reset(from_start=False)
             job.version += 1
             job.note(why)
             self._registry.going.pop(job.id, None)
@@ -131,8 +128,8 @@ class Worker:
     def _train(self) -> None:
         """Let the runner do what is in the queue."""
         try:
-            for job, said in self._runner.run(self._take):
-                self._handle_event(job, said)
+            for job, event in self._runner.run(self._take):
+                self._handle_event(job, event)
                 self._registry.look()
         except (Exception, SystemExit) as error:  # the runner is broken, and with it all that it was doing
             for job in [job for job in self._registry.going.values() if job not in self._to_keep]:
@@ -167,14 +164,14 @@ class Worker:
             registry.going[job.id] = job
             job.state, job.text = JobState.RUNNING, "waiting for the WebUI to finish"
             job.started, job.version = job.started or time.time(), job.version + 1
-            job.note("began" if not job.files.has_resume_state or job.is_fresh else "goes on")
+            job.note("began" if not job.files.has_resume_state or job.from_start else "goes on")
             registry.write(job)
             self._written[job.id] = time.monotonic()
         try:
-            if job.is_fresh:
+            if job.from_start:
                 job.files.forget()
-                job.is_fresh = False
-            self._forget_old_work()
+                job.from_start = False
+            forget_old_work(self._registry)
             _ = job.run  # made now: a request that cannot be met any more fails here
         except Exception as error:
             self._ended(job, error)
@@ -183,13 +180,13 @@ class Worker:
             job.halt()
         return True
 
-    def _handle_event(self, job: Job, said: Event | Ending) -> None:
-        """Take down what the runner says of a job; where that is not possible, the job fails after its step."""
-        if said is None or isinstance(said, BaseException):
-            self._ended(job, said)
+    def _handle_event(self, job: Job, event: Event | Ending) -> None:
+        """Record an event of a job; if that fails, fail the job after its step."""
+        if event is None or isinstance(event, BaseException):
+            self._ended(job, event)
         elif job.id not in self._failures:
             try:
-                self._record_event(job, said)
+                self._record_event(job, event)
             except Exception as error:
                 self._failures[job.id] = error
                 job.halt()
@@ -208,7 +205,7 @@ class Worker:
 
     def _ended(self, job: Job, ending: Ending) -> None:
         error = self._failures.pop(job.id, None) or ending
-        sentence = self._sentence(job, error) if error else self._kept_results(job)
+        sentence = self._report(job, error) if error else self._kept_results(job)
         job.is_writing = False
         self._written.pop(job.id, None)
         if sentence:
@@ -232,7 +229,7 @@ class Worker:
         try:
             job.keep_results()
         except Exception as error:
-            return self._sentence(job, error)
+            return self._report(job, error)
         return ""
 
     # Saving
@@ -282,31 +279,12 @@ class Worker:
                 for event in events:
                     self._record_event(job, event)
         except (Exception, SystemExit) as error:  # a job ends here, the worker goes on with the next one
-            return self._sentence(job, error)
+            return self._report(job, error)
         return self._kept_results(job)
 
-    def _sentence(self, job: Job, error: BaseException) -> str:
-        if isinstance(error, AddiftError):
-            return str(error)
-        if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-            return OUT_OF_MEMORY
-        _log.error("training '%s' failed", job.name, exc_info=error)
-        reason = (str(error).splitlines() or [""])[0].rstrip(". ")
-        return f"unexpected {type(error).__name__}: {reason}. The console has the details."
-
-    def _forget_old_work(self) -> None:
-        """Of ended jobs, the newest keep their runs in memory and what can be gone on from on the disk."""
-        kept = 0
-        with self._registry.changed:
-            ended = [job for job in self._registry.jobs.values() if not job.is_active]
-        for number, job in enumerate(reversed(ended)):
-            if number >= _JOBS_WITH_A_RUN:
-                job.drop_run()
-            if job.snapshots or job.files.has_resume_state:
-                kept += job.files.kept_bytes()
-            if job.snapshots and kept > _MOST_KEPT:
-                job.files.forget()
-                job.snapshots.clear()
-                job.drop_run()
-                job.version += 1
-                self._registry.write(job)
+    @staticmethod
+    def _report(job: Job, error: BaseException) -> str:
+        """What the person is told of an error; the log has the details of one that was not expected."""
+        if not (isinstance(error, AddiftError) or is_out_of_memory(error)):
+            _log.error("training '%s' failed", job.name, exc_info=error)
+        return error_sentence(error)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -43,6 +43,16 @@ class Stage:
     total: int = 0
 
 
+class KeptTensors(Protocol):
+    """The LoRA of a step, wherever its tensors are."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """The LoRA as it was after `step` steps, so that a person can look at it and save it later."""
@@ -62,7 +72,7 @@ class ResumeState:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultFigures:
     """A LoRA file that was written, and what was measured of it."""
 
     path: Path
@@ -70,8 +80,6 @@ class Result:
     train_seconds: float
     round_trip: RoundTrip
     weight: float  # the multiplier of training that became weight 1
-    strip: Image.Image
-    pictures: Image.Image  # the round trip: each picture, without the LoRA, and at weight 1 or -1
     held_out: float | None = None  # recovery on pairs that were left out of training, where some were
     is_calibrated: bool = False  # whether the round trip set the weight: not where it found next to nothing
 
@@ -86,6 +94,14 @@ class Result:
     def tag(self) -> str:
         """What to write into a prompt."""
         return f"<lora:{self.path.stem}:1>"
+
+
+@dataclass(frozen=True)
+class Result(ResultFigures):
+    """The same with its pictures."""
+
+    strip: Image.Image = field(kw_only=True)
+    pictures: Image.Image = field(kw_only=True)  # the round trip: each picture, without the LoRA, at weight 1 or -1
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,7 +56,7 @@ def evaluate(
         yield Stage("drawing the preview")
         strip = preview_strip(model, network, shown, config, weight)
         pictures = round_trip_pictures(model, network, shown, config, weight)
-    return Result(path, steps, seconds, trip, weight, strip, pictures, held_out, is_calibrated)
+    return Result(path, steps, seconds, trip, weight, held_out, is_calibrated, strip=strip, pictures=pictures)
 
 
 def save(

@@ -23,7 +23,16 @@ from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.dataset import Dataset, encode_dataset
 from lib_addift.training.encoder_cache import leave_encoder_alone
-from lib_addift.training.events import Events, PreparedPairs, Request, Result, ResumeState, Snapshot, Stage
+from lib_addift.training.events import (
+    Events,
+    KeptTensors,
+    PreparedPairs,
+    Request,
+    Result,
+    ResumeState,
+    Snapshot,
+    Stage,
+)
 from lib_addift.training.finish import check_changes_something, evaluate, save
 from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
@@ -57,9 +66,10 @@ class TrainingRun:
     ) -> None:
         self.host, self.request, self.config = host, request, request.config
         self.prepared = prepared or check_request(request, host.lora_dir)
-        self.snapshots: dict[int, Snapshot] = {}
+        self.snapshots: dict[int, KeptTensors] = {}
         self._state: TrainState | None = None
-        self.results: list[Result] = []
+        self.results: list[Result] = []  # the files written, but for those that were taken
+        self.taken: set[str] = set()  # the names of files that this request has written before
         self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self.resume_state = resume_state
         self._model_title = model_title or host.model_title
@@ -198,6 +208,12 @@ class TrainingRun:
         """Take over, for `keep`, what this run has learnt in another process before it was stopped."""
         self.steps_done, self.train_seconds, self.learnt = step, train_seconds, learnt
 
+    def take_results(self) -> list[Result]:
+        """The results since the last call; they are the caller's now."""
+        results, self.results = self.results, []
+        self.taken |= {result.path.stem for result in results}
+        return results
+
     @property
     def step_name(self) -> str:
         """The name under which what was learnt so far would be kept."""
@@ -206,7 +222,7 @@ class TrainingRun:
     def _step_name(self, step: int) -> str:
         """NAME-stepN for an unfinished LoRA; with a number behind it where an earlier run left one of that name."""
         name = base = f"{self.request.name}-step{step}"
-        ours = {result.path.stem for result in self.results}
+        ours = {*self.taken, *(result.path.stem for result in self.results)}
         number = 2
         while not self.request.overwrite and name not in ours and (self.host.lora_dir / f"{name}.safetensors").exists():
             name, number = f"{base}-{number}", number + 1

@@ -15,9 +15,9 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import examine, mask_overlay
 from lib_addift.data.pairs import load_pair
 from lib_addift.errors import AddiftError, ConfigError, LoraFileError
+from lib_addift.jobs.files import KeptResult, KeptSnapshot
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.lora.file import LORA_SUFFIXES, check_name
-from lib_addift.training.events import Result, Snapshot
 from lib_addift.ui import batch_view, queue, render, tools_view
 from lib_addift.ui.batch import Batch
 from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of
@@ -56,13 +56,13 @@ class Panels:
         chosen = next((job for job in self._jobs.all() if job.id == self._draft.job_id), None)
         return chosen or self._jobs.active() or self._jobs.latest()
 
-    def shown_result(self, job: Job) -> Result | None:
+    def shown_result(self, job: Job) -> KeptResult | None:
         """The file that the person looks at: the one chosen, or else the newest."""
         results = job.results
         chosen = (result for result in results if result.path.stem == self._draft.choice)
         return next(chosen, results[-1] if results else None)
 
-    def shown_snapshot(self, job: Job) -> Snapshot | None:
+    def shown_snapshot(self, job: Job) -> KeptSnapshot | None:
         """The kept step nearest to the one chosen; the last one while the job runs or when none was chosen."""
         kept, step = list(job.snapshots), self._draft.step
         if not kept or not step or not job.has_ended:
@@ -205,7 +205,7 @@ def _label(job: Job) -> str:
     return f"{job.name} - {job.state.value} #{job.id}"
 
 
-def _slider(steps: list[int], snapshot: Snapshot | None) -> Props:
+def _slider(steps: list[int], snapshot: KeptSnapshot | None) -> Props:
     """From the first to the last kept step, in strides that reach each of them."""
     if len(steps) < 2 or snapshot is None:
         return Props(visible=False)

@@ -144,7 +144,7 @@ def act(jobs: Jobs, action: str, job_id: str) -> None:
         "up": lambda: jobs.move(job.id, waiting[place - 1] if place else job.id),
         "down": lambda: jobs.move(job.id, next(iter(waiting[place + 2 :]), None)),
         "retry": lambda: jobs.retry(job.id),
-        "fresh": lambda: jobs.retry(job.id, fresh=True),
+        "fresh": lambda: jobs.retry(job.id, from_start=True),
         "remove": lambda: jobs.remove(job.id),
     }
     actions[action]()

@@ -12,9 +12,9 @@ from PIL import Image
 from lib_addift.data.checks import Finding
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import LEARNT
+from lib_addift.jobs.files import KeptResult
 from lib_addift.jobs.queue import Job, JobState
 from lib_addift.training.estimate import about
-from lib_addift.training.events import Result
 from lib_addift.ui.curve import curve
 
 _STRIP_WEIGHTS = ", ".join(f"{weight:g}" for weight in WEIGHTS)
@@ -204,7 +204,7 @@ def strip(image: Image.Image, step: int, total: int) -> str:
     )
 
 
-def result(found: Result, others: Sequence[Result]) -> str:
+def result(found: KeptResult, others: Sequence[KeptResult]) -> str:
     """The finished LoRA: the verdict, what it means, the strip and the round trip."""
     trip = found.round_trip
     level = "failed" if trip.recovery < LEARNT else "weak" if trip.recovery < 0.5 else "good"
@@ -226,7 +226,7 @@ def result(found: Result, others: Sequence[Result]) -> str:
     return "".join([*parts, "</div>"])
 
 
-def _round_trip(found: Result) -> str:
+def _round_trip(found: KeptResult) -> str:
     alt = "Round trip: the original, noised and denoised without the LoRA and at weight 1; the target the same at -1"
     return (
         '<figure class="addift-wide" tabindex="0" role="group" aria-label="The round trip">'
@@ -237,7 +237,7 @@ def _round_trip(found: Result) -> str:
     )
 
 
-def _figures(found: Result) -> str:
+def _figures(found: KeptResult) -> str:
     rows = {
         "Recovery": f"{found.round_trip.recovery:.0%} of the difference comes back in the round trip",
         "Weight 1": f"{found.weight:.2g} times the LoRA as trained",

@@ -531,7 +531,7 @@ def test_a_failed_job_is_retried_from_its_last_checkpoint_or_from_the_start(
     assert (job.state, job.step) == (JobState.FAILED, 3)
     host.error = None
     host.reported.clear()
-    assert jobs.retry(job.id, fresh=fresh) is job
+    assert jobs.retry(job.id, from_start=fresh) is job
     ended(jobs, job)
     assert (job.state, job.error, len(job.losses)) == (JobState.DONE, "", 4)
     assert sum("step" in text for text in host.reported) == (4 if fresh else 2)
@@ -549,7 +549,7 @@ def test_what_cannot_be_retried(tmp_path: Path, open_jobs: Callable[..., Jobs]) 
     with pytest.raises(HostError, match="was begun with the model 'fake.safetensors'"):
         jobs.retry(failed.id)
     assert (failed.state, failed.step) == (JobState.FAILED, 3)
-    assert ended(jobs, jobs.retry(failed.id, fresh=True)).state is JobState.DONE
+    assert ended(jobs, jobs.retry(failed.id, from_start=True)).state is JobState.DONE
     with pytest.raises(Exception, match="already has 'blink.safetensors'"):
         jobs.retry(failed.id)
     jobs.pause()

@@ -230,7 +230,7 @@ def test_a_kept_step_is_what_it_was(files: JobFiles) -> None:
 
 def test_a_result_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
     trip = RoundTrip(0.5, -1.25, ((-1.25, 0.5), (1.0, float("-inf"))))
-    result = Result(tmp_path / "blink.safetensors", 50, 1.5, trip, -1.25, ORIGINAL, TARGET, 0.25)
+    result = Result(tmp_path / "blink.safetensors", 50, 1.5, trip, -1.25, 0.25, strip=ORIGINAL, pictures=TARGET)
     kept = files.put_result(result)
     assert (kept.path, kept.steps, kept.train_seconds, kept.round_trip, kept.weight, kept.held_out) == (
         result.path, 50, 1.5, trip, -1.25, 0.25,
@@ -243,11 +243,11 @@ def test_a_result_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_what_it_was(files: JobFiles) -> None:
-    assert (files.checkpoint(), files.has_resume_state) == (None, False)
+    assert (files.resume_state(), files.has_resume_state) == (None, False)
     state = {"step": 3, "parameters": [torch.randn(2)], "optimizer": {"state": {0: {"step": 1.0}}}, "rng": None}
     for step in (2, 3):
         files.put_resume_state(ResumeState(step, 0.5, state))
-    kept = files.checkpoint()
+    kept = files.resume_state()
     assert kept is not None
     assert (kept.step, kept.train_seconds, kept.state["optimizer"]) == (3, 0.5, state["optimizer"])
     assert torch.equal(kept.state["parameters"][0], state["parameters"][0])  # type: ignore[index]
@@ -255,7 +255,7 @@ def test_a_checkpoint_is_what_it_was(files: JobFiles) -> None:
     for broken in (b"", data[: len(data) // 2], b"x" * 100):
         (files.folder / "checkpoint.safetensors").write_bytes(broken)
         with pytest.raises(JobError, match="retry the job from the start"):
-            files.checkpoint()
+            files.resume_state()
 
 
 def test_files_are_forgotten_by_kind(files: JobFiles) -> None:

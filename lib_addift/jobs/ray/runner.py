@@ -98,7 +98,7 @@ class RayRunner:
 
     def job_spec(self, job: Job) -> JobSpec:
         """What an actor has to know of a job. Raises PictureError."""
-        ours = {result.path.stem for result in job.results}
+        ours = job.run.taken
         names = {path.stem for path in self.lora_dir.glob("*.safetensors")} - ours
         taken = tuple(sorted(name for name in names if name.startswith(f"{job.name}-step")))
         return JobSpec(job.id, _with_pictures(job.run.request), taken, job.run.resume_state)
@@ -108,9 +108,9 @@ class RayRunner:
         request, path = job.run.request, self.lora_dir / saved.result.path.name
         contents = {path.with_suffix(suffix): contents for suffix, contents in saved.files.items()}
         # A name that the actor chose is free; and what the job has written already, it may write again.
-        is_ours = path.stem != request.name or any(result.path == path for result in job.results)
+        is_ours = path.stem != request.name or path.stem in job.run.taken
         put_lora(path, contents, overwrite=request.overwrite or is_ours)
-        job.results.append(replace(saved.result, path=path))
+        job.run.results.append(replace(saved.result, path=path))
 
 
 def _import_ray() -> Any:
