@@ -16,14 +16,14 @@ _CHUNK = 1 << 22  # bytes read at once: checkpoints do not fit into memory twice
 
 
 def temporary_name(path: Path) -> Path:
-    """A free name beside `path`, no shorter than NAME.safetensors and of no kind that a WebUI lists."""
+    """A free name beside `path`, no shorter than NAME.safetensors, with an ending that WebUIs do not list."""
     return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
 
 
 def replace_files(contents: Mapping[Path, bytes], *, durable: bool = True) -> None:
     """Write all files under temporary names, then move them into place in the given order, the important one last.
 
-    A file that is not `durable` need not outlive a power cut.
+    Files that are not `durable` may be lost in a power cut.
 
     Raises OSError. Then no temporary file is left, files that were not there before are not there now, and a file whose
     turn to be replaced had not come is as it was.
@@ -32,7 +32,7 @@ def replace_files(contents: Mapping[Path, bytes], *, durable: bool = True) -> No
     created: list[Path] = []
     try:
         for path, data in contents.items():
-            (_write if durable else _hand_over)(temporary[path], data)
+            (_write if durable else _write_unsynced)(temporary[path], data)
         for path in contents:
             is_new = not path.exists()
             os.replace(temporary[path], path)
@@ -62,15 +62,15 @@ def png_bytes(picture: Image.Image, *, compress_level: int = 6) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Create a file and wait until the disk has it."""
+    """Create a file and flush it to the disk."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _hand_over(path: Path, data: bytes) -> None:
-    """Create a file and leave it to the system when the disk gets it."""
+def _write_unsynced(path: Path, data: bytes) -> None:
+    """Create a file without waiting for the disk."""
     with path.open("xb") as file:
         file.write(data)
 

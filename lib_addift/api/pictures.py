@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from lib_addift.data.pairs import load_picture
+from lib_addift.data.pictures import load_picture
 from lib_addift.errors import PictureError
 
 MAX_PICTURE = 64 * 2**20  # bytes of a picture file

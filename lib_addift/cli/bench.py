@@ -40,9 +40,9 @@ def run_bench(options: argparse.Namespace) -> int:
     from lib_addift.data.pairs import PairSource
     from lib_addift.demo import world
     from lib_addift.demo.run import CHECKPOINT, TASKS
-    from lib_addift.experiments.bench.floor import Device
-    from lib_addift.experiments.bench.report import figures, heading, scaling_table, table, together_table
-    from lib_addift.experiments.bench.run import Plan, measure, measure_memory, measure_together
+    from lib_addift.experiments.bench.report import figures, heading, joint_training_table, scaling_table, speed_table
+    from lib_addift.experiments.bench.roofline import Device
+    from lib_addift.experiments.bench.run import BenchPlan, measure_joint_training, measure_memory, measure_speed
     from lib_addift.experiments.bench.scaling import all_sizes, measure_scaling
     from lib_addift.hosts.standalone import StandaloneHost
 
@@ -58,17 +58,17 @@ def run_bench(options: argparse.Namespace) -> int:
         host = open_host()
         device = Device.measure(host.device, next(host.unet.parameters()).dtype)
         found = {}
-        plan = Plan(options.steps, pixels, options.rounds, with_proof=not options.no_proof)
-        for each in measure(host, pair, plan):
+        plan = BenchPlan(options.steps, pixels, options.rounds, with_proof=not options.no_proof)
+        for each in measure_speed(host, pair, plan):
             found[each.contender.name] = each
             print(f"{each.contender.name}: {each.runs[-1].last_step:.3g} s for {options.steps} steps", flush=True)
-        together = measure_together(host, pair, counts, steps=options.steps, pixels=pixels)
+        together = measure_joint_training(host, pair, counts, steps=options.steps, pixels=pixels)
         measured = list(found.values())
         measure_memory(open_host, measured, pair, plan)
         scaled = list(measure_scaling(host, pixels=pixels, sizes=all_sizes() if options.scaling else []))
         head = heading(host, options.size, plan, device)
-    more = [*([together_table(together)] if together else []), *([scaling_table(scaled)] if scaled else [])]
-    page = "\n\n".join([head, table(measured, device, options.steps), *more])
+    more = [*([joint_training_table(together)] if together else []), *([scaling_table(scaled)] if scaled else [])]
+    page = "\n\n".join([head, speed_table(measured, device, options.steps), *more])
     print(f"\n{page}")
     content = {"where": head} | figures(measured, together, scaled, device, options.steps)
     texts = {"bench.json": json.dumps(content, indent=1), "bench.md": page}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lib_addift.errors import AddiftError, ConfigError
 
 if TYPE_CHECKING:
-    from lib_addift.experiments.lab.runner import Done, Plan
+    from lib_addift.experiments.lab.runner import Done, LabPlan
 
 _SEEDS = 5
 _QUICK = {"tasks": ("eyes", "mouth"), "variants": ("words", "published", "ours")}
@@ -47,16 +47,16 @@ def run_lab(options: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _plan(options: argparse.Namespace) -> LabPlan:
     from lib_addift.experiments.lab.bench import QUICK, Scale
-    from lib_addift.experiments.lab.runner import Plan
+    from lib_addift.experiments.lab.runner import LabPlan
     from lib_addift.experiments.lab.tasks import TASKS
     from lib_addift.experiments.lab.variants import VARIANTS
 
     if options.workers < 0:
         raise ConfigError(f"--workers {options.workers} is below 0: give a number of processes, or 0 for all cores.")
     quick = options.quick
-    return Plan(
+    return LabPlan(
         _chosen("--tasks", options.tasks, tuple(TASKS), _QUICK["tasks"] if quick else tuple(TASKS)),
         _chosen("--methods", options.methods, tuple(VARIANTS), _QUICK["variants"] if quick else tuple(VARIANTS)),
         _seeds(options.seeds, 1 if quick else _SEEDS),

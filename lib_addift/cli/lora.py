@@ -13,7 +13,7 @@ from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.lora import tools as lora_tools
 from lib_addift.lora.arithmetic import RankLimit, Report
-from lib_addift.lora.blocks import EVEN, BlockWeights
+from lib_addift.lora.blocks import NO_WEIGHTS, BlockWeights
 from lib_addift.lora.extract import MODEL_PARTS, extract
 from lib_addift.lora.inspect import show
 from lib_addift.lora.tools import Output, SavedLora, Summand
@@ -115,7 +115,7 @@ def _merge(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--blocks is given {len(options.blocks)} times for {count} files: give it once, or for each."
         )
-    blocks = [BlockWeights.parse(text) for text in options.blocks] or [EVEN]
+    blocks = [BlockWeights.parse(text) for text in options.blocks] or [NO_WEIGHTS]
     blocks = blocks * count if len(blocks) == 1 else blocks
     parts = [Summand(*each) for each in zip(options.files, weights, blocks, strict=True)]
     return _tell(lora_tools.merge(parts, _output(options), _size(options), _progress()))

@@ -21,10 +21,9 @@ from lib_addift.cli import lab as cli_lab
 from lib_addift.cli import lora as cli_lora
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
-from lib_addift.config.text import parse_value, settings_table
+from lib_addift.config.text import parse_value, read_toml, settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, HostError
 from lib_addift.lora.file import describe
-from lib_addift.sets.settings_file import read_toml
 from lib_addift.training.events import Event, Request, Result, ResumeState, Snapshot
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lib_addift.config.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
+from lib_addift.config.validation import checked
 from lib_addift.errors import ConfigError
 
 LAYER_KINDS = ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions")
@@ -68,12 +68,10 @@ class TrainConfig:
         low=1, high=100_000, advanced=False,
     )  # fmt: skip
     learning_rate: float = _setting(
-        1e-4,
-        "Learning rate",
+        1e-4, "Learning rate",
         "For a UNet of SD1.5's width; a narrower one gets a higher rate (times 320 / width, squared).",
-        low=1e-9,
-        high=1.0,
-    )
+        low=1e-9, high=1.0,
+    )  # fmt: skip
     lr_schedule: str = _setting(
         "cosine", "Schedule", "How the learning rate falls.", choices=("constant", "linear", "cosine")
     )
@@ -82,10 +80,9 @@ class TrainConfig:
     )
     lr_end_ratio: float = _setting(0.1, "Final rate", "Share of the learning rate left at the end.", low=0.0, high=1.0)
     optimizer: str = _setting(
-        "AdamW",
-        "Optimizer",
+        "AdamW", "Optimizer",
         "A name from torch.optim, pytorch_optimizer, bitsandbytes or prodigyopt (the last three when installed).",
-    )
+    )  # fmt: skip
     optimizer_args: str = _setting("", "Optimizer arguments", "For example: weight_decay=0.01, betas=(0.9, 0.99)")
     lora_plus_ratio: float = _setting(
         1.0, "LoRA+ ratio", "How much faster what starts at zero learns than the rest (LoRA+); 1 is off.",
@@ -138,12 +135,9 @@ class TrainConfig:
         1.0, "Reverse ratio", "Multiplier of the reverse turns as a share of the forward turns'.", low=0.0, high=10.0
     )
     batch_size: int = _setting(
-        1,
-        "Batch size",
-        "Noises per direction in one step: more is steadier, slower and needs more memory.",
-        low=1,
-        high=256,
-    )
+        1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.",
+        low=1, high=256,
+    )  # fmt: skip
     min_timestep: int = _setting(
         500, "Lowest timestep", "Inclusive. Pose and action: 500; style and detail: 200.", low=0, high=999
     )
@@ -174,12 +168,9 @@ class TrainConfig:
 
     # The pictures
     resolution: int = _setting(
-        512,
-        "Resolution",
-        "Pictures are brought to at most this many pixels squared, in steps of 64.",
-        low=64,
-        high=2048,
-    )
+        512, "Resolution", "Pictures are brought to at most this many pixels squared, in steps of 64.",
+        low=64, high=2048,
+    )  # fmt: skip
     mask: str = _setting(
         "auto", "Mask",
         "Where to learn. auto: where the pictures differ; alpha: a picture's transparency; file: a grey picture.",
@@ -237,7 +228,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _checked(field, getattr(self, field.name))
+            value = checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         if self.min_timestep + self.timestep_bands > self.max_timestep:
             raise ConfigError(
@@ -298,56 +289,6 @@ class TrainConfig:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
-
-
-def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
-    """`value` as the field's type and within its rules, or ConfigError."""
-    name, rules = field.name, field.metadata
-    if field.type in ("int", "float"):
-        value = _number(name, value, whole=field.type == "int")
-        if not rules["low"] <= value <= rules["high"]:
-            raise ConfigError(
-                f"{name} = {value} is out of bounds: it must be a finite number from {rules['low']} to {rules['high']}."
-            )
-    elif field.type == "bool":
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} = {value!r} must be true or false.")
-    elif field.type == "str":
-        if not isinstance(value, str):
-            raise ConfigError(f"{name} = {value!r} must be text.")
-        if "choices" in rules and value not in rules["choices"]:
-            raise ConfigError(f"{name} = {value!r} is no choice: use one of {', '.join(rules['choices'])}.")
-    else:
-        value = _chosen(name, value, rules["choices"])
-    return value
-
-
-def _number(name: str, value: Any, *, whole: bool) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{name} = {value!r} must be a {'whole ' if whole else ''}number.")
-    if not whole:
-        try:
-            return float(value)
-        except OverflowError:
-            raise ConfigError(
-                f"{name} is out of bounds: it is beyond all numbers that a computer counts with."
-            ) from None
-    if not math.isfinite(value) or value != int(value):
-        raise ConfigError(f"{name} = {value!r} must be a whole number.")
-    return int(value)
-
-
-def _chosen(name: str, value: Any, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """Some of the choices, in the order of the choices, so that equal settings compare equal."""
-    if not isinstance(value, (str, list, tuple)):
-        raise ConfigError(f"{name} = {value!r} must be a list: use some of {', '.join(choices)}.")
-    chosen = [value] if isinstance(value, str) else list(value)
-    for item in chosen:
-        if item not in choices:
-            raise ConfigError(f"{name} has {item!r}: use some of {', '.join(choices)}.")
-    if not chosen:
-        raise ConfigError(f"{name} is empty: choose at least one of {', '.join(choices)}.")
-    return tuple(item for item in choices if item in chosen)
 
 
 def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> TrainConfig:

@@ -1,13 +1,33 @@
-"""Settings as text: read from the command line, and listed for the documentation."""
+"""Settings as text: from TOML files and the command line, and listed for the documentation."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from lib_addift.config.presets import METHOD_SETTINGS, PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file, with or without a byte order mark. Raises ConfigError."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        try:
+            import tomli as tomllib  # type: ignore[no-redef]
+        except ImportError:
+            raise ConfigError(
+                f"'{path}' cannot be read by Python 3.10 alone: install tomli into it, or use Python 3.11 or newer."
+            ) from None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read ({error.strerror}): check the file.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"'{path}' is not TOML ({error}): write lines such as rank = 8, and / in paths.") from error
 
 
 def parse_value(name: str, text: str) -> Any:

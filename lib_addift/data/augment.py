@@ -1,4 +1,4 @@
-"""Other views of a pair, alike for both pictures, so that a LoRA learns the difference and not its place."""
+"""Augmentation: mirrored and zoomed views, alike for both pictures of a pair, so that its place is not learnt."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _mirrored(pair: ImagePair) -> ImagePair:
 
 
 def _zoomed(pair: ImagePair, zoom: float) -> ImagePair:
-    """A part of the pair, enlarged `zoom` times: around the middle of what changed."""
+    """A part of the pair around the middle of its mask, enlarged `zoom` times."""
     height, width = pair.original.shape[:2]
     row, column = _centre(pair.mask, (height, width))
     part_height, part_width = height / zoom, width / zoom

@@ -1,4 +1,4 @@
-"""The pair doctor: tells a person, before training, whether two pictures make a good pair."""
+"""Checks before training whether two pictures make a good pair: their shift, their colours and the changed area."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lib_addift.data.pairs import ImagePair
 SHIFT_LIMIT = 2.0  # px
 COLOUR_LIMIT = 4.0  # grey levels
 TINY_SHARE = 0.003
-_LARGE = 32.0  # grey levels; differences count up to here, so that the change itself does not outvote the rest
-_BETTER = 0.7  # share of the difference at which a shift explains it
-_PEAKS = 16  # best guesses of the shift that are tried on the pictures
-_SAMPLES = 256  # a side; more pixels than these squared say nothing new about a shift
+_LARGE = 32.0  # grey levels; larger differences are clipped, so that the change itself does not dominate
+_BETTER = 0.7  # a shift that leaves less than this share of the difference explains it
+_PEAKS = 16  # peaks of the correlation that are tried on the pictures
+_SAMPLES = 256  # pixels a side that are compared; more do not measure a shift better
 _TINT = np.array([255.0, 40.0, 90.0])
 _OPACITY = 0.5
 
@@ -33,7 +33,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class PairReport:
-    """What `examine` measured, and the same in plain sentences."""
+    """The measurements of `examine`, and the findings in plain sentences."""
 
     width: int  # px
     height: int  # px
@@ -56,7 +56,7 @@ def examine(pair: ImagePair) -> PairReport:
         return PairReport(width, height, (0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (only,))
     changed = change_level(pair.original, pair.target) > 0
     share = float(changed.mean())
-    # When nearly everything changed, the little that did not says nothing about the colours of the rest.
+    # When nearly everything changed, the unchanged rest is too small to compare colours on.
     area = ~changed if share <= WHOLE_SHARE else np.ones_like(changed)
     red, green, blue = (pair.target[area].astype(np.float64) - pair.original[area]).mean(axis=0).tolist()
     shift, colour_shift = _shift(pair.original, pair.target), (red, green, blue)
@@ -133,7 +133,7 @@ def _shift(original: np.ndarray, target: np.ndarray) -> tuple[float, float]:
         return _difference(first, second, *shift)
 
     best = min([(0, 0), *_likely_shifts(first, second, limit)], key=difference)
-    while True:  # downhill to the nearest minimum: soft pictures give peaks near the shift rather than on it
+    while True:  # descend to the nearest minimum: the peaks of blurred pictures are near the shift, not on it
         x, y = best
         around = [(x + right, y + down) for right in (0, -1, 1) for down in (0, -1, 1)]
         nearer = min((s for s in around if abs(s[0]) <= limit[0] and abs(s[1]) <= limit[1]), key=difference)
@@ -147,11 +147,11 @@ def _shift(original: np.ndarray, target: np.ndarray) -> tuple[float, float]:
 def _likely_shifts(first: np.ndarray, second: np.ndarray, limit: tuple[int, int]) -> list[tuple[int, int]]:
     """The highest peaks (x, y) of the phase correlation (Kuglin and Hines, 1975) of two grey pictures."""
     height, width = first.shape
-    window = np.outer(np.hanning(height), np.hanning(width))  # without it the picture's borders correlate
+    window = np.outer(np.hanning(height), np.hanning(width))  # without it the borders of the pictures correlate
     spectra = [np.fft.fft2((grey - grey.mean()) * window) for grey in (first, second)]
     cross = spectra[0].conj() * spectra[1]
     weight = np.abs(cross)
-    # Frequencies far weaker than the rest hold only rounding and noise: they are not raised to full weight.
+    # Frequencies far weaker than the rest hold only rounding errors and noise: they do not get full weight.
     correlation = np.fft.fftshift(np.fft.ifft2(cross / (weight + 0.01 * weight.mean() + 1e-9)).real)
     left, top = width // 2 - limit[0], height // 2 - limit[1]
     middle = correlation[top : top + 2 * limit[1] + 1, left : left + 2 * limit[0] + 1]

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 WHOLE_SHARE = 0.6  # a change of more than this share of the picture is a change of the whole picture
-_GLOBAL_SHIFT = 12.0  # grey levels; a larger difference of the whole picture is the change, not an accident
+_GLOBAL_SHIFT = 12.0  # grey levels; a larger difference of the whole picture is intended
 _NOISE_LEVELS = (4.0, 12.0)  # grey levels; bounds of what may count as noise
-_FAINT = 0.1  # share of the strongest change below which a change is compression noise around edges
+_FAINT = 0.1  # share of the strongest change below which a change counts as compression noise
 
 
 def difference_mask(original: np.ndarray, target: np.ndarray) -> np.ndarray | None:

@@ -1,48 +1,37 @@
-"""Two pictures and a mask, as people have them, made into one pair of arrays that can be trained on."""
+"""Two pictures and a mask, brought to one size: a pair of arrays to train on."""
 
 from __future__ import annotations
 
 import math
-import os
-import struct
-import warnings
-import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.mask import difference_mask
+from lib_addift.data.pictures import GRID, PictureSource, Size, flatten, load_picture
 from lib_addift.errors import PictureError
 
-PictureSource = str | Path | Image.Image | np.ndarray
-Size = tuple[int, int]  # width, height in px
-
-GRID = 64  # px; 8 of the VAE times 8 of the UNet's three halvings
-MAX_SIDE = 16_384
-MAX_PIXELS = 100_000_000
-_SAME_ASPECT = 0.02
-# What Pillow's readers raise for broken files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, NotImplementedError, LookupError, EOFError, struct.error, zlib.error)
+_SAME_ASPECT = 0.02  # difference of the logarithms of two aspects that counts as rounding
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """An original and its target as a person has them, and what is particular to this pair."""
+    """An original and its target as the person gave them, and the settings of this pair alone."""
 
     original: PictureSource
     target: PictureSource
     name: str = ""  # for messages; '' where there is only one pair
     original_prompt: str = ""  # '' = the settings' prompt, as below
     target_prompt: str = ""
-    weight: float = 1.0  # of this pair's loss, beside 1 for the others'
+    weight: float = 1.0  # factor of this pair's loss
     mask: PictureSource | None = None  # grey: white where to learn; None = as the settings say
-    repeats: int = 1  # how often it is seen, beside once for the others
-    is_single: bool = False  # one picture, in both places: for method lora
-    is_prior: bool = False  # a single regularisation picture: what it shows is to be drawn as ever
+    repeats: int = 1  # how often it is used in each round over the pairs
+    is_single: bool = False  # original and target are one picture: for method lora
+    is_prior: bool = False  # a regularisation picture, also single: keeps what the model knows
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value, so pairs compare by identity
@@ -65,7 +54,7 @@ def load_pair(
     pictures = load_picture(original, "original"), load_picture(target, "target")
     sizes = [picture.size for picture in pictures]
     frame = _Frame.around(sizes, config.resolution)
-    first, second = (np.array(frame.cut(_flat(picture, "white"))) for picture in pictures)
+    first, second = (np.array(frame.cut(flatten(picture, "white"))) for picture in pictures)
     if np.array_equal(first, second):
         raise PictureError("the two pictures are identical, so there is nothing to learn: choose two that differ.")
     if mask is None and config.mask in ("auto", "off"):
@@ -89,7 +78,7 @@ def load_single(picture: PictureSource, config: TrainConfig, mask: PictureSource
     """
     opened = load_picture(picture, "picture")
     frame = _Frame.around([opened.size], config.resolution)
-    pixels = np.array(frame.cut(_flat(opened, "white")))
+    pixels = np.array(frame.cut(flatten(opened, "white")))
     area = None
     if mask is not None:
         area = np.asarray(frame.cut(_mask_picture(mask, [opened.size])), dtype=np.float32) / 255
@@ -103,110 +92,9 @@ def load_source(source: PairSource, config: TrainConfig) -> ImagePair:
     return load_pair(source.original, source.target, config, source.mask)
 
 
-def load_picture(source: PictureSource, role: str) -> Image.Image:
-    """Open, check and orient a picture: RGBA when some of it is transparent, else RGB; of an animation the first frame.
-
-    Args:
-        source: a path, a Pillow picture, or an array of (H, W), (H, W, 3) or (H, W, 4), uint8 or float in 0..1.
-        role: what messages call it: original, target or mask.
-
-    Raises:
-        PictureError: it cannot be read, has a side below 64 px, or is too large.
-    """
-    name = f"the {role} '{source}'" if isinstance(source, (str, Path)) else f"the {role}"
-    try:
-        # Pillow warns of large sizes, odd EXIF and palettes; what matters of it is checked here and said in full.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if isinstance(source, (str, Path)):
-                with Image.open(_checked_file(source, name)) as opened:
-                    return _decoded(opened, name)
-            return _decoded(_from_array(source, name) if isinstance(source, np.ndarray) else source, name)
-    except Image.DecompressionBombError:
-        raise _too_large(name, "far too large") from None
-    except UnidentifiedImageError:
-        raise PictureError(f"{name} is not a picture that can be read: save it as PNG, JPEG or WebP.") from None
-    except _UNREADABLE as error:
-        raise PictureError(f"{name} cannot be read ({error}): save it again as PNG, or choose another.") from error
-
-
-def _checked_file(source: str | Path, name: str) -> str:
-    path = str(source)
-    if not path.strip():
-        raise PictureError(f"{name} is missing: choose a picture.")
-    if os.path.isdir(path):
-        raise PictureError(f"{name} is a folder: name a picture in it.")
-    if not os.path.isfile(path):
-        raise PictureError(f"{name} does not exist: check the path.")
-    if os.path.getsize(path) == 0:
-        raise PictureError(f"{name} is an empty file (0 bytes): save or download it again.")
-    return path
-
-
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    """A picture from uint8, or from float in 0..1, of (H, W), (H, W, 3) or (H, W, 4)."""
-    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
-        raise PictureError(f"{name} is an array of shape {array.shape}: give (H, W), (H, W, 3) or (H, W, 4).")
-    _check_size((array.shape[1], array.shape[0]), name)
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):  # NaN fails as well
-            raise PictureError(f"{name} has values from {array.min()} to {array.max()}: bring them to 0..1.")
-        array = (array * 255).round().astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise PictureError(f"{name} is an array of {array.dtype}: give uint8, or float in 0..1.")
-    return Image.fromarray(array)
-
-
-def _too_large(name: str, size: str) -> PictureError:
-    limit = f"{MAX_SIDE} px a side and {MAX_PIXELS // 1_000_000} megapixels"
-    return PictureError(f"{name} is {size}: use at most {limit}; scale it down.")
-
-
-def _check_size(size: Size, name: str) -> None:
-    text = f"{size[0]} x {size[1]} px"
-    if min(size) < GRID:
-        raise PictureError(f"{name} is {text}: each side needs at least {GRID} px; use a larger picture.")
-    if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
-        raise _too_large(name, text)
-
-
-def _decoded(picture: Image.Image, name: str) -> Image.Image:
-    """The upright pixels as RGB, or as RGBA when some of them are transparent."""
-    if not isinstance(picture, Image.Image):
-        raise PictureError(f"{name} is missing or no picture: choose one.")
-    _check_size(picture.size, name)  # known from the header: a huge file is refused before its pixels are decoded
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        picture = Image.fromarray(_to_8_bit(np.asarray(picture), picture.mode))
-    if picture.mode == "La":  # Pillow converts it to LA only
-        picture = picture.convert("LA")
-    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        if np.asarray(picture.getchannel("A")).min() < 255:
-            return picture
-    return picture.convert("RGB")
-
-
-def _to_8_bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """Grey values of a deep mode as uint8. Modes I and F do not say what white is: the next usual limit is taken."""
-    peak = float(values.max())
-    limits = {"I": (255, 65_535, 2**31 - 1), "F": (1, 255, 65_535)}.get(mode, (65_535,))
-    white = next((limit for limit in limits if peak <= limit), peak)
-    if not math.isfinite(white) or not np.isfinite(values).all():
-        raise ValueError("it has pixels that are not finite")
-    return (values.clip(0) * (255 / white)).round().astype(np.uint8)
-
-
-def _flat(picture: Image.Image, background: str) -> Image.Image:
-    """RGB, with transparent pixels over the background."""
-    if picture.mode == "RGB":
-        return picture
-    return Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
-
-
 @dataclass(frozen=True)
 class _Frame:
-    """What is kept of a picture: its middle of the common `aspect` (width / height), in that the aspect of `size`."""
+    """A crop: the middle of a picture in the common `aspect` (width / height), of that the aspect of `size`."""
 
     aspect: Fraction
     size: Size
@@ -228,16 +116,18 @@ class _Frame:
         """Left, top, right and bottom in px of what is kept of a picture of `size`."""
         width, height = _middle(_middle(size, self.aspect), Fraction(*self.size))
         left, top = (size[0] - width) / 2, (size[1] - height) / 2
-        if width == self.size[0] and height == self.size[1]:  # whole px: a mere cut changes no pixel
+        if (
+            width == self.size[0] and height == self.size[1]
+        ):  # whole px, so that a crop without scaling changes no pixel
             left, top = Fraction(int(left)), Fraction(int(top))
         return float(left), float(top), float(left + width), float(top + height)
 
     def cut(self, picture: Image.Image) -> Image.Image:
-        """The kept part at the frame's size; Lanczos over all source pixels, so that nothing aliases."""
+        """The kept part at the frame's size; Lanczos over all source pixels, to avoid aliasing."""
         return picture.resize(self.size, Image.Resampling.LANCZOS, box=self.box(picture.size))
 
     def describe(self, sizes: list[Size]) -> str:
-        """One sentence for a person, or nothing when pictures of these sizes stay as they are."""
+        """One sentence on how pictures of these sizes are cut and scaled; '' when they are not."""
         if all(size == self.size for size in sizes):
             return ""
         (width, height), (first, second) = self.size, (f"{w} x {h}" for w, h in sizes)
@@ -258,7 +148,7 @@ def _middle(size: tuple[Fraction | int, Fraction | int], aspect: Fraction) -> tu
 
 
 def _worth(size: Size, aspect: Fraction) -> float:
-    """How much a picture of this aspect shows at this size: the share that is kept times the scale."""
+    """The score of a size for pictures of this aspect: the share of the picture that is kept times the scale."""
     stretch = size[0] / (size[1] * float(aspect))
     return min(stretch, 1 / stretch) * math.sqrt(size[0] * size[1])
 
@@ -268,7 +158,7 @@ def _area(box: tuple[float, float, float, float]) -> float:
 
 
 def _alike(first: Size, second: Size) -> bool:
-    """Whether two sizes have the same proportions, but for rounding by whoever made the pictures."""
+    """Whether two sizes have the same proportions up to rounding."""
     return abs(math.log(first[0] * second[1] / (first[1] * second[0]))) <= _SAME_ASPECT
 
 
@@ -289,4 +179,4 @@ def _mask_picture(source: PictureSource, sizes: list[Size]) -> Image.Image:
             f"{name} is {mask.size[0]} x {mask.size[1]} px, which fits neither picture: "
             f"give it the proportions of {sizes[0][0]} x {sizes[0][1]} px."
         )
-    return _flat(mask, "black").convert("L")  # black: what is left transparent is not painted
+    return flatten(mask, "black").convert("L")  # transparent parts of a mask count as not painted

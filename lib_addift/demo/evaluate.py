@@ -1,4 +1,4 @@
-"""Measures a LoRA on new faces, drawn from prompts that do not mention its attribute and read by the detectors."""
+"""Measures a LoRA on new faces: drawn from prompts that do not mention its attribute, and read by the detectors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw_prompts(
     *,
     steps: int = _SAMPLING_STEPS,
 ) -> np.ndarray:
-    """One 64 x 64 picture a prompt, (B, 64, 64, 3) uint8; picture n starts from noise n of `seed` at every weight."""
+    """One 64 x 64 picture for each prompt, (B, 64, 64, 3) uint8; picture n starts from noise n of `seed` always."""
     latents = torch.randn(len(prompts), 4, 8, 8, generator=torch.Generator("cpu").manual_seed(seed)).to(host.device)
     if network is not None:
         network.multiplier = weight  # it is attached, and may act on the text model
@@ -59,14 +59,13 @@ class Scores:
     target_rate: float  # at weight 1
     reverse_rate: float  # at weight -1
     off_target_change: float  # share in which any other attribute differs between weight 0 and weight 1
-    off_target_change_reverse: float  # the same for weight -1
     pictures: dict[float, np.ndarray]
 
 
 def evaluate(
     host: Host, network: LoraNetwork, faces: Sequence[world.Face], *, attribute: str, value: str, seed: int
 ) -> Scores:
-    """Draw `faces` at weights 0, 1 and -1 of `network` (not attached) and read them."""
+    """Draw `faces` at weights 0, 1 and -1 of `network` (not yet attached) and detect their attributes."""
     prompts = [world.caption(face, frozenset({attribute})) for face in faces]
     with host.exclusive(), network.attach():
         pictures = {weight: draw_prompts(host, prompts, seed, network, weight) for weight in (0.0, 1.0, -1.0)}
@@ -75,9 +74,9 @@ def evaluate(
     def rate(weight: float) -> float:
         return sum(reading[attribute] == value for reading in readings[weight]) / len(faces)
 
-    def changed(weight: float) -> float:
+    def changed() -> float:
         others = [name for name in world.ATTRIBUTES if name != attribute]
-        pairs = zip(readings[0.0], readings[weight], strict=True)
+        pairs = zip(readings[0.0], readings[1.0], strict=True)
         return sum(any(before[name] != after[name] for name in others) for before, after in pairs) / len(faces)
 
-    return Scores(rate(0.0), rate(1.0), rate(-1.0), changed(1.0), changed(-1.0), pictures)
+    return Scores(rate(0.0), rate(1.0), rate(-1.0), changed(), pictures)

@@ -1,4 +1,4 @@
-"""The demo: train one attribute of the tiny world from a single pair, then prove the LoRA on 64 new faces."""
+"""The demo: train one attribute of the tiny world from a single pair, then evaluate the LoRA on 64 new faces."""
 
 from __future__ import annotations
 

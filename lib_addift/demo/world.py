@@ -1,7 +1,7 @@
-"""A world small enough to train on two CPU cores, and strict enough to measure a LoRA in.
+"""A synthetic world of small drawn faces: a model of it trains on two CPU cores, and detectors measure its pictures.
 
-`draw` paints a 64 x 64 picture of a face from independent attributes. `detect` reads the attributes back from any
-picture by plain arithmetic on pixels: no learnt part, so that a score can be explained. `caption` writes the prompt.
+`draw` paints a 64 x 64 picture of a face from independent attributes. `detect` reads the attributes of any picture by
+plain arithmetic on pixels, without a trained part, so that scores can be explained. `caption` writes the prompt.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Face:
     background: str = "blue"
     position: str = "left"
     style: str = "flat"
-    variation: int = 0  # seeds one pixel of shift and a few grey levels of colour
+    variation: int = 0  # seed of a shift of up to 1 px and a few grey levels of colour
 
     def attributes(self) -> dict[str, str]:
         return {name: getattr(self, name) for name in ATTRIBUTES}
@@ -122,7 +122,7 @@ def draw(face: Face) -> Image.Image:
 def _dots() -> np.ndarray:
     """The texture: (SIZE, SIZE), 1 inside a dot, 0 outside.
 
-    One dot in every second 8 x 8 px cell, like a chess board. A finer pattern could not be painted: the VAE's decoder
+    One dot in every second 8 x 8 px cell, like a chess board. The VAE cannot decode a finer pattern: its decoder
     sees no position inside a latent cell, only the contrast between cells.
     """
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -139,7 +139,7 @@ def _nearest(kind: str, colour: np.ndarray) -> str:
 
 
 def measure(picture: Image.Image | np.ndarray) -> dict[str, Any]:
-    """The raw readings behind `detect`, for plots and for explaining a verdict.
+    """The measurements behind `detect`.
 
     Args:
         picture: RGB, 64 x 64 px; an array has shape (64, 64, 3) and values 0 .. 255.
@@ -152,9 +152,7 @@ def measure(picture: Image.Image | np.ndarray) -> dict[str, Any]:
         raise ValueError(f"the detector reads {SIZE} x {SIZE} RGB pictures, got an array of shape {pixels.shape}")
     corners = np.concatenate([pixels[2:10, 0:4].reshape(-1, 3), pixels[2:10, 60:64].reshape(-1, 3)])
     background = np.median(corners, axis=0)
-    foreign = np.abs(pixels - background).sum(axis=2)[20:50] > 90
-    columns = np.flatnonzero(foreign.mean(axis=0) > 0.5)
-    centre = float(columns.mean()) if len(columns) else SIZE / 2
+    centre = _head_centre(pixels, background)
     cx = min(_CENTRES.values(), key=lambda value: abs(value - centre))
 
     def region(source: np.ndarray, dx: int, dy: int, rx: int, ry: int) -> np.ndarray:
@@ -172,15 +170,25 @@ def measure(picture: Image.Image | np.ndarray) -> dict[str, Any]:
     white = (pixels[..., 2] - skin[2]) / max(255 - skin[2], 1)
     eye_white = min(float(np.sort(region(white, dx, -2, 5, 4))[-40:].mean()) for dx in (-7, 7))
     mouth_dark = float((skin[1] - region(pixels, 0, 11, 3, 3)[:, 1]).mean() / max(skin[1] - 10, 1))
-    # Dots against the same cells' own surroundings; only outside the head, where nothing else is painted.
+    return {
+        "background": background, "hair": hair, "skin": skin, "centre": centre,
+        "eye_white": eye_white, "mouth_dark": mouth_dark, "dots": _dot_depth(pixels, background, cx),
+    }  # fmt: skip
+
+
+def _head_centre(pixels: np.ndarray, background: np.ndarray) -> float:
+    """The mean column, px, of those that are mostly not background at the height of the head."""
+    foreign = np.abs(pixels - background).sum(axis=2)[20:50] > 90
+    columns = np.flatnonzero(foreign.mean(axis=0) > 0.5)
+    return float(columns.mean()) if len(columns) else SIZE / 2
+
+
+def _dot_depth(pixels: np.ndarray, background: np.ndarray, cx: int) -> float:
+    """How much darker the dots are than their surroundings; only outside the head, where nothing else is painted."""
     outside = np.ones((SIZE, SIZE), dtype=bool)
     outside[_Y - 28 : _Y + 25, max(0, cx - 22) : cx + 23] = False
     brightness = pixels.mean(axis=2) / max(float(background.mean()), 1.0)
-    dots = float(brightness[outside & (_DOTS == 0)].mean() - brightness[outside & (_DOTS > 0.5)].mean())
-    return {
-        "background": background, "hair": hair, "skin": skin, "centre": centre,
-        "eye_white": eye_white, "mouth_dark": mouth_dark, "dots": dots,
-    }  # fmt: skip
+    return float(brightness[outside & (_DOTS == 0)].mean() - brightness[outside & (_DOTS > 0.5)].mean())
 
 
 def detect(picture: Image.Image | np.ndarray) -> dict[str, str]:

@@ -19,23 +19,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextModel
 
 from lib_addift.demo import world
 from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
+from lib_addift.experiments.world_checkpoint import (
+    SCALE_FACTOR,
+    TEXT_WIDTH,
+    build_text_model,
+    build_unet,
+    build_vae,
+    save_checkpoint,
+)
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.tokenizer import load_tokenizer
-from lib_addift.lora import names
 
-# Group norm has 32 groups: with 32 channels it erases whatever is the same over the whole picture, such as the style,
-# so the VAE's coarse levels have 64. The UNet's two deepest levels see 2 x 2 and 1 latent pixels and need little.
-UNET_WIDTHS = (64, 96, 32, 32)
-VAE_WIDTHS = (32, 96, 64, 64)
-TEXT_WIDTH = 24
-SCALE_FACTOR = 0.18215
 TEXT_STEPS = 500
-_PHRASE_ENDS = {name: world.phrase(name, "").strip() for name in world.ATTRIBUTES}  # 'eyes' is said if ' eyes' is there
+_PHRASE_ENDS = {
+    name: world.phrase(name, "").strip() for name in world.ATTRIBUTES
+}  # in captions that name the attribute
 OMIT_RATE = 0.2  # share of attributes left out of a caption
 EMPTY_RATE = 0.1  # share of empty captions, for classifier-free guidance
 
@@ -48,43 +50,19 @@ def pictures(count: int, seed: int) -> tuple[torch.Tensor, list[world.Face]]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1, faces
 
 
-def build_vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=VAE_WIDTHS,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=32,
-        sample_size=world.SIZE,
-    )
-
-
-def build_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        block_out_channels=UNET_WIDTHS,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=8,
-        norm_num_groups=32,
-        sample_size=8,
-    )
-
-
-def build_text_model() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=77,
-        )
-    )
-
-
 def _cosine(step: int, steps: int, warmup: int = 100) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then half a cosine down to 0.001."""
     return min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps)) + 1e-3
+
+
+def _optimizer_step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+    """One step at the learning rate `rate`, with gradients clipped to norm 1."""
+    (group,) = optimizer.param_groups
+    group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
 
 
 def train_vae(steps: int, batch: int, seed: int) -> AutoencoderKL:
@@ -95,18 +73,13 @@ def train_vae(steps: int, batch: int, seed: int) -> AutoencoderKL:
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     start = time.monotonic()
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * _cosine(step, steps)
         x = data[torch.randint(0, len(data), (batch,))].to(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
         # The mean over 4 x 4 px brings in colours and shapes before edges.
         loss = F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4)) + 3e-4 * kl
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        _optimizer_step(optimizer, loss, 2e-3 * _cosine(step, steps))
         if step % 50 == 0 or step == steps - 1:
             std = posterior.mean.std().item()
             print(
@@ -136,20 +109,24 @@ def _random_caption(face: world.Face, rng: random.Random) -> str:
     return world.caption(face, frozenset(name for name in world.ATTRIBUTES if rng.random() < OMIT_RATE))
 
 
+@torch.no_grad()
+def _latents(vae: AutoencoderKL, seed: int) -> tuple[torch.Tensor, list[world.Face]]:
+    """The scaled latents (8192, 4, 8, 8) of random faces, and their attributes."""
+    data, faces = pictures(8192, seed)
+    return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in data.split(64)]) * SCALE_FACTOR, faces
+
+
 def train_unet(
     vae: AutoencoderKL, *, steps: int, batch: int, seed: int, keep: Path | None, init: Path | None
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Denoising with epsilon prediction; returns averaged (EMA) weights.
 
-    Without `init`, min-SNR weights (gamma 5) make good pictures fast, but the text is hardly used. Going on from
-    `init`, high noise counts more: there it is decided what a picture shows, so only there the text matters.
+    Without `init`, min-SNR weights (gamma 5) make good pictures fast, but the text is hardly used. Continuing from the
+    checkpoint `init`, high noise gets more weight: there the content is decided, so only there the text matters.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    data, faces = pictures(8192, seed + 1)
-    with torch.no_grad():
-        latents = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in data.split(64)]) * SCALE_FACTOR
-    del data
+    latents, faces = _latents(vae, seed + 1)
     tokenize = load_tokenizer()
     schedule = NoiseSchedule(sd15_alphas_cumprod())
     unet, text = build_unet().to(memory_format=torch.channels_last), build_text_model()
@@ -163,11 +140,9 @@ def train_unet(
     optimizer = torch.optim.AdamW(parameters, lr=1.5e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     start, mean_loss = time.monotonic(), 1.0
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * _cosine(step, steps)
         index = torch.randint(0, len(latents), (batch // 2,))
         captions = [_random_caption(faces[i], rng) for i in index.tolist()]
-        # Each picture and caption stands at two timesteps, because the text model takes a third of the time.
+        # Each picture and caption gets two timesteps, because the text model takes a third of the time.
         cond = text(input_ids=tokenize(captions)[:, 0]).last_hidden_state.repeat(2, 1, 1)
         clean = latents[index].repeat(2, 1, 1, 1).to(memory_format=torch.channels_last)
         noise, timesteps = torch.randn(batch, 4, 8, 8), torch.randint(0, 1000, (batch,))
@@ -177,10 +152,7 @@ def train_unet(
         if init is not None:
             weight += (1 / snr).clamp(max=20.0)
         loss = (weight * (noise_pred - noise).square().mean(dim=(1, 2, 3))).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        _optimizer_step(optimizer, loss, 1.5e-3 * _cosine(step, steps))
         with torch.no_grad():
             torch._foreach_lerp_(averaged, parameters, 1 - min(0.999, (step + 1) / (step + 10)))
         mean_loss += 0.02 * (loss.item() - mean_loss)
@@ -197,8 +169,8 @@ def train_unet(
 def pretrain_text(text: CLIPTextModel, steps: int, batch: int, seed: int) -> None:
     """Teach the text model what captions say, as CLIP's training on pictures would have.
 
-    A linear reader of the mean over the padding must name each attribute, or that the caption leaves it out. Cross
-    attention begins as a mean over all tokens, most of them padding; what stands in one word only is lost in it.
+    A linear classifier on the mean over the padding tokens must predict each attribute's value, or that the caption
+    omits it. An untrained cross attention averages all tokens, most of them padding, so a single word is lost in it.
     """
     torch.manual_seed(seed)
     rng = random.Random(seed)
@@ -207,8 +179,6 @@ def pretrain_text(text: CLIPTextModel, steps: int, batch: int, seed: int) -> Non
     parameters = [*text.parameters(), *readers.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * _cosine(step, steps, warmup=20)
         faces = [world.random_face(rng) for _ in range(batch)]
         captions = [_random_caption(face, rng) for face in faces]
         padding = text(input_ids=tokenize(captions)[:, 0]).last_hidden_state[:, 45:].mean(dim=1)
@@ -222,10 +192,7 @@ def pretrain_text(text: CLIPTextModel, steps: int, batch: int, seed: int) -> Non
             logits = reader(padding)
             loss = loss + F.cross_entropy(logits, torch.tensor(said))
             hits += int((logits.argmax(dim=1) == torch.tensor(said)).sum())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        _optimizer_step(optimizer, loss, 2e-3 * _cosine(step, steps, warmup=20))
         if step % 50 == 0 or step == steps - 1:
             print(f"text {step}/{steps} loss {loss.item():.3f} hits {hits / batch / len(readers):.3f}", flush=True)
 
@@ -234,46 +201,6 @@ def pretrain_text(text: CLIPTextModel, steps: int, batch: int, seed: int) -> Non
 def _load(unet: torch.nn.Module, text: torch.nn.Module, values: list[torch.Tensor]) -> None:
     for parameter, value in zip([*unet.parameters(), *text.parameters()], values, strict=True):
         parameter.copy_(value)
-
-
-def _schedule_buffers() -> dict[str, torch.Tensor]:
-    """The noise schedule's tensors that SD1.5 files carry, in float32."""
-    alphas_cumprod = sd15_alphas_cumprod().double()
-    previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
-    betas = 1 - alphas_cumprod / previous
-    variance = betas * (1 - previous) / (1 - alphas_cumprod)
-    buffers = {
-        "betas": betas,
-        "alphas_cumprod": alphas_cumprod,
-        "alphas_cumprod_prev": previous,
-        "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
-        "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
-        "log_one_minus_alphas_cumprod": (1 - alphas_cumprod).log(),
-        "sqrt_recip_alphas_cumprod": (1 / alphas_cumprod).sqrt(),
-        "sqrt_recipm1_alphas_cumprod": (1 / alphas_cumprod - 1).sqrt(),
-        "posterior_variance": variance,
-        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
-        "posterior_mean_coef1": betas * previous.sqrt() / (1 - alphas_cumprod),
-        "posterior_mean_coef2": (1 - previous) * (1 - betas).sqrt() / (1 - alphas_cumprod),
-    }
-    return {name: value.float() for name, value in buffers.items()}
-
-
-def save_checkpoint(
-    path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel, metadata: dict[str, str]
-) -> None:
-    """One fp16 file with CompVis keys, as the SD1.5 release has them."""
-    tensors = {names.UNET_PREFIX + names.unet_to_compvis(k): v for k, v in unet.state_dict().items()}
-    for key, value in vae.state_dict().items():
-        is_attention_matrix = ".attentions." in key and value.ndim == 2
-        tensors[names.VAE_PREFIX + names.vae_to_compvis(key)] = (
-            value[:, :, None, None] if is_attention_matrix else value
-        )
-    for key, value in text.state_dict().items():
-        tensors[names.TEXT_PREFIX + "text_model." + key] = value
-    half = {key: value.detach().half().contiguous().clone() for key, value in tensors.items()}
-    half[names.TEXT_PREFIX + "text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    save_file(half | _schedule_buffers(), path, {"format": "pt", **metadata})
 
 
 def main() -> None:
@@ -285,7 +212,7 @@ def main() -> None:
     parser.add_argument("--unet-steps", type=int, default=3800)
     parser.add_argument("--unet-batch", type=int, default=64)
     parser.add_argument("--vae", type=Path, help="reuse the VAE of an earlier run (its .vae.pt file)")
-    parser.add_argument("--init", type=Path, help="go on from the UNet and text model of this checkpoint")
+    parser.add_argument("--init", type=Path, help="continue from the UNet and text model of this checkpoint")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     start = time.monotonic()

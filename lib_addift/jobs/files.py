@@ -18,7 +18,8 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pairs import PairSource, PictureSource, load_picture
+from lib_addift.data.pairs import PairSource
+from lib_addift.data.pictures import PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import png_bytes, replace_files

@@ -1,7 +1,7 @@
 """Sums of LoRAs and their best approximations of a lower rank, layer by layer.
 
-A sum of low-rank layers is the layer with their factors side by side: exact, and no matrix of the layer's own size is
-ever built. Truncation takes QR of both factors and the singular values of the small matrix between them, which are
+A sum of low-rank layers is the layer with their factors concatenated: exact, and without a matrix of the layer's own
+size. Truncation takes QR of both factors and the singular values of the small matrix between them, which are
 those of the layer itself (Golub & Van Loan, Matrix Computations, section 8.6). All of it in float64.
 """
 
@@ -18,9 +18,9 @@ from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora.factors import Factors, read_factors
 from lib_addift.lora.state_dict import ALPHA, DOWN, UP, Parts, by_layer
 
-Report = Callable[[str, int, int], None]  # what is done, how far, of how many
+Report = Callable[[str, int, int], None]  # called with what is counted, how many are done, and of how many
 HIGHEST_RANK = 4096
-_NOTHING = 1e-10  # singular values below this share of the largest are rounding
+_NOTHING = 1e-10  # singular values below this share of the largest are rounding errors
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ NO_LIMIT = RankLimit()
 
 @dataclass(frozen=True, eq=False)
 class Truncated:
-    """What truncation has left of a layer; None when the layer was nothing."""
+    """A truncated layer (None when it was zero), its energy and that before truncation."""
 
     layer: Factors | None
     energy: float
@@ -74,7 +74,7 @@ class NewLora:
 
 
 class NewLoraBuilder:
-    """A new LoRA, layer by layer."""
+    """Collects the layers of a new LoRA."""
 
     def __init__(self) -> None:
         self._tensors: dict[str, torch.Tensor] = {}
@@ -82,7 +82,7 @@ class NewLoraBuilder:
         self._kept = self._total = 0.0
 
     def add(self, name: str, result: Truncated) -> None:
-        """Put in what was kept of a layer."""
+        """Add a truncated layer; one that is None is left out."""
         self._kept, self._total = self._kept + result.energy, self._total + result.total
         if result.layer is not None:
             self._tensors |= layer_tensors(name, result.layer)
@@ -101,7 +101,7 @@ class LoraSource(Protocol):
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         ...
 
     @property
@@ -113,7 +113,7 @@ class LoraSource(Protocol):
 
 
 class TensorSource:
-    """A LoRA that is in memory."""
+    """A LoRA in memory."""
 
     def __init__(self, tensors: Parts, title: str = "the LoRA") -> None:
         self.title = title
@@ -239,7 +239,7 @@ def _keep(
 ) -> Truncated:
     """The first singular vectors (out, n), values (n,) and vectors (n, columns) as factors.
 
-    The largest value becomes the scale, so that both factors hold numbers of a size that fp16 has room for.
+    The largest value becomes the scale, so that the factors' values are in fp16's range.
     """
     left, values, right = parts
     energies = values.square()
@@ -255,7 +255,7 @@ def _keep(
 
 
 def layer_tensors(name: str, layer: Factors) -> dict[str, torch.Tensor]:
-    """A layer with kohya keys, float32. The scale's size goes into alpha and its sign into lora_up."""
+    """A layer with kohya keys, float32. The scale's absolute value goes into alpha, its sign into lora_up."""
     up = layer.up * math.copysign(1.0, layer.scale)
     return {
         f"{name}{DOWN}": layer.down.float().contiguous(),

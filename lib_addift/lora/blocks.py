@@ -1,4 +1,4 @@
-"""Blocks of the UNet by the names that people know from LoRA Block Weight, and a weight for each of them.
+"""Blocks of the UNet by the names of the extension LoRA Block Weight, and a weight for each of them.
 
 IN01 is CompVis' input_blocks.1, OUT03 its output_blocks.3, MID its middle_block; BASE and TE are the text encoder.
 IN and OUT stand for all of theirs, ALL for everything.
@@ -18,7 +18,7 @@ OTHER = "OTHER"  # layers in no block: the time embedding and the last convoluti
 _SIDES = {"input_blocks": "IN", "output_blocks": "OUT"}
 _FINE = tuple(f"{side}{number:02}" for side in ("IN", "OUT") for number in range(12))
 _NAMES = ("ALL", "IN", "MID", "OUT", "TE", *_FINE)
-_SAME = {"BASE": "TE", "M00": "MID"}
+_ALIASES = {"BASE": "TE", "M00": "MID"}
 # The lists of LoRA Block Weight: 26 numbers for all blocks, 17 for those with attention.
 _OF_26 = ("TE", *_FINE[:12], "MID", *_FINE[12:])
 _WITHOUT_ATTENTION = {"IN00", "IN03", "IN06", "IN09", "IN10", "IN11", "OUT00", "OUT01", "OUT02"}
@@ -55,7 +55,7 @@ def _compvis_block(layer: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class BlockWeights:
-    """A factor for each block; 1 where nothing else is said."""
+    """A factor for each block; 1 for blocks that are not named."""
 
     weights: Mapping[str, float] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ class BlockWeights:
         weights: dict[str, float] = {}
         for item in items:
             name, _, value = (part.strip() for part in item.partition("="))
-            name = _SAME.get(name.upper(), name.upper())
+            name = _ALIASES.get(name.upper(), name.upper())
             if name not in _NAMES:
                 raise ConfigError(
                     f"'{item}' names no block: use ALL, IN, MID, OUT, TE, IN00 to IN11 or OUT00 to OUT11, as in OUT=1."
@@ -83,7 +83,7 @@ class BlockWeights:
         return cls(weights)
 
     def of(self, layer: str) -> float:
-        """The factor of a layer: what is said of its own block goes before IN or OUT, and that before ALL."""
+        """The factor of a layer: that of its own block, else of IN or OUT, else of ALL, else 1."""
         block = block_of(layer)
         known = (block, block.rstrip("0123456789"), "ALL")
         return next((self.weights[name] for name in known if name in self.weights), 1.0)
@@ -92,7 +92,7 @@ class BlockWeights:
         return ", ".join(f"{name}={weight:g}" for name, weight in self.weights.items())
 
 
-EVEN = BlockWeights()
+NO_WEIGHTS = BlockWeights()
 
 
 def _number(name: str, text: str) -> float:

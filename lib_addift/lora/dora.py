@@ -1,4 +1,4 @@
-"""DoRA: a LoRA whose direction and length are learnt apart. Source: Liu et al. 2024, section 4."""
+"""DoRA: learns the direction and the norm of the weight's columns separately. Source: Liu et al. 2024, section 4."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DoraLayer(LoraLayer):
     (1, in) or (1, in, 1, 1), float32. This is the paper's form and the one that A1111 and Forge read
     (`apply_weight_decompose`, `weight_decompose`); a multiplier acts on the whole change, as there.
 
-    Dropout leaves out units of the rank, before the norm is taken, and so the same ones in all samples.
+    Dropout drops units of the rank before the norm is computed, and therefore the same units in all samples.
     """
 
     def __init__(
@@ -34,11 +34,11 @@ class DoraLayer(LoraLayer):
     ) -> None:
         super().__init__(lora_down, lora_up, alpha, conv)
         self.dora_scale = nn.Parameter(dora_scale.float())
-        self._target = (layer,)  # in a tuple: as an attribute it would become a part of this module
+        self._target = (layer,)  # in a tuple, or nn.Module would register it as a submodule
 
     @classmethod
     def create(cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> DoraLayer:
-        """A plain LoRA's start, and the norms of the frozen weight: it starts as nothing."""
+        """A plain LoRA's initial factors and the norms of the frozen weight: the initial change is zero."""
         lora = LoraLayer.create(layer, rank, alpha, generator)
         norms = column_norms(frozen_weight(layer), lora.lora_down.detach(), lora.lora_up.detach().flatten(1))
         dora_scale = norms.view(1, -1, *[1] * (lora.lora_down.ndim - 2))
@@ -49,7 +49,7 @@ class DoraLayer(LoraLayer):
 
     def forward(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
         # With s = dora_scale / |V|, one number for each input channel, V s x - W x = W (s - 1) x + up down s x: neither
-        # V nor its change is ever built, and what is small is not lost beside what is large.
+        # V nor its change is built, and small changes are not lost to cancellation.
         weight = frozen_weight(self._target[0]).to(x.device)
         up = self.lora_up.flatten(1) * self.scale
         stretch = self.dora_scale.flatten() / recomputed(
@@ -66,13 +66,13 @@ class DoraLayer(LoraLayer):
         return merged * (self.dora_scale / norms.view_as(self.dora_scale)) - weight
 
     def tensors(self, name: str, weight: float) -> dict[str, torch.Tensor]:
-        """`weight` goes into the columns of lora_down and into dora_scale; exact, but for what follows.
+        """`weight` goes into the columns of lora_down and into dora_scale; exact, except as follows.
 
         Column j of the weight is s_j V_j = s_j W_j + s_j L_j, where L is the low-rank part. w times its change is
         c_j W_j + w s_j L_j - W_j with c_j = 1 + w (s_j - 1). That is again a DoRA: its low-rank part is L_j w s_j / c_j
-        and its dora_scale c_j |W_j + L_j w s_j / c_j|. At c_j = 0 there is none, so that |c_j| is made at least 1/1024:
-        the column is then wrong by less than W_j / 1024. Trained s_j are near to 1, and only a weight of dozens comes
-        there.
+        and its dora_scale c_j |W_j + L_j w s_j / c_j|. At c_j = 0 there is none, so |c_j| is clamped to at least
+        1/1024: the column is then wrong by less than W_j / 1024. Trained s_j are close to 1, so that only weights of
+        dozens get there.
         """
         result = super().tensors(name, 1.0)
         scale_key, down_key = f"{name}.dora_scale", f"{name}.lora_down.weight"

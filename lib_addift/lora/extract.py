@@ -1,4 +1,4 @@
-"""A LoRA from two checkpoints: what a tuned model has learnt beyond its base, one layer at a time."""
+"""A LoRA from the difference of two checkpoints, a tuned model and its base, one layer at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA files: how they may be called, how they are written, and how they are read back.
+"""LoRA files: the rules of their names, writing and reading.
 
 A LoRA called NAME is up to three files in the WebUI's LoRA folder: NAME.safetensors, and for its card in the WebUI
 NAME.json (description and notes) and NAME.png (the picture).
@@ -50,7 +50,7 @@ _TAKING_SUFFIXES = (*LORA_SUFFIXES, ".png", ".json")
 
 
 def check_name(name: str) -> str:
-    """`name`, if it can be a file's stem on every system and NAME in `<lora:NAME:1>`. Raises LoraFileError."""
+    """`name`, if it is valid as a file's stem on every system and in `<lora:NAME:1>`. Raises LoraFileError."""
     for pattern, problem in _NAME_RULES.items():
         if re.search(pattern, name):
             raise LoraFileError(f"the LoRA's name {name[:_LONGEST_NAME]!r} {problem}.")
@@ -64,7 +64,7 @@ def check_name(name: str) -> str:
 
 
 def lora_path(lora_dir: Path, name: str, overwrite: bool) -> Path:
-    """Where a LoRA called `name` will be saved; to be asked before any work starts. Makes the folder.
+    """The path at which to save a LoRA called `name`; call it before any work starts. Creates the folder.
 
     Raises LoraFileError when the name is bad or taken (in capitals or not: to Windows they are the same), or when the
     folder cannot be made, cannot be written to or has too little room.
@@ -150,9 +150,10 @@ def _card(metadata: Mapping[str, str]) -> dict[str, object]:
 
 
 def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[str, torch.Tensor]:
-    """Copies on the CPU in the file's number format, but alpha and DoRA's norms in float32.
+    """Copies on the CPU in the file's number format; alpha and DoRA's norms in float32.
 
-    Readers take alpha's value, whatever its format; and what is little of a norm is much beside what the LoRA changes.
+    Readers accept alpha in any format. DoRA's norms stay in float32, since the rounding of a norm in half precision is
+    large beside the change that the LoRA makes.
     Raises LoraFileError for numbers that are not finite, here or in the file, and for a LoRA that does nothing.
     """
     if precision not in SAVE_PRECISIONS:
@@ -166,7 +167,7 @@ def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[
         if not ready[key].isfinite().all():
             largest = tensor.abs().max()
             raise LoraFileError(f"'{key}' reaches {largest:.3g}, which {precision} cannot hold: save it as fp32.")
-    # One zero factor is enough, but not where the norms (DoRA) act beside it.
+    # A layer with one zero factor changes nothing, unless DoRA's norms do.
     idle = {layer_name(key) for key, tensor in ready.items() if not tensor.any()}
     if not any(key.endswith(DORA) for key in ready) and idle.issuperset(map(layer_name, ready)):
         raise LoraFileError("the LoRA does nothing, all its layers are zero: train it longer or at a higher rate.")
@@ -234,7 +235,7 @@ def _check_is_lora(path: Path, keys: Collection[str]) -> None:
 
 
 def describe(path: Path) -> str:
-    """Some lines of plain text on any LoRA file, ours or not. Raises LoraFileError."""
+    """A plain-text description of any trainer's LoRA file. Raises LoraFileError."""
     tensors, metadata = read_lora(path)
     file = path.read_bytes()
     lines = [

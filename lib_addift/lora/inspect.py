@@ -1,4 +1,4 @@
-"""How strongly a LoRA acts in each block and layer: what `lora show` prints and the tab shows."""
+"""The norm and rank of a LoRA's change in each block and layer: what `lora show` prints and the tab shows."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _order(block: str) -> tuple[int, str]:
 
 
 def show(path: Path, *, each_layer: bool = False) -> str:
-    """What the file says of itself, then how strongly it acts in each block and, if wished, each layer."""
+    """The description of the file, then a table of its blocks and, with `each_layer`, of its layers."""
     layers = layer_figures(path)
     lines = [describe(path), "", f"{'Block':<8}{'layers':>7}{'norm':>11}{'energy':>9}{'effective rank':>16}"]
     lines += [

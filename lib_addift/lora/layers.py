@@ -1,7 +1,7 @@
-"""What a LoRA adds to one frozen layer, whatever its kind; and the plain kind, a low-rank pair.
+"""The change that a LoRA makes to one frozen layer: the interface of all kinds, and the plain low-rank pair.
 
-The layer is linear, with a weight (out, in), or a convolution, with (out, in, k, k). Every kind of change computes its
-part of the layer's output, writes itself as a file's tensors and gives its weight as one dense matrix.
+The layer is linear, with a weight (out, in), or a convolution, with (out, in, k, k). Every kind computes what is added
+to the layer's output, the tensors of its file and its change of the weight as a dense tensor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class DeltaLayer(nn.Module, ABC):
     @property
     @abstractmethod
     def rank(self) -> int:
-        """The inner size of its factors."""
+        """The inner dimension of its factors."""
 
     @property
     def scale(self) -> float:
@@ -39,7 +39,7 @@ class DeltaLayer(nn.Module, ABC):
     @property
     @abstractmethod
     def units(self) -> int:
-        """How many parts it has that dropout may leave out."""
+        """The number of units that dropout chooses from."""
 
     @abstractmethod
     def forward(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
@@ -58,14 +58,14 @@ class DeltaLayer(nn.Module, ABC):
 
     @abstractmethod
     def zero_init_parameters(self) -> list[nn.Parameter]:
-        """Those that start at zero."""
+        """The parameters that are initialised with zeros."""
 
     def kept_shape(self, samples: int) -> tuple[int, int]:
         """The shape of `kept` for so many samples."""
         return samples, self.units
 
     def _drop(self, values: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-        """`values`, whose channels are units, times `kept`."""
+        """Multiply `values`, whose channels are the units, by `kept`."""
         if kept is None:
             return values
         shape = [len(kept), *[1] * (values.ndim - 1)]
@@ -77,7 +77,7 @@ class LoraLayer(DeltaLayer):
     """One low-rank pair: x -> lora_up(lora_down(x)) * alpha / rank. Source: Hu et al. 2021, section 4.1.
 
     `lora_down` is (rank, in) or (rank, in, k, k), `lora_up` (out, rank) or (out, rank, 1, 1); both float32. Dropout
-    leaves out units of the rank.
+    drops units of the rank.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LoraLayer(DeltaLayer):
 
     @classmethod
     def create(cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> LoraLayer:
-        """Kaiming-uniform down and zero up, so that the LoRA starts as nothing."""
+        """Kaiming-uniform down and zero up, so that the initial change is zero."""
         weight = frozen_weight(layer)
         outputs, inputs, *kernel = weight.shape
         lora_down = uniform((rank, inputs, *kernel), generator)
@@ -117,7 +117,7 @@ class LoraLayer(DeltaLayer):
         return delta.view(len(self.lora_up), *self.lora_down.shape[1:])
 
     def tensors(self, name: str, weight: float) -> dict[str, torch.Tensor]:
-        """The size of `weight` goes into alpha and its sign into lora_up."""
+        """The absolute value of `weight` goes into alpha, its sign into lora_up."""
         return {
             f"{name}.lora_down.weight": copied(self.lora_down),
             f"{name}.lora_up.weight": copied(self.lora_up) * math.copysign(1.0, weight),
@@ -155,7 +155,7 @@ def copied(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def recomputed(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> torch.Tensor:
-    """function(*arguments), of which autograd keeps the arguments only: the rest is computed again when it goes back.
+    """function(*arguments) with activation checkpointing: autograd saves the arguments and recomputes the rest.
 
     Dense matrices of all layers at once would need more memory than the model.
     """

@@ -1,4 +1,4 @@
-"""The kinds that LyCORIS made known: products of low-rank matrices entry by entry (LoHa) and Kronecker's (LoKr)."""
+"""LyCORIS' kinds of LoRA: the element-wise product of two low-rank matrices (LoHa), and Kronecker products (LoKr)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lib_addift.lora.layers import DeltaLayer, apply_weight, conv_arguments, cop
 
 
 class LohaLayer(DeltaLayer):
-    """Two low-rank products, multiplied entry by entry: (w1_a @ w1_b) * (w2_a @ w2_b) * alpha / rank.
+    """Two low-rank products, multiplied element-wise: (w1_a @ w1_b) * (w2_a @ w2_b) * alpha / rank.
 
     `factors` are w1_a (out, rank), w1_b (rank, in * k * k), w2_a and w2_b; all float32. The product may have any rank
-    up to rank squared. Dropout leaves out channels of the output. Source: Hyeon-Woo et al. 2022 (FedPara), section 2.
+    up to rank squared. Dropout drops channels of the output. Source: Hyeon-Woo et al. 2022 (FedPara), section 2.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class LohaLayer(DeltaLayer):
 
     @classmethod
     def create(cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> LohaLayer:
-        """Zero w2_a, so that it starts as nothing.
+        """Zero w2_a, so that the initial change is zero.
 
         The other three are equally large, and w2_a's gradient is as large as lora_up's of a plain LoRA, whose down has
         a standard deviation of 1 / sqrt(3 in): one learning rate then suits both.
@@ -59,7 +59,7 @@ class LohaLayer(DeltaLayer):
         return delta.view(len(delta), -1, *self._kernel)
 
     def tensors(self, name: str, weight: float) -> dict[str, torch.Tensor]:
-        """`weight` goes into w2_a: A1111 multiplies the two products in the file's format, where tiny ones vanish."""
+        """`weight` goes into w2_a: A1111 multiplies the two products in the file's dtype, where tiny values vanish."""
         return {
             f"{name}.hada_w1_a": copied(self.hada_w1_a),
             f"{name}.hada_w1_b": copied(self.hada_w1_b),
@@ -75,7 +75,7 @@ class LohaLayer(DeltaLayer):
 class LokrLayer(DeltaLayer):
     """A Kronecker product of a small matrix and a larger one: kron(w1, w2) * alpha / rank.
 
-    `w1` is (a, b). `w2` is either whole, (out / a, in / b) or (out / a, in / b, k, k), and then no reader heeds alpha;
+    `w1` is (a, b). `w2` is either whole, (out / a, in / b) or (out / a, in / b, k, k), and then readers ignore alpha;
     or it is w2_a @ w2_b, (out / a, rank) and (rank, in / b * k * k). All float32. Dropout leaves out channels of the
     output. Source: Yeh et al. 2024 (LyCORIS), section 3, and its code for when w2 is whole.
     """
@@ -100,7 +100,7 @@ class LokrLayer(DeltaLayer):
 
     @property
     def rank(self) -> int:
-        """Of a whole w2: the highest that it can have."""
+        """For a whole w2: the highest rank of a matrix of its shape."""
         return min(self.lokr_w2.flatten(1).shape) if self.is_whole else self.lokr_w2_b.shape[0]
 
     @property
@@ -115,7 +115,7 @@ class LokrLayer(DeltaLayer):
     def create(
         cls, layer: nn.Module, rank: int, alpha: float, generator: torch.Generator, *, factor: int = -1
     ) -> LokrLayer:
-        """Kaiming-uniform factors and a zero w2 or w2_b, so that it starts as nothing; `factor` as in `split_size`."""
+        """Kaiming-uniform factors and a zero w2 or w2_b, for an initial change of zero; `factor` as in `split_size`."""
         weight = frozen_weight(layer)
         outputs, inputs, *kernel = weight.shape
         (a, rows), (b, columns) = split_size(outputs, factor), split_size(inputs, factor)
@@ -123,7 +123,7 @@ class LokrLayer(DeltaLayer):
         if rank < max(rows, columns) / 2:
             w2 = [uniform((rows, rank), generator), torch.zeros(rank, columns * math.prod(kernel))]
         else:
-            w2, alpha = [torch.zeros(rows, columns, *kernel)], float(rank)  # as LyCORIS has it: no scale
+            w2, alpha = [torch.zeros(rows, columns, *kernel)], float(rank)  # as LyCORIS does: no scale
         return cls(
             w1.to(weight.device), [each.to(weight.device) for each in w2], alpha, kernel, conv=conv_arguments(layer)
         )
@@ -153,7 +153,7 @@ class LokrLayer(DeltaLayer):
         return torch.kron(first, second.contiguous()) * self.scale
 
     def tensors(self, name: str, weight: float) -> dict[str, torch.Tensor]:
-        """`weight` goes into w2 or w2_b: a whole w2 knows no alpha."""
+        """`weight` goes into w2 or w2_b: alpha has no effect on a whole w2."""
         result = {f"{name}.lokr_w1": copied(self.lokr_w1), f"{name}.alpha": torch.tensor(self.alpha)}
         if self.is_whole:
             return {**result, f"{name}.lokr_w2": copied(self.lokr_w2) * weight}
@@ -170,7 +170,7 @@ class LokrLayer(DeltaLayer):
 def split_size(size: int, factor: int = -1) -> tuple[int, int]:
     """`size` as a product of two numbers, the smaller one first.
 
-    -1: as near to each other as they can be. Otherwise `factor` is one of them; where it does not divide `size`, the
+    -1: as close to each other as possible. Otherwise `factor` is one of them; where it does not divide `size`, the
     smaller number is the largest that does and is no larger than `factor`. LyCORIS splits in the same way.
     """
     if factor > 0 and size % factor == 0:

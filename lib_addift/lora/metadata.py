@@ -1,4 +1,4 @@
-"""What a LoRA says of itself: the metadata inside its file, and the same in words for people."""
+"""The metadata in a LoRA's file, and its description in plain text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from lib_addift.lora.network import layer_kind
 from lib_addift.lora.state_dict import (
     ALPHA,
     DORA,
-    DOWN,
-    UP,
     Parts,
     by_layer,
     has_weights,
@@ -26,13 +24,8 @@ from lib_addift.lora.state_dict import (
     rank_and_alpha,
 )
 
-__all__ = [
-    "ALPHA", "DOWN", "UP",
-    "build_metadata", "describe_run", "describe_tensors", "layer_name", "ranks_and_alphas",
-]  # fmt: skip
-
 _BASE_MODELS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}  # by the width of the text condition
-_FACTS = {  # the metadata that people want to see
+_FACTS = {  # metadata for the description, and its labels
     "ss_training_comment": "Method",
     "ss_sd_model_name": "Trained on",
     "ss_resolution": "Resolution",
@@ -76,7 +69,7 @@ def build_metadata(
         "ss_resolution": str(resolution),
         "ss_steps": str(done),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1/lora",  # Forge knows the file by it
+        "modelspec.architecture": "stable-diffusion-v1/lora",  # Forge recognises the file by it
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.description": f"{learnt} on {model_title} in {done} steps.",
@@ -167,7 +160,7 @@ def _kind(layer: str) -> str:
 
 
 def _base_model(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """As the file says; else by the width in which its cross attention reads text."""
+    """As the metadata say; else by the input width of its cross attention."""
     said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture")
     widths = (input_width(parts) for name, parts in _layers(tensors).items() if name.endswith("attn2_to_k"))
     return said or _BASE_MODELS.get(next(widths, 0), "unknown")

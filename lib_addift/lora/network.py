@@ -1,4 +1,4 @@
-"""LoRA layers over a frozen model, joined to it by forward hooks: nothing of the model is replaced or overwritten."""
+"""LoRA layers over a frozen model, attached by forward hooks: no module or weight of the model is changed."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _BLOCKS = {"IN": "lora_unet_down_blocks", "MID": "lora_unet_mid_block", "OUT": "
 
 
 def layer_kind(lora_name: str) -> str | None:
-    """The kind (config.LAYER_KINDS) of a layer, or None when LoRA files have no place for it."""
+    """The kind (config.LAYER_KINDS) of a layer, or None for a layer that LoRA files do not support."""
     return next((kind for kind, pattern in _KINDS.items() if pattern.search(lora_name)), None)
 
 
 def select_layers(
     unet: nn.Module, lora_name: Callable[[str], str], *, layers: Collection[str], blocks: Collection[str]
 ) -> dict[str, nn.Module]:
-    """The UNet's layers that learn, by LoRA name, in the UNet's own order.
+    """The UNet's layers to train, by LoRA name, in the UNet's own order.
 
-    Linear layers are known by `in_features` and convolutions by `kernel_size`: a host may bring its own classes.
+    Linear layers are recognised by `in_features`, convolutions by `kernel_size`: hosts have classes of their own.
     """
     prefixes = tuple(_BLOCKS[block] for block in blocks)
     chosen = {}
@@ -54,11 +54,11 @@ def select_layers(
 
 
 class LoraNetwork(nn.Module):
-    """The LoRA layers of one LoRA, by name, and the multiplier at which they act.
+    """The layers of one LoRA, by name, and the multiplier of their output.
 
-    `multiplier` is a number, or a tensor (B,) with one number per sample of the batch. While `dropout_seed` is a
-    number, each unit of each layer is left out in the share `dropout` of the samples: which ones follows from that
-    number alone, so that a pass that runs again (checkpointing, a resumed training) leaves out the same.
+    `multiplier` is a number, or a tensor (B,) with one number for each sample of the batch. Dropout is on while
+    `dropout_seed` is a number: each unit of each layer is dropped in the share `dropout` of the samples. The seed alone
+    decides which, so that a repeated pass (checkpointing, a resumed training) drops the same units.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class LoraNetwork(nn.Module):
         dropout: float = 0.0,
         lokr_factor: int = -1,
     ) -> LoraNetwork:
-        """A fresh LoRA over `modules` (see `select_layers`); the same seed gives the same weights on every device.
+        """An untrained LoRA over `modules` (see `select_layers`); the same seed gives the same weights on every device.
 
         The settings are those of `TrainConfig`.
         """
@@ -118,7 +118,7 @@ class LoraNetwork(nn.Module):
 
     @property
     def has_text(self) -> bool:
-        """Whether it acts on the text model too, so that conditions depend on it."""
+        """Whether it changes the text encoder too, so that the conditions depend on it."""
         return any(name.startswith("lora_te") for name in self.layers)
 
     @property
@@ -128,7 +128,7 @@ class LoraNetwork(nn.Module):
 
     @contextmanager
     def attach(self) -> Iterator[LoraNetwork]:
-        """Let the LoRA act on its modules inside the block; afterwards their hooks are as before, whatever happened."""
+        """Add the LoRA's output to its modules' inside the block; its hooks are removed at the end, even on errors."""
         with _hooks(self.targets, self._delta):
             yield self
 
@@ -140,7 +140,7 @@ class LoraNetwork(nn.Module):
         return delta * multiplier
 
     def _kept(self, name: str, x: torch.Tensor) -> torch.Tensor | None:
-        """Zero for what dropout leaves out; the rest is larger in turn, so that the mean over all choices stays."""
+        """The dropout mask: 0 for dropped units and 1 / (1 - dropout) for the others, which keeps the expectation."""
         if not self.dropout or self.dropout_seed is None:
             return None
         digest = hashlib.sha256(f"{self.dropout_seed} {name}".encode()).digest()
@@ -149,18 +149,18 @@ class LoraNetwork(nn.Module):
         return ((drawn >= self.dropout) / (1 - self.dropout)).to(x.device)
 
     def parameter_groups(self, lora_plus_ratio: float = 1.0, text_encoder_rate: float = 1.0) -> list[dict[str, Any]]:
-        """All parameters as an optimizer takes them; "ratio" is the share of the learning rate that a group gets.
+        """All parameters in groups for an optimizer; "ratio" is a group's share of the learning rate.
 
-        What starts at zero gets `lora_plus_ratio` times the rate of the rest (Hayou et al. 2024, LoRA+, section 4), and
-        layers of the text encoder `text_encoder_rate` times the UNet's. A norm (`dora_scale`) must not decay: zero is
-        not where it started.
+        Zero-initialised parameters get `lora_plus_ratio` times the rate of the others (Hayou et al. 2024, LoRA+,
+        section 4), layers of the text encoder `text_encoder_rate` times the UNet's. DoRA's norms (`dora_scale`) get no
+        weight decay, since they do not start at zero.
         """
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, layer in self.layers.items():
             rate = text_encoder_rate if name.startswith("lora_te") else 1.0
-            grown = {id(parameter) for parameter in layer.zero_init_parameters()}
+            zero_init = {id(parameter) for parameter in layer.zero_init_parameters()}
             for key, parameter in layer.named_parameters():
-                ratio = rate * lora_plus_ratio if id(parameter) in grown else rate
+                ratio = rate * lora_plus_ratio if id(parameter) in zero_init else rate
                 groups.setdefault((ratio, key == "dora_scale"), []).append(parameter)
         return [
             {"params": params, "ratio": ratio, **({"weight_decay": 0.0} if is_norm else {})}
@@ -178,9 +178,9 @@ class LoraNetwork(nn.Module):
 
 @torch.no_grad()
 def combine(networks: Sequence[tuple[LoraNetwork, float]]) -> LoraNetwork:
-    """The sum of plain LoRAs, each times its weight: exact, for the factors stand side by side and the ranks add up.
+    """The weighted sum of plain LoRAs, exact: their factors are concatenated, so that the ranks add up.
 
-    A layer that only some have is theirs alone. Raises ConfigError for other kinds of LoRA.
+    A layer that a LoRA lacks counts as zero in it. Raises ConfigError for other kinds of LoRA.
     """
     summands: dict[str, list[tuple[LoraLayer, float]]] = {}
     for network, weight in networks:
@@ -201,7 +201,7 @@ def combine(networks: Sequence[tuple[LoraNetwork, float]]) -> LoraNetwork:
 
 
 class LoraStack:
-    """Several plain LoRAs over the same layers, of one rank, in one pass: each sample goes through its own.
+    """Several plain LoRAs of one rank over the same layers in one pass: each sample of a batch uses one of them.
 
     `multiplier` is a tensor (B,), and `owners` (B,) has for each sample the index of its LoRA.
     """
@@ -217,12 +217,12 @@ class LoraStack:
 
     @contextmanager
     def attach(self) -> Iterator[LoraStack]:
-        """Let the LoRAs act inside the block; afterwards the modules' hooks are as before, whatever happened."""
+        """Add the LoRAs' output inside the block; the hooks are removed at the end, even after an error."""
         with _hooks(self._networks[0].targets, self._delta):
             yield self
 
     def _layers(self, name: str) -> list[LoraLayer]:
-        """One layer of all the LoRAs, which are stackable."""
+        """The layer of this name of all the LoRAs."""
         return [cast(LoraLayer, network.layers[name]) for network in self._networks]
 
     def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -230,14 +230,14 @@ class LoraStack:
         owners = self.owners.to(x.device)
         down = torch.stack([layer.lora_down for layer in layers])[owners]  # (B, rank, in, ...)
         up = torch.stack([layer.lora_up for layer in layers])[owners]  # (B, out, rank, ...)
-        delta = _each_through_its_own(x, down.to(x.dtype), up, layers[0].conv)
+        delta = _apply_per_sample(x, down.to(x.dtype), up, layers[0].conv)
         return delta * (self._scales[name][owners] * self.multiplier.to(x.device)).view(-1, *[1] * (delta.ndim - 1))
 
 
-def _each_through_its_own(
+def _apply_per_sample(
     x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, conv: dict[str, Any] | None
 ) -> torch.Tensor:
-    """Sample b of `x` through down[b] and up[b], in the dtypes of LoraLayer.forward."""
+    """Apply down[b] and up[b] to sample b of `x`, in the dtypes of LoraLayer.forward."""
     if conv is None:
         rows = x.reshape(len(x), -1, x.shape[-1])  # (B, tokens, in)
         low = torch.bmm(rows, down.mT).float()

@@ -55,12 +55,12 @@ def by_layer(keys: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def has_weights(parts: Collection[str]) -> bool:
-    """Whether there is anything of a layer that can be read."""
+    """Whether any of a layer's weights are among the parts."""
     return not _ALL_PARTS.isdisjoint(parts)
 
 
 def is_whole(parts: Collection[str]) -> bool:
-    """Whether they make a layer, whatever else is among them."""
+    """Whether the parts make a layer; other parts may be among them."""
     return any(choice <= set(parts) for choices in _KINDS.values() for choice in choices)
 
 
@@ -71,9 +71,9 @@ def kind_of(parts: Collection[str]) -> str | None:
 
 
 def rank_and_alpha(parts: Parts) -> tuple[int, float]:
-    """Of a layer that `has_weights`; without alpha it acts as if that were the rank.
+    """Rank and alpha of a layer that `has_weights`; a missing alpha equals the rank.
 
-    A LoKr with whole factors has no rank of its own: the one that was asked for is its alpha, as LyCORIS writes it.
+    A LoKr with whole factors has no rank of its own; LyCORIS writes the configured rank as its alpha.
     """
     alpha = parts.get("alpha")
     names = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
@@ -117,7 +117,7 @@ def _with_core(core: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
 
 
 def input_width(parts: Parts) -> int:
-    """How many channels a linear layer reads; 0 where that is not told."""
+    """The input channels of a linear layer; 0 where the parts do not tell."""
     choices = [("lora_down.weight",)], [("hada_w1_b",)], [("lokr_w1", "lokr_w1_b"), ("lokr_w2", "lokr_w2_b")]
     for factors in choices:
         widths = [next((parts[name].shape[1] for name in names if name in parts), 0) for names in factors]
@@ -127,7 +127,7 @@ def input_width(parts: Parts) -> int:
 
 
 def read_layer(name: str, parts: Parts, layer: nn.Module | None) -> DeltaLayer:
-    """The change that a file has under `name`, of the model's layer of that name. Raises LoraFileError."""
+    """Build the layer `name` of a file over the model's `layer` of that name. Raises LoraFileError."""
     kind = kind_of(parts)
     if kind is None:
         key = ".".join(filter(None, (name, _strangest(parts))))
@@ -143,14 +143,14 @@ def read_layer(name: str, parts: Parts, layer: nn.Module | None) -> DeltaLayer:
         raise LoraFileError(f"the LoRA has a layer '{name}' that this model does not have: it is for another model.")
     try:
         return _MAKERS[kind](parts, layer)
-    except (ValueError, IndexError, RuntimeError) as error:  # what torch says of shapes that do not go together
+    except (ValueError, IndexError, RuntimeError) as error:  # torch raises these for shapes that do not fit
         raise LoraFileError(
             f"layer '{name}' of the LoRA does not fit this model's: it is for another model."
         ) from error
 
 
 def _strangest(parts: Collection[str]) -> str:
-    """The part to name, where the parts make no layer: an unknown one rather than a known one."""
+    """The part to name in the message: an unknown one rather than a known one."""
     return min(parts, key=lambda part: (part in _ALL_PARTS, part == "alpha", part))
 
 
@@ -180,7 +180,7 @@ def _make_lokr(parts: Parts, layer: nn.Module) -> LokrLayer:
     weight = frozen_weight(layer)
     first, second = _float_matrices(parts)
     w1 = first[0] if len(first) == 1 else first[0] @ first[1]
-    # alpha counts by the rank of a decomposed w1, and not at all beside a whole one
+    # of a whole w2, alpha applies to the rank of w1, if that is decomposed
     w2 = [second[0] * scale_of(parts)] if len(second) == 1 else [second[0], second[1].flatten(1)]
     columns = w1.shape[1] * w2[-1].flatten(1).shape[1]
     _check((len(w1) * len(w2[0]), columns) == (len(weight), weight[0].numel()))

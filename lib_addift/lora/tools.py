@@ -1,4 +1,4 @@
-"""Work on finished LoRA files: subtract, merge, average, resize. A new file comes out; the old ones stay."""
+"""Operations on LoRA files: subtract, merge, average, resize. The result is a new file; the inputs are not changed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora.arithmetic import NO_LIMIT, NewLora, RankLimit, Report, Term, sum_loras
-from lib_addift.lora.blocks import EVEN, BlockWeights
+from lib_addift.lora.blocks import NO_WEIGHTS, BlockWeights
 from lib_addift.lora.file import lora_path, save_lora
 from lib_addift.lora.metadata import ranks_and_alphas
 from lib_addift.lora.source import FileSource, file_hash, open_lora
 
-# What a new LoRA says of its model and pictures, as far as all the files agree on it.
-_KEPT = (
+# Metadata on model and pictures that a new LoRA inherits, as far as all the files agree.
+_INHERITED = (
     "ss_base_model_version", "ss_v2", "ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash", "ss_resolution",
     "ss_clip_skip", "ss_tag_frequency", "modelspec.architecture", "modelspec.resolution", "modelspec.prediction_type",
 )  # fmt: skip
@@ -25,7 +25,7 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Output:
-    """Where a new LoRA goes, and in which number format. Raises LoraFileError when it cannot be written there."""
+    """Path and number format of a new LoRA. Raises LoraFileError when it cannot be written there."""
 
     path: Path
     precision: str = "fp16"
@@ -39,11 +39,11 @@ class Output:
 
 @dataclass(frozen=True)
 class Summand:
-    """A LoRA file, and at which weight it goes into the sum."""
+    """A LoRA file and its weight in a sum."""
 
     path: Path
     weight: float = 1.0
-    blocks: BlockWeights = EVEN
+    blocks: BlockWeights = NO_WEIGHTS
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
@@ -55,7 +55,7 @@ class Summand:
 
 @dataclass(frozen=True)
 class SavedLora:
-    """A LoRA file that was written, and what is known of it. `kept` is the share of the energy, 0 to 1."""
+    """A LoRA file that was written, and its figures. `kept` is the share of the energy, 0 to 1."""
 
     path: Path
     layers: int
@@ -81,7 +81,7 @@ class SavedLora:
 def subtract(
     whole: Summand, taken: Summand, output: Output, limit: RankLimit = NO_LIMIT, report: Report | None = None
 ) -> SavedLora:
-    """`whole` without `taken`. Raises LoraFileError."""
+    """Write `whole` minus `taken`. Raises LoraFileError."""
     if (whole.weight, str(whole.blocks)) == (taken.weight, str(taken.blocks)):
         _check_differ(whole.path, taken.path)
     return _sum_of("subtract", [whole, Summand(taken.path, -taken.weight, taken.blocks)], output, limit, report)
@@ -90,20 +90,20 @@ def subtract(
 def merge(
     parts: Sequence[Summand], output: Output, limit: RankLimit = NO_LIMIT, report: Report | None = None
 ) -> SavedLora:
-    """The weighted sum. Of a single file: that file at another weight, or at other weights of its blocks."""
+    """Write the weighted sum. Of a single file: that file at another weight, or at other weights of its blocks."""
     return _sum_of("merge", parts, output, limit, report)
 
 
 def average(
     paths: Sequence[Path], output: Output, limit: RankLimit = NO_LIMIT, report: Report | None = None
 ) -> SavedLora:
-    """The mean; a layer that a file lacks counts as zero in it."""
+    """Write the mean; a layer that a file lacks counts as zero in it."""
     parts = [Summand(path, 1 / len(paths)) for path in paths]
     return _sum_of("average", parts, output, limit, report)
 
 
 def resize_file(path: Path, output: Output, limit: RankLimit, report: Report | None = None) -> SavedLora:
-    """The best approximation of a LoRA in a lower rank. Raises ConfigError when no limit is given."""
+    """Write the best approximation of a LoRA within a limit. Raises ConfigError when there is none."""
     if not limit.is_limit:
         raise ConfigError("rank = 0 and energy = 1 leave the LoRA as it is: give a rank, or an energy below 1.")
     return _sum_of("resize", [Summand(path)], output, limit, report)
@@ -136,7 +136,9 @@ def _described(part: Summand) -> str:
 
 def _agreed(sources: Sequence[FileSource]) -> dict[str, str]:
     first, *others = (source.metadata for source in sources)
-    return {key: first[key] for key in _KEPT if key in first and all(other.get(key) == first[key] for other in others)}
+    return {
+        key: first[key] for key in _INHERITED if key in first and all(other.get(key) == first[key] for other in others)
+    }
 
 
 def save_new_lora(
@@ -176,14 +178,14 @@ def save_new_lora(
 
 
 def _card_notes(metadata: Mapping[str, str]) -> dict[str, object]:
-    """The WebUI's card, where the LoRA is for another model than most."""
+    """Fields of the WebUI's card for a LoRA of another base model than SD1."""
     base = metadata.get("ss_base_model_version", "").lower()
     version = next((version for version in ("SDXL", "SD2") if base.replace("_v", "").startswith(version.lower())), "")
     return {"sd version": version} if version else {}
 
 
 def tool_metadata(operation: str, name: str, report: Mapping[str, object]) -> dict[str, str]:
-    """What every file of these tools says: its name, how it was made, and from what."""
+    """The metadata of every file that these tools write: its name, how it was made, and from what."""
     files = report.get("files")
     names = [str(file).partition(" (")[0] for file in files] if isinstance(files, list) else []
     description = f"Made by '{operation}' of {', '.join(names)}." if names else f"Made by '{operation}'."

@@ -1,1 +1,1 @@
-"""Folders of pairs: which files belong together, what an addift.toml says, and what a batch would do."""
+"""Folders of pairs: matching files, reading addift.toml, and planning a batch."""

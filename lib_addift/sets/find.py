@@ -10,7 +10,8 @@ from typing import Any
 
 from lib_addift.config.settings import TrainConfig, from_mapping
 from lib_addift.data.checks import Finding, examine
-from lib_addift.data.pairs import PairSource, Size, load_source
+from lib_addift.data.pairs import PairSource, load_source
+from lib_addift.data.pictures import Size
 from lib_addift.errors import AddiftError, ConfigError, PictureError
 from lib_addift.sets.kohya_folders import find_pictures
 from lib_addift.sets.names import name_key, safe_name, shown
@@ -24,7 +25,7 @@ from lib_addift.training.request import check_sources
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What can be said of a pair before it is trained on."""
+    """The check of a pair before training."""
 
     name: str
     size: Size | None  # px, as it will be trained on; None where it cannot be used
@@ -34,7 +35,7 @@ class PairCheck:
 
 @dataclass(frozen=True)
 class PairSet:
-    """A folder of pairs, and how they are to be trained."""
+    """A folder of pairs and its settings for training them."""
 
     name: str  # of the LoRA
     folder: Path
@@ -61,7 +62,7 @@ class PairSet:
         )
 
     def examine(self, config: TrainConfig) -> list[PairCheck]:
-        """Load every pair and let the doctor look at it."""
+        """Load and examine every pair."""
         return [_check(source, config) for source in self.pairs]
 
 
@@ -117,7 +118,7 @@ def find_set(folder: Path, base: Mapping[str, Any] | None = None) -> PairSet:
 
 
 def _may_be_set(folder: Path) -> bool:
-    """Whether there is something in it, be it only something that cannot be read and has to be said."""
+    """Whether a folder holds pictures or an addift.toml; True also when it cannot be read, so that this is reported."""
     try:
         return settings_file(folder) is not None or holds_pictures(folder)
     except OSError:
@@ -133,7 +134,7 @@ def _weighted(pairs: tuple[PairSource, ...], own: SetSettings) -> tuple[PairSour
 
 
 def _with_own_names(sets: list[PairSet]) -> list[PairSet]:
-    """The same sets; of those with one name (to Windows capitals are no difference) all but the first get a problem."""
+    """The same sets; of several with one name (case-insensitive) all but the first get a problem."""
     first: dict[str, PairSet] = {}
     result = []
     for each in sets:

@@ -1,4 +1,4 @@
-"""Sets of single pictures, as trainers of plain LoRAs want them: the folder 10_word holds what is seen ten times."""
+"""Sets of single pictures in kohya's layout: a folder 10_word has pictures to repeat ten times, with that prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names belong together: an original's and its target's, by what stands behind the part that they share."""
+"""Matches the names of originals and targets by their endings, and makes names that LoRAs can have."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LONGEST = 99, 227  # characters, and bytes in a file's name; one less than `che
 
 
 def name_key(name: str) -> str:
-    """The same for names that differ only in capitals or in how a system stores accents."""
+    """A key that is equal for names that differ only in case or Unicode normalisation."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def shown(name: str) -> str:
-    """A file's name as it can be printed anywhere, on one line."""
+    """A file's name with characters that cannot be printed replaced by '?'."""
     return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def safe_name(text: str) -> str:
-    """`text` if a LoRA can be called so (see `check_name`), or else a name like it that it can have."""
+    """`text` if it is a valid name for a LoRA (see `check_name`), else a similar valid name."""
     try:
         return check_name(text)
     except LoraFileError:
@@ -57,7 +57,7 @@ def match(originals: Mapping[str, Path], targets: Mapping[str, Path], rule: Rule
 
 
 def find_rule(names: Mapping[str, Path]) -> Rule:
-    """The rule by which most of the names find a partner; of several the one that people use.
+    """The rule by which most of the names find a partner; of several the most common one.
 
     Raises PictureError when there is none, or when several are as good.
     """
@@ -83,14 +83,14 @@ def find_rule(names: Mapping[str, Path]) -> Rule:
 
 
 def _endings(names: Mapping[str, Path]) -> Counter[str]:
-    """What stands behind a name in another, and how often.
+    """The endings by which one name extends another, and how often each occurs.
 
-    A number is not cut: face1 and face10 are two faces, not one with an ending 0.
+    Numbers are not split: face1 and face10 are two faces, not one with an ending 0.
     """
     cuts = ((name[:cut], name[cut:]) for name in names for cut in range(1, len(name)))
     return Counter(end for start, end in cuts if start in names and not (start[-1].isdigit() and end[0].isdigit()))
 
 
 def usage(rule: Rule) -> int:
-    """How usual a rule is among people; 0: it may be chance."""
+    """How common a rule is: 2, 1, or 0 for one that may be chance."""
     return 2 if rule in HALVES else int(rule[1].lstrip(" ._-") in _USUAL)

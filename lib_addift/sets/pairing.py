@@ -1,4 +1,4 @@
-"""Which files of a folder make pairs, with their masks and captions. Names decide; no picture is opened."""
+"""Finds the pairs in a folder with their masks and captions, by file names alone; no picture is opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib_addift.errors import ConfigError, PictureError
 from lib_addift.sets.names import HALVES, Rule, find_rule, match, name_key, shown, usage
 
 MASK_FOLDER = "mask"
-# What this Pillow cannot read of them is refused by name when it is opened.
+# Those that the installed Pillow cannot read are refused when they are opened.
 _PICTURES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl", ".heic")
 _MASK_ENDING = re.compile(r"[ ._-]mask\Z")
 _LISTED = 5  # names in one sentence
@@ -20,7 +20,7 @@ _LISTED = 5  # names in one sentence
 
 @dataclass(frozen=True)
 class FoundPairs:
-    """A folder's pairs, what a person should know of how they were found, and why they cannot be used, or ''."""
+    """A folder's pairs, notes on how they were found, and why they cannot be used, or ''."""
 
     pairs: tuple[PairSource, ...]
     notes: tuple[str, ...]
@@ -63,7 +63,7 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def holds_usual_pairs(folder: Path) -> bool:
-    """Whether a folder holds pairs that are called as people call them, not only alike by chance. Raises OSError."""
+    """Whether a folder holds pairs with usual endings, which are no coincidence. Raises OSError."""
     layout = _Layout.of(folder, "", None)
     try:
         return bool(layout.matches("")) and (bool(layout.own_folders) or usage(layout.rule) > 0)
@@ -147,7 +147,7 @@ class _Layout:
         return cls(folder, suffix, top, top, top, masks)
 
     def matches(self, suffix: str) -> list[tuple[str, str]]:
-        """The names that make pairs. Raises PictureError when there are none, or when they cannot be told."""
+        """The names that make pairs. Raises PictureError when there are none, or when the rule is ambiguous."""
         listings = self._listings()
         lone = [names for names in HALVES if any(name in self.top.folders for name in names)]
         if not self.own_folders and lone and not self.top.pictures:
@@ -165,7 +165,7 @@ class _Layout:
 
     @property
     def rule(self) -> Rule:
-        """How the names of a pair differ. Raises PictureError when that cannot be told."""
+        """The endings of originals and targets. Raises PictureError when they are ambiguous."""
         return ("", self.suffix) if self.suffix or self.own_folders else find_rule(self.top.pictures)
 
     def captions(self, original: str, target: str) -> tuple[Path | None, Path | None]:
@@ -184,7 +184,7 @@ class _Layout:
         return next((listing.masks[name] for listing, name in places if name in listing.masks), None)
 
     def about(self, example: tuple[str, str], pairs: list[PairSource]) -> list[str]:
-        """How many pairs there are, one of them by name, and what belongs to them."""
+        """Notes on the number of pairs, one of them by name, and how many have captions and masks."""
         count = len(pairs)
         original, target = self.originals.pictures[example[0]], self.targets.pictures[example[1]]
         names = f"{self._shown(original)} with {self._shown(target)}"
@@ -194,7 +194,7 @@ class _Layout:
         return notes + [f"{what} for {n} of {count}" for what, n in (("captions", captions), ("masks", masks)) if n]
 
     def unused(self, used: set[Path]) -> list[str]:
-        """What was found and is no part of a pair."""
+        """Notes on files and folders that are no part of a pair."""
         listings = self._listings()
         folders = [path for name, path in self.top.folders.items() if name not in (MASK_FOLDER, *self.own_folders)]
         kinds = (

@@ -1,4 +1,4 @@
-"""A folder of image sets, looked at before anything is trained: what each becomes, what is wrong, how long it takes."""
+"""The plan of a folder of image sets before training: each set's request, its problems and its estimated time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_addift.data.pairs import Size
+from lib_addift.data.pictures import Size
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
 from lib_addift.lora.file import lora_path
@@ -18,22 +18,22 @@ from lib_addift.training.events import Request
 
 @dataclass(frozen=True)
 class Planned:
-    """A set, and what will become of it."""
+    """A set and its request, checks and estimated time."""
 
     set: PairSet
     request: Request | None  # None when it cannot be trained
     checks: tuple[PairCheck, ...] = ()  # one for each pair
     problem: str = ""  # one sentence when it cannot be trained, or ''
-    seconds: float | None = None  # what it will take; None where it was not asked for or cannot be known
+    seconds: float | None = None  # estimated; None where no estimate was asked for or there is none
 
 
 def plan_batch(
     folder: Path, base: Mapping[str, Any], host: Host, *, overwrite: bool = False, estimate: bool = True
 ) -> list[Planned]:
-    """What a folder of sets would become with the settings `base`, as `config.from_mapping` takes them.
+    """Plan the training of a folder of sets with the settings `base`, as `config.from_mapping` takes them.
 
-    Trains nothing. With `estimate` the model is asked once for each size of pictures, so it must be free. Never raises
-    for a set; raises HostError when there is no model to ask.
+    Trains nothing. With `estimate` the model runs once for each size of pictures, so it must be free. Never raises for
+    a set; raises HostError when there is no model to time.
     """
     planned = [_planned(each, base, host.lora_dir, overwrite) for each in find_sets(folder, base)]
     return with_seconds(planned, host) if estimate else planned
@@ -53,7 +53,7 @@ def _planned(found: PairSet, base: Mapping[str, Any], lora_dir: Path, overwrite:
 
 
 def with_seconds(planned: Sequence[Planned], host: Host) -> list[Planned]:
-    """The same with how long each takes on this host, whose model must be free. Raises HostError when there is none."""
+    """The same with estimated times on this host, whose model must be free. Raises HostError when there is none."""
     measured: dict[Size, float] = {}
     result = []
     for each in planned:

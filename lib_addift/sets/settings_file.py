@@ -1,4 +1,4 @@
-"""addift.toml: what a person writes into a folder of pairs to have them trained in another way."""
+"""addift.toml: the settings of one folder of pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.config.text import read_toml
 from lib_addift.errors import ConfigError
 from lib_addift.lora.file import check_name
 from lib_addift.sets.names import name_key, shown
@@ -22,10 +23,10 @@ _CONFIG_KEYS = ("preset", *(setting.name for setting in dataclasses.fields(Train
 
 @dataclass(frozen=True)
 class SetSettings:
-    """The contents of an addift.toml; without one, nothing."""
+    """The contents of an addift.toml; the defaults without one."""
 
     name: str = ""  # of the LoRA; '' = as the folder is called
-    suffix: str = ""  # of the targets' names; '' = to be found out
+    suffix: str = ""  # of the targets' names; '' = detected
     overwrite: bool | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # by the key of a pair's name
     config: Mapping[str, Any] = field(default_factory=dict)  # as `config.from_mapping` takes it
@@ -42,9 +43,9 @@ def settings_file(folder: Path) -> Path | None:
 
 
 def read_settings(folder: Path) -> SetSettings:
-    """What the folder's addift.toml says, its mask_file seen from the folder. Raises ConfigError and OSError.
+    """Read the folder's addift.toml; its mask_file is relative to the folder. Raises ConfigError and OSError.
 
-    Values of TrainConfig's settings are not checked here: they belong together with those of others.
+    Values of TrainConfig's settings are not checked here, since they may depend on settings from elsewhere.
     """
     path = settings_file(folder)
     values = read_toml(path) if path else {}
@@ -62,25 +63,6 @@ def read_settings(folder: Path) -> SetSettings:
     name = check_name(values["name"]) if "name" in values else ""
     weights = _checked_weights(values.get("weights", {}))
     return SetSettings(name, values.get("suffix", ""), values.get("overwrite"), weights, config)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file, with or without the mark that Windows puts before UTF-8. Raises ConfigError."""
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib  # type: ignore[no-redef]
-        except ImportError:
-            raise ConfigError(
-                f"'{path}' cannot be read by Python 3.10 alone: install tomli into it, or use Python 3.11 or newer."
-            ) from None
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be read ({error.strerror}): check the file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"'{path}' is not TOML ({error}): write lines such as rank = 8, and / in paths.") from error
 
 
 def _checked_weights(values: Any) -> dict[str, float]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
-from lib_addift.data.pairs import ImagePair, PairSource, PictureSource
+from lib_addift.data.pairs import ImagePair, PairSource
+from lib_addift.data.pictures import PictureSource
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.training.state import StepReport
 

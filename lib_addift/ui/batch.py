@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from lib_addift.config.settings import from_mapping
-from lib_addift.data.pairs import load_picture
+from lib_addift.data.pictures import load_picture
 from lib_addift.errors import AddiftError, HostError, JobError, PictureError
 from lib_addift.jobs.files import side_by_side
 from lib_addift.jobs.queue import Jobs

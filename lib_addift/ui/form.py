@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_addift.config.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
-from lib_addift.data.pairs import load_picture
+from lib_addift.data.pictures import load_picture
 from lib_addift.errors import PictureError
 from lib_addift.training.events import Request
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.mask import difference_mask
-from lib_addift.data.pairs import ImagePair, load_pair, load_picture
+from lib_addift.data.pairs import ImagePair, load_pair
+from lib_addift.data.pictures import load_picture
 from lib_addift.demo.world import draw, random_face
 from lib_addift.errors import PictureError
 from tests.support.pictures import as_jpeg, changed, scene

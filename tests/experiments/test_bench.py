@@ -14,11 +14,11 @@ from lib_addift.data.pairs import load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS
 from lib_addift.experiments.bench.contenders import OURS, RIVAL, SAME
-from lib_addift.experiments.bench.floor import Device, Work, count_work
 from lib_addift.experiments.bench.memory import Peak
 from lib_addift.experiments.bench.report import scaling_table
 from lib_addift.experiments.bench.rival import train_as_rival
-from lib_addift.experiments.bench.run import Measured, Times, Together
+from lib_addift.experiments.bench.roofline import Device, Work, count_work
+from lib_addift.experiments.bench.run import JointTraining, Measured, Times
 from lib_addift.experiments.bench.scaling import all_sizes, measure_scaling
 from tests.support.fake_host import FakeHost
 
@@ -87,8 +87,8 @@ def test_work_is_counted_on_modules_that_run() -> None:
 
 def test_the_floor_is_what_takes_longest() -> None:
     device = Device(operations=100.0, bandwidth=10.0)
-    assert Work(200.0, 10.0).floor(device) == 2.0
-    assert Work(100.0, 30.0).floor(device) == 3.0
+    assert Work(200.0, 10.0).roofline(device) == 2.0
+    assert Work(100.0, 30.0).roofline(device) == 3.0
     assert (Work(9.0, 5.0) - Work(1.0, 1.0)) / 4 == Work(2.0, 1.0)
     measured = Device.measure(CPU, torch.float32)
     assert measured.operations > 1e9
@@ -117,5 +117,5 @@ def test_medians_and_gains() -> None:
     runs = [Times(1.0, last, None) for last in (3.0, 9.0, 4.0)]
     measured = Measured(OURS, Work(1.0, 1.0), runs)
     assert (measured.median("last_step"), measured.median("done")) == (4.0, None)
-    assert Together(4, alone=2.0, together=4.0).gain == 2.0
+    assert JointTraining(4, alone=2.0, together=4.0).gain == 2.0
     assert (OURS.turns(30), SAME.turns(30)) == (60, 30)

@@ -18,13 +18,21 @@ from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluation_faces
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import TrainingError
-from lib_addift.experiments.lab import measures, report, runner
+from lib_addift.experiments.lab import metrics, report, runner
 from lib_addift.experiments.lab.bench import QUICK, Bench, Scale, Scene
 from lib_addift.experiments.lab.cell import Cell
-from lib_addift.experiments.lab.look import look
-from lib_addift.experiments.lab.runner import Done, Plan, run_plan
-from lib_addift.experiments.lab.summary import COLUMNS, Column, Summary, couples_table, overall_table, shown, task_table
-from lib_addift.experiments.lab.tasks import TASKS, Task
+from lib_addift.experiments.lab.picture_metrics import picture_metrics
+from lib_addift.experiments.lab.runner import Done, LabPlan, run_plan
+from lib_addift.experiments.lab.summary import (
+    COLUMNS,
+    Column,
+    Summary,
+    cell_text,
+    couples_table,
+    overall_table,
+    task_table,
+)
+from lib_addift.experiments.lab.tasks import TASKS, LabTask
 from lib_addift.experiments.lab.together import Couple
 from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.hosts.standalone import StandaloneHost
@@ -37,13 +45,13 @@ EACH_TASK = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
 def test_share_and_flips_count_faces() -> None:
-    assert measures.share([True, False, True, True]) == 0.75
-    assert math.isnan(measures.share([]))
+    assert metrics.share([True, False, True, True]) == 0.75
+    assert math.isnan(metrics.share([]))
     before = [{"eyes": "open", "hair": "red"}, {"eyes": "open", "hair": "red"}]
     after = [{"eyes": "closed", "hair": "red"}, {"eyes": "open", "hair": "black"}]
-    assert measures.flips(before, after, ["hair"]) == 0.5
-    assert measures.flips(before, after, ["hair", "eyes"]) == 1.0
-    assert measures.flips(before, after, []) == 0.0
+    assert metrics.flips(before, after, ["hair"]) == 0.5
+    assert metrics.flips(before, after, ["hair", "eyes"]) == 1.0
+    assert metrics.flips(before, after, []) == 0.0
 
 
 def test_interference_is_the_mean_change_outside_of_the_area() -> None:
@@ -53,28 +61,28 @@ def test_interference_is_the_mean_change_outside_of_the_area() -> None:
     after[0, 3, 3] = [100, 70, 100]  # outside: 30 grey levels in one channel of one pixel
     areas = np.zeros((2, 4, 4), dtype=bool)
     areas[:, :2, :2] = True
-    assert measures.interference(before, after, areas) == pytest.approx(30 / 3 / (2 * 12))
-    assert math.isnan(measures.interference(before, after, np.ones_like(areas)))
+    assert metrics.interference(before, after, areas) == pytest.approx(30 / 3 / (2 * 12))
+    assert math.isnan(metrics.interference(before, after, np.ones_like(areas)))
 
 
 def test_effects_are_0_for_the_original_and_1_for_the_target() -> None:
     levels = np.array([[2.0, -10.0], [6.0, -20.0], [4.0, -25.0]])
-    assert measures.effects(levels, levels[0], levels[1]).tolist() == [[0, 0], [1, 1], [0.5, 1.5]]
+    assert metrics.effects(levels, levels[0], levels[1]).tolist() == [[0, 0], [1, 1], [0.5, 1.5]]
 
 
 def test_monotony_counts_falls_and_forgives_small_ones() -> None:
-    assert measures.monotony(np.array([[0.0], [0.5], [1.0]])) == 1.0
-    assert measures.monotony(np.array([[0.0], [0.5], [0.46]])) == 1.0
-    assert measures.monotony(np.array([[0.0, 0.0], [0.5, 0.5], [0.4, 0.6]])) == 0.75
+    assert metrics.monotony(np.array([[0.0], [0.5], [1.0]])) == 1.0
+    assert metrics.monotony(np.array([[0.0], [0.5], [0.46]])) == 1.0
+    assert metrics.monotony(np.array([[0.0, 0.0], [0.5, 0.5], [0.4, 0.6]])) == 0.75
 
 
 def test_linearity_is_r_squared() -> None:
     weights = [-1.0, 0.0, 1.0, 2.0]
-    assert measures.linearity(weights, [3.0, 5.0, 7.0, 9.0]) == pytest.approx(1)
-    assert measures.linearity(weights, [0.0, 1.0, 1.0, 1.0]) == pytest.approx(
+    assert metrics.linearity(weights, [3.0, 5.0, 7.0, 9.0]) == pytest.approx(1)
+    assert metrics.linearity(weights, [0.0, 1.0, 1.0, 1.0]) == pytest.approx(
         np.corrcoef(weights, [0, 1, 1, 1])[0, 1] ** 2
     )
-    assert math.isnan(measures.linearity(weights, [1.0, 1.0, 1.0, 1.0]))
+    assert math.isnan(metrics.linearity(weights, [1.0, 1.0, 1.0, 1.0]))
 
 
 @pytest.fixture
@@ -91,45 +99,45 @@ def bar() -> tuple[np.ndarray, np.ndarray]:
 def test_contrast_and_sharpness_tell_how_pale_it_is(bar: tuple[np.ndarray, np.ndarray], strength: float) -> None:
     target, mark = bar
     picture = 200 + strength * (target - 200)
-    assert measures.contrast(picture, target, mark) == pytest.approx(strength)
-    assert measures.sharpness(picture, target, mark) == pytest.approx(strength)
+    assert metrics.contrast(picture, target, mark) == pytest.approx(strength)
+    assert metrics.sharpness(picture, target, mark) == pytest.approx(strength)
 
 
 def test_a_blur_takes_more_of_the_sharpness_than_of_the_contrast(bar: tuple[np.ndarray, np.ndarray]) -> None:
     target, mark = bar
     soft = np.asarray(Image.fromarray(target.astype(np.uint8)).filter(ImageFilter.BoxBlur(1)))
     # A mean over 3 px makes of the step between two neighbours a third; at the corners less.
-    assert measures.sharpness(soft, target, mark) == pytest.approx(1 / 3, abs=0.02)
-    assert 0.75 < measures.contrast(soft, target, mark) < 0.95
+    assert metrics.sharpness(soft, target, mark) == pytest.approx(1 / 3, abs=0.02)
+    assert 0.75 < metrics.contrast(soft, target, mark) < 0.95
 
 
 def test_another_colour_counts_only_along_the_targets_own(bar: tuple[np.ndarray, np.ndarray]) -> None:
     target, mark = bar
     picture = np.full_like(target, 200)
     picture[mark] += [12, -16, 0]  # at right angles to 160, 120, 80: 12 * 160 = 16 * 120
-    assert measures.contrast(picture, target, mark) == pytest.approx(0)
-    assert measures.sharpness(picture, target, mark) == pytest.approx(0)
+    assert metrics.contrast(picture, target, mark) == pytest.approx(0)
+    assert metrics.sharpness(picture, target, mark) == pytest.approx(0)
 
 
 def test_a_shift_of_a_pixel_is_undone_before_edges_are_measured(bar: tuple[np.ndarray, np.ndarray]) -> None:
     target, mark = bar
     moved = np.roll(target, (1, -1), axis=(0, 1))
-    assert measures.sharpness(moved, target, mark) < 0.2
-    assert measures.sharpness(measures.aligned(moved, target, mark), target, mark) == pytest.approx(1)
+    assert metrics.sharpness(moved, target, mark) < 0.2
+    assert metrics.sharpness(metrics.aligned(moved, target, mark), target, mark) == pytest.approx(1)
     far = np.roll(target, 3, axis=1)
-    assert measures.sharpness(measures.aligned(far, target, mark), target, mark) < 0.7
+    assert metrics.sharpness(metrics.aligned(far, target, mark), target, mark) < 0.7
 
 
 def test_grown_adds_a_margin() -> None:
     area = np.zeros((7, 9), dtype=bool)
     area[3, 4] = area[0, 8] = True
-    grown = measures.grown(area, 2)
+    grown = metrics.dilated(area, 2)
     assert grown.sum() == 25 + 9 - 2  # the corner's square is cut by the border, and the two share two pixels
     assert grown[1:6, 2:7].all()
 
 
 def test_both_counts_faces_that_show_both() -> None:
-    assert measures.both([True, True, False, False], [True, False, True, False]) == 0.25
+    assert metrics.both([True, True, False, False], [True, False, True, False]) == 0.25
 
 
 @pytest.mark.parametrize("first", range(1, 9))
@@ -140,7 +148,7 @@ def test_first_reached_finds_the_first_in_few_looks(first: int) -> None:
         looked.append(step)
         return step >= 10 * first
 
-    assert measures.first_reached([10 * n for n in range(1, 9)], is_enough) == 10 * first
+    assert metrics.first_reached([10 * n for n in range(1, 9)], is_enough) == 10 * first
     assert len(looked) <= 3
     assert 80 not in looked, "that it is enough there is known"
 
@@ -149,7 +157,7 @@ def test_first_reached_finds_the_first_in_few_looks(first: int) -> None:
 
 
 @EACH_TASK
-def test_a_task_reads_what_it_paints_and_changes_nothing_else(task: Task) -> None:
+def test_a_task_reads_what_it_paints_and_changes_nothing_else(task: LabTask) -> None:
     for face in task.new_faces(1, 40):
         for is_shown in (False, True):
             picture = np.asarray(task.paint(face, shown=is_shown))
@@ -159,7 +167,7 @@ def test_a_task_reads_what_it_paints_and_changes_nothing_else(task: Task) -> Non
 
 
 @EACH_TASK
-def test_a_task_reads_noisy_and_soft_pictures(task: Task) -> None:
+def test_a_task_reads_noisy_and_soft_pictures(task: LabTask) -> None:
     rng = np.random.default_rng(0)
     for face in task.new_faces(2, 20):
         for is_shown in (False, True):
@@ -169,7 +177,7 @@ def test_a_task_reads_noisy_and_soft_pictures(task: Task) -> None:
 
 
 @EACH_TASK
-def test_the_area_holds_the_whole_difference(task: Task) -> None:
+def test_the_area_holds_the_whole_difference(task: LabTask) -> None:
     for face in task.new_faces(3, 10):
         original, target = (np.asarray(task.paint(face, shown=s), dtype=float) for s in (False, True))
         area = task.area(face)
@@ -178,19 +186,19 @@ def test_the_area_holds_the_whole_difference(task: Task) -> None:
 
 
 @EACH_TASK
-def test_the_mark_stands_in_the_area_and_out_from_its_surroundings(task: Task) -> None:
+def test_the_mark_stands_in_the_area_and_out_from_its_surroundings(task: LabTask) -> None:
     for any_face in task.new_faces(4, 10):
         face = replace(any_face, variation=0, eyes="open", mouth="smiling", hair="black")
         mark = task.mark_of(face)
         assert 20 < mark.sum() < 0.5 * mark.size
         assert task.area(face)[mark].all() or task.name == "position", "the head also covers what does not change"
         without, target = (np.asarray(task.paint(face, shown=is_shown)) for is_shown in (False, True))
-        assert measures.contrast(target, target, mark) == pytest.approx(1)
-        assert measures.contrast(without, target, mark) < 0.6
+        assert metrics.contrast(target, target, mark) == pytest.approx(1)
+        assert metrics.contrast(without, target, mark) < 0.6
 
 
 @EACH_TASK
-def test_training_pairs_differ_by_seed_and_stay_out_of_the_measured_faces(task: Task) -> None:
+def test_training_pairs_differ_by_seed_and_stay_out_of_the_measured_faces(task: LabTask) -> None:
     first, second = task.pairs(1)[0], task.pairs(2)[0]
     assert first[0].tobytes() != second[0].tobytes()
     assert first[0].tobytes() == task.pairs(1, 4)[0][0].tobytes()
@@ -222,14 +230,14 @@ def real_host() -> StandaloneHost:
 
 
 @EACH_TASK
-def test_tasks_read_their_pictures_through_the_vae(task: Task, real_host: StandaloneHost, tmp_path: Path) -> None:
+def test_tasks_read_their_pictures_through_the_vae(task: LabTask, real_host: StandaloneHost, tmp_path: Path) -> None:
     faces = task.new_faces(5, 24)
     bench = Bench(real_host, QUICK, tmp_path)
     original, target = (
         bench.through_vae([np.asarray(task.paint(face, shown=s)) for face in faces]) for s in (False, True)
     )
-    assert measures.share([task.is_hit(picture) for picture in target]) == 1
-    assert measures.share([task.is_hit(picture) for picture in original]) <= 0.05
+    assert metrics.share([task.is_hit(picture) for picture in target]) == 1
+    assert metrics.share([task.is_hit(picture) for picture in original]) <= 0.05
     levels = [np.array([task.level(picture) for picture in batch]) for batch in (original, target)]
     assert levels[1].min() > levels[0].max() or task.name == "hair", "hair has other colours than two"
 
@@ -240,7 +248,7 @@ def test_the_object_keeps_its_hard_edges_in_the_vae(real_host: StandaloneHost, t
     painted = [np.asarray(task.paint(face, shown=True)) for face in faces]
     drawn = Bench(real_host, QUICK, tmp_path).through_vae(painted)
     values = [
-        measures.sharpness(picture, target, task.mark_of(face))
+        metrics.sharpness(picture, target, task.mark_of(face))
         for face, picture, target in zip(faces, drawn, painted, strict=True)
     ]
     assert np.mean(values) > 0.5
@@ -250,12 +258,14 @@ def test_the_object_keeps_its_hard_edges_in_the_vae(real_host: StandaloneHost, t
 
 
 @EACH_TASK
-def test_a_perfect_result_has_perfect_figures(task: Task) -> None:
+def test_a_perfect_result_has_perfect_figures(task: LabTask) -> None:
     faces = [replace(face, variation=0) for face in task.new_faces(7, 12)]
     original, target = (np.stack([np.asarray(task.paint(face, shown=s)) for face in faces]) for s in (False, True))
     half = (original / 2 + target / 2).astype(np.uint8)
     scene = Scene(original, original, target)
-    figures = look(task, faces, scene, {-1.0: original, 0.5: half[:5], 1.0: target, 1.5: target[:5], 2.0: target[:5]})
+    figures = picture_metrics(
+        task, faces, scene, {-1.0: original, 0.5: half[:5], 1.0: target, 1.5: target[:5], 2.0: target[:5]}
+    )
     assert (figures["base_hits"], figures["hits"], figures["reverse_hits"]) == (0, 1, 0)
     assert figures["flips"] == figures["reverse_flips"] == figures["interference"] == 0
     assert figures["contrast"] == pytest.approx(1)
@@ -270,12 +280,12 @@ def test_damage_shows_in_the_figures() -> None:
     faces = [replace(face, variation=0, mouth="open", eyes="open") for face in task.new_faces(8, 8)]
     original, target = (np.stack([np.asarray(task.paint(face, shown=s)) for face in faces]) for s in (False, True))
     damaged = np.stack([np.asarray(task.paint(replace(face, mouth="smiling"), shown=True)) for face in faces])
-    figures = look(task, faces, Scene(original, original, target), {-1.0: original, 1.0: damaged})
+    figures = picture_metrics(task, faces, Scene(original, original, target), {-1.0: original, 1.0: damaged})
     assert figures["flips"] == 1
     assert figures["interference"] > 1
     assert figures["hits"] == 1
     assert "monotony" not in figures, "there is only one weight"
-    nothing = look(task, faces, Scene(original, original, target), {-1.0: original, 1.0: original})
+    nothing = picture_metrics(task, faces, Scene(original, original, target), {-1.0: original, 1.0: original})
     assert nothing["hits"] == 0
     assert "contrast" not in nothing, "what is not shown has no edges"
 
@@ -313,11 +323,11 @@ def fake_host(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL = Scale(faces=3, growth_faces=2, probe_faces=2, sampling_steps=1)
 
 
-def plan(*variants: str, tasks: tuple[str, ...] = ("eyes",), seeds: tuple[int, ...] = (1,)) -> Plan:
-    return Plan(tasks, variants, seeds, SMALL)
+def plan(*variants: str, tasks: tuple[str, ...] = ("eyes",), seeds: tuple[int, ...] = (1,)) -> LabPlan:
+    return LabPlan(tasks, variants, seeds, SMALL)
 
 
-def run(what: Plan, out: Path) -> tuple[list[Done], list[str]]:
+def run(what: LabPlan, out: Path) -> tuple[list[Done], list[str]]:
     """The results, and the names of what was measured now."""
     told: list[Done] = []
     result = run_plan(what, out, 1, lambda done, _count, _total: told.append(done))
@@ -412,7 +422,7 @@ def test_the_report_has_all_that_was_measured(fake_host: None, tmp_path: Path) -
 
 
 def test_objects_have_no_words() -> None:
-    cells = Plan(("eyes", "ribbon"), ("words", "ours"), (1,), SMALL).cells
+    cells = LabPlan(("eyes", "ribbon"), ("words", "ours"), (1,), SMALL).cells
     assert [cell.name for cell in cells] == ["eyes_words_1", "eyes_ours_1", "ribbon_ours_1"]
 
 
@@ -451,10 +461,10 @@ def summary() -> Summary:
 
 def test_mean_and_spread() -> None:
     column = Column("hits", "hits", 100)
-    assert shown([0.9, 1.0], column) == "95 ± 7"
-    assert shown([0.9], column) == "90"
-    assert shown([], column) == "-"
-    assert shown([1.234], Column("x", "x", 1, 1)) == "1.2"
+    assert cell_text([0.9, 1.0], column) == "95 ± 7"
+    assert cell_text([0.9], column) == "90"
+    assert cell_text([], column) == "-"
+    assert cell_text([1.234], Column("x", "x", 1, 1)) == "1.2"
 
 
 def row(table: str, name: str) -> dict[str, str]:
@@ -536,7 +546,7 @@ def test_without_matplotlib_nothing_begins(
 
 @pytest.mark.slow
 def test_worker_processes_do_what_one_process_does(tmp_path: Path) -> None:
-    what = Plan(("eyes", "hair"), ("words",), (1,), replace(SMALL, faces=2))
+    what = LabPlan(("eyes", "hair"), ("words",), (1,), replace(SMALL, faces=2))
     several = run_plan(what, tmp_path / "two", 2, lambda *_: None)
     one = run_plan(what, tmp_path / "one", 1, lambda *_: None)
     assert {each.work: each.figures for each in several} == {each.work: each.figures for each in one}

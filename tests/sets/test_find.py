@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.config.text import read_toml
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo.world import Face, draw
 from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora.file import check_name
 from lib_addift.sets.find import PairSet, find_set, find_sets
 from lib_addift.sets.names import find_rule, match, name_key, safe_name
-from lib_addift.sets.settings_file import read_toml
 
 
 def put(folder: Path, *names: str, **texts: str) -> Path:

@@ -1,4 +1,4 @@
-"""Who is timed: our training as a person gets it, ours with the rival's settings, and the rival's loop."""
+"""What is timed: our training as shipped, ours with the rival's settings, and the rival's loop."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
-Steps = Generator[int, None, None]  # the number of each step when it has been taken; the end: all is done
+Steps = Generator[int, None, None]  # yields the number of each step after it; ends when the whole run has ended
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who trains on a pair of pictures."""
+    """A way to train on a pair of pictures."""
 
     name: str
     words: str  # for the table
@@ -31,12 +31,12 @@ class Contender:
         return TrainConfig.create("action", **{**self.settings, "max_train_steps": steps, "resolution": pixels})
 
     def turns(self, steps: int) -> int:
-        """Samples that are learnt from."""
+        """The number of samples in so many steps."""
         return steps * (2 if self.config(steps=steps, pixels=512).directions == "both" else 1)
 
 
 def ours(host: Host, pairs: Sequence[PairSource], config: TrainConfig) -> Steps:
-    """With the proof, the preview and the file."""
+    """Our training with all that follows the last step: evaluation, preview and file."""
     run = TrainingRun(host, Request(tuple(pairs), "bench", config, overwrite=True))
     yield from (event.step for event in run.events() if isinstance(event, StepReport))
 
@@ -46,7 +46,7 @@ def _ours(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
 
 
 def _rival(host: Host, pair: PairSource, config: TrainConfig) -> Steps:
-    """The loop alone: it neither proves nor draws anything, and its file is written in no time."""
+    """The rival's loop alone: it evaluates and draws nothing, and writing its file takes no time worth measuring."""
     pictures = load_source(pair, config)
     with host.exclusive(precision=config.precision):
         for number, _loss in enumerate(train_as_rival(host, pictures, config), 1):

@@ -1,4 +1,4 @@
-"""An SD1.5 checkpoint of full size with random weights: as fast and as large as a real one. It draws nothing."""
+"""An SD1.5 checkpoint of full size with random weights: as fast and as large as a real one; its pictures are noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_addift.experiments.train_world import save_checkpoint
+from lib_addift.experiments.world_checkpoint import save_checkpoint
 
 
 def write_full_size(path: Path, seed: int = 0) -> None:
@@ -45,7 +45,7 @@ def _text_model() -> CLIPTextModel:
 
 @torch.no_grad()
 def _random_model(build: Callable[[], Any], generator: torch.Generator) -> Any:
-    """fp16 from the start, which takes half the memory; weights as large as layers of this width have them."""
+    """Built in fp16, which halves the peak memory; random weights with standard deviation 1 / sqrt(fan-in)."""
     with torch.device("meta"):
         model = build().half()
     model = model.to_empty(device="cpu")

@@ -1,4 +1,4 @@
-"""How much memory some work needs at its peak, beside what was there before."""
+"""The peak memory of some work, beyond what was in use before."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _EVERY = 0.005  # s
 _M_MMAP_THRESHOLD, _LARGE = -3, 2**16  # see mallopt(3); bytes
 
 
-def _give_back_what_is_free() -> None:
-    """What the C library keeps for later would hide what is taken anew, so from now on it keeps nothing that is large.
+def _return_free_memory() -> None:
+    """Make the C library return freed memory to the system, so that what is allocated next shows in the resident size.
 
-    Only glibc keeps much. It makes the program slower: what is compared in time is timed before.
+    Only glibc keeps much. The program gets slower by it, so time is measured before memory.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
@@ -27,10 +27,10 @@ def _give_back_what_is_free() -> None:
 
 
 class Peak:
-    """A context: `bytes` is how far the memory in use rose above its beginning.
+    """A context manager: `bytes` is the most memory in use inside the block, less what was in use at its start.
 
-    A GPU's allocator counts exactly. Elsewhere the process's resident memory is looked at every 5 ms; the program is
-    slower from then on.
+    On a GPU the allocator counts exactly. Elsewhere the process's resident size is sampled every 5 ms, and the program
+    is slower afterwards (see `_return_free_memory`).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class Peak:
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
         else:
-            _give_back_what_is_free()
+            _return_free_memory()
             self._before = self._process.memory_info().rss
             self._watcher = threading.Thread(target=self._watch, daemon=True)
             self._watcher.start()

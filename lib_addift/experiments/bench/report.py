@@ -10,13 +10,13 @@ import torch
 
 from lib_addift.diffusion.host import Host
 from lib_addift.experiments.bench.contenders import RIVAL
-from lib_addift.experiments.bench.floor import Device
-from lib_addift.experiments.bench.run import Measured, Plan, Together
+from lib_addift.experiments.bench.roofline import Device
+from lib_addift.experiments.bench.run import BenchPlan, JointTraining, Measured
 from lib_addift.experiments.bench.scaling import Scaled
 
 
-def heading(host: Host, size: str, plan: Plan, device: Device) -> str:
-    """Where and on what was measured."""
+def heading(host: Host, size: str, plan: BenchPlan, device: Device) -> str:
+    """Device, model and run lengths in one line."""
     dtype = str(next(host.unet.parameters()).dtype).removeprefix("torch.")
     return (
         f"{_device_name(host)}; torch {torch.__version__}; {size} model in {dtype}, {plan.pixels} px, "
@@ -26,27 +26,27 @@ def heading(host: Host, size: str, plan: Plan, device: Device) -> str:
     )
 
 
-def table(found: Sequence[Measured], device: Device, steps: int) -> str:
+def speed_table(found: Sequence[Measured], device: Device, steps: int) -> str:
     """One row for each contender, Markdown."""
     rival = next(each for each in found if each.contender is RIVAL)
     lines = [
-        "| who | s a step | times the rival | floor, s a step | share of floor | s to first step | s to last step "
-        "| s until all is done | peak beside the model, MB |",
+        "| who | s a step | times the rival | roofline, s a step | share of roofline | s to first step "
+        "| s to last step | s until all is done | peak beside the model, MB |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
-        last, floor = _number(each, "last_step"), each.work.floor(device)
+        last, least = _number(each, "last_step"), each.work.roofline(device)
         ratio = _number(rival, "last_step") / last
         done = each.median("done")
         lines.append(
-            f"| {each.contender.words} | {last / steps:.4g} | {ratio:.2f} | {floor:.3g} | {floor * steps / last:.0%} "
+            f"| {each.contender.words} | {last / steps:.4g} | {ratio:.2f} | {least:.3g} | {least * steps / last:.0%} "
             f"| {_number(each, 'first_step'):.3g} | {last:.3g} | {'-' if done is None else f'{done:.3g}'} "
             f"| {each.peak_bytes / 1e6:.0f} |"
         )
     return "\n".join(lines)
 
 
-def together_table(found: Sequence[Together]) -> str:
+def joint_training_table(found: Sequence[JointTraining]) -> str:
     lines = ["| LoRAs at once | s of training | one alone, s | times the samples/s |", "|---|---|---|---|"]
     lines += [f"| {each.count} | {each.together:.3g} | {each.alone:.3g} | {each.gain:.2f} |" for each in found]
     return "\n".join(lines)
@@ -66,9 +66,9 @@ def scaling_table(found: Sequence[Scaled]) -> str:
 
 
 def figures(
-    found: Sequence[Measured], together: Sequence[Together], scaled: Sequence[Scaled], device: Device, steps: int
+    found: Sequence[Measured], together: Sequence[JointTraining], scaled: Sequence[Scaled], device: Device, steps: int
 ) -> dict[str, Any]:
-    """All that was measured, for JSON."""
+    """All figures as JSON holds them."""
     return {
         "device": vars(device),
         "steps": steps,

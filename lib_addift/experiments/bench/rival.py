@@ -1,9 +1,9 @@
-"""The loop of the method's first implementation, as a reference for speed: every step asks the model twice.
+"""The loop of the method's first implementation, as a reference for speed: every step calls the model twice.
 
 Source: hako-mikan, sd-webui-traintrain, its settings for 'action'. The LoRA's layers, the pictures, the model and the
-optimizer are those of our own training, so that what differs is the loop: one turn a step; the frozen model is asked
-in the step itself; the LoRA is switched off and on; mixed precision by autocast with a gradient scaler; the loss is
-read twice; caches are emptied and garbage is collected after every step.
+optimizer are those of our own training, so that only the loop differs: one direction a step; the teacher prediction is
+made in the step itself; the LoRA is detached and attached; mixed precision by autocast with a gradient scaler; the
+loss is read twice; caches are emptied and garbage is collected after every step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lib_addift.training.optimizer import make_optimizer
 
 
 def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iterator[float]:
-    """From the pictures on; yields the loss of each step. The host's model must be ours (`exclusive`)."""
+    """Train on one pair; yields the loss of each step. Call it inside `host.exclusive()`."""
     pair = encode_pair(host, pictures, config)
     modules = select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)
     network = LoraNetwork.create(modules, rank=config.rank, alpha=config.alpha, seed=config.seed).to(host.device)
@@ -36,7 +36,7 @@ def train_as_rival(host: Host, pictures: ImagePair, config: TrainConfig) -> Iter
     scaler = _gradient_scaler(kind, enabled=dtype is torch.float16)
     schedule = NoiseSchedule(host.alphas_cumprod)
     for step in range(steps):
-        if step % 2 == 0:  # both directions of a pair see the same
+        if step % 2 == 0:  # both directions share noise and timestep
             noise = torch.randn_like(pair.original.latents)
             timesteps = torch.randint(config.min_timestep, config.max_timestep, (1,), device=host.device)
         direction = Direction.REVERSE if step % 2 else Direction.FORWARD

@@ -1,4 +1,4 @@
-"""How time and memory of ours grow with the number of steps and of pairs."""
+"""How time and memory of our training grow with the number of steps and of pairs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEW, STEPS, PAIRS = 30, (30, 300, 3000), (1, 10, 100)  # steps where the pairs v
 
 @dataclass(frozen=True)
 class Scaled:
-    """A run without proof."""
+    """One run, timed without what follows its last step."""
 
     steps: int
     pairs: int

@@ -1,4 +1,4 @@
-"""Where methods are measured: the model, how much is drawn, and what all methods of a task and seed are measured on."""
+"""The set-up of all measurements: the model, how much is drawn, and the reference pictures of a task and seed."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 
 from lib_addift.demo.evaluate import draw_prompts
 from lib_addift.diffusion.host import Host, lora_modules
-from lib_addift.experiments.lab.tasks import Task
+from lib_addift.experiments.lab.tasks import LabTask
 from lib_addift.files import replace_files
 from lib_addift.lora.network import LoraNetwork
 
-_NOISE_SEED = 72_000  # of the pictures that are measured; training has noise of its own
+_NOISE_SEED = 72_000  # noise of the measured pictures, not that of training
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is drawn."""
+    """How many pictures are drawn, and with how many sampling steps."""
 
     faces: int = 24
-    growth_faces: int = 8  # of them, at the weights other than -1, 0 and 1
-    probe_faces: int = 10  # of them, for the kept steps
+    growth_faces: int = 8  # the first of them, at the weights other than -1, 0 and 1
+    probe_faces: int = 10  # the first of them, for the LoRAs of earlier steps
     sampling_steps: int = 8
 
 
@@ -36,14 +36,14 @@ QUICK = Scale(faces=6, growth_faces=3, probe_faces=4, sampling_steps=4)
 class Scene:
     """Pictures of the same faces, each (faces, 64, 64, 3) uint8."""
 
-    base: np.ndarray  # drawn by the model from a prompt that says nothing of the value
+    base: np.ndarray  # drawn by the model from a prompt that does not mention the value
     original: np.ndarray  # painted without the value, through the VAE
-    target: np.ndarray  # painted with it, through the VAE: as well as the model could draw it
+    target: np.ndarray  # painted with it, through the VAE: the best that the model could draw
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A host and how much to draw on it; scenes are kept in `folder`."""
+    """A host and how much to draw on it; scenes are cached in `folder`."""
 
     host: Host
     scale: Scale
@@ -52,7 +52,7 @@ class Bench:
     def draw(
         self, prompts: Sequence[str], seed: int, network: LoraNetwork | None = None, weight: float = 0.0
     ) -> np.ndarray:
-        """A picture a prompt, (B, 64, 64, 3) uint8; picture n begins from noise n of the seed, whatever the method.
+        """One picture for each prompt, (B, 64, 64, 3) uint8; picture n starts from noise n of `seed` for all methods.
 
         `network` must be attached.
         """
@@ -65,8 +65,8 @@ class Bench:
         """A LoRA on the host's model."""
         return LoraNetwork.over(lora_modules(self.host), tensors)
 
-    def scene(self, task: Task, seed: int) -> Scene:
-        """The scene of a task and seed, made by the first one who asks for it."""
+    def scene(self, task: LabTask, seed: int) -> Scene:
+        """The scene of a task and seed, drawn by the first call and then read from the cache."""
         path = self.folder / f"{task.name}_{seed}_{self.scale.faces}_{self.scale.sampling_steps}.npz"
         if path.exists():
             with np.load(path) as kept:
@@ -81,6 +81,6 @@ class Bench:
         return scene
 
     def through_vae(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """Painted pictures as the model's VAE gives them back, (B, 64, 64, 3) uint8."""
+        """Painted pictures encoded and decoded by the model's VAE, (B, 64, 64, 3) uint8."""
         with self.host.exclusive():
             return self.host.decode_latents(self.host.encode_images(np.stack(pictures)))

@@ -1,4 +1,4 @@
-"""One cell of the table: a method trains on a task with one seed, and what it learnt is measured."""
+"""One cell of the table: train a variant on a task with one seed and measure the LoRA."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.evaluation.round_trip import LEARNT, round_trip
-from lib_addift.experiments.lab import measures
+from lib_addift.experiments.lab import metrics
 from lib_addift.experiments.lab.bench import Bench
-from lib_addift.experiments.lab.look import WEIGHTS, look
-from lib_addift.experiments.lab.tasks import TASKS, Task
+from lib_addift.experiments.lab.picture_metrics import WEIGHTS, picture_metrics
+from lib_addift.experiments.lab.tasks import TASKS, LabTask
 from lib_addift.experiments.lab.variants import VARIANTS, Variant
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
@@ -27,13 +27,13 @@ from lib_addift.training.methods import method_of, total_steps
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
-ENOUGH = 0.9  # share of hits that counts as learnt
-_KEPT = (0.08, 0.17, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # shares of all steps after which the LoRA is kept
+ENOUGH = 0.9  # share of hits from which on a task counts as learnt
+_KEPT = (0.08, 0.17, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # shares of all steps after which a copy of the LoRA is kept
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A place in the table."""
+    """A task, a variant and a seed."""
 
     task: str
     variant: str
@@ -41,7 +41,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its files and of its LoRA."""
+        """The name of its files and of its LoRA."""
         return f"{self.task}_{self.variant}_{self.seed}"
 
     @property
@@ -50,16 +50,16 @@ class Cell:
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
-    """The LoRA as the method would have given it after so many steps, before calibration."""
+class KeptLora:
+    """The LoRA that the method would return after `step` steps, before calibration."""
 
     step: int
-    seconds: float  # of one core, since the beginning
+    seconds: float  # CPU time of one core since the start
     tensors: dict[str, torch.Tensor]
 
 
 def measure_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """Train, draw and measure; the LoRA goes to the host's folder. Returns the figures.
+    """Train, draw and measure; the LoRA is saved to the host's folder. Returns the figures.
 
     Raises AddiftError when the method gives no LoRA.
     """
@@ -67,7 +67,9 @@ def measure_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     scene, faces = bench.scene(task, cell.seed), task.new_faces(cell.seed, scale.faces)
     if variant.in_words:
         prompts = {weight: [task.prompt_in_words(face, shown=weight > 0) for face in faces] for weight in (-1.0, 1.0)}
-        return look(task, faces, scene, {weight: bench.draw(said, cell.seed) for weight, said in prompts.items()})
+        return picture_metrics(
+            task, faces, scene, {weight: bench.draw(said, cell.seed) for weight, said in prompts.items()}
+        )
     config = variant.config(task, cell.seed)
     result, kept = _train(bench.host, cell, config)
     network = bench.network(read_lora(result.path)[0])
@@ -75,15 +77,15 @@ def measure_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     counts = {w: scale.faces if abs(w) == 1 else scale.growth_faces for w in WEIGHTS if w}
     with network.attach():
         drawn = {w: bench.draw(plain[:count], cell.seed, network, w) for w, count in counts.items()}
-    figures = look(task, faces, scene, drawn) | _recovery(bench, task, cell.seed, network)
+    figures = picture_metrics(task, faces, scene, drawn) | _recovery(bench, task, cell.seed, network)
     figures |= {"steps": result.steps, "seconds": round(kept[-1].seconds, 2)}
     if figures["hits"] >= ENOUGH:
-        figures |= _Reached(bench, task, variant, cell.seed).search(kept)
+        figures |= _StepSearch(bench, task, variant, cell.seed).search(kept)
     return figures
 
 
-def _train(host: Host, cell: Cell, config: TrainConfig) -> tuple[Result, list[Kept]]:
-    """Train on the cell's pictures and keep the LoRA of some steps."""
+def _train(host: Host, cell: Cell, config: TrainConfig) -> tuple[Result, list[KeptLora]]:
+    """Train on the cell's pictures; also returns the LoRAs of some steps."""
     task, variant = TASKS[cell.task], VARIANTS[cell.variant]
     pairs = task.pairs(cell.seed, variant.pairs)
     if task.kind in variant.swapped:
@@ -91,19 +93,19 @@ def _train(host: Host, cell: Cell, config: TrainConfig) -> tuple[Result, list[Ke
     run = TrainingRun(host, Request(tuple(PairSource(*pair) for pair in pairs), cell.name, config, overwrite=True))
     total = total_steps(config, len(pairs))
     marks = {max(1, round(total * part)) for part in _KEPT}
-    kept: list[Kept] = []
-    begun = time.process_time()  # of this process: others on the machine do not count
+    kept: list[KeptLora] = []
+    begun = time.process_time()  # CPU time of this process, so that others on the machine do not count
     for event in run.events():
         if isinstance(event, StepReport) and event.step in marks and run.state.has_result:
             seconds = time.process_time() - begun
-            kept.append(Kept(event.step, seconds, method_of(config).result(run.state.networks).tensors()))
+            kept.append(KeptLora(event.step, seconds, method_of(config).result(run.state.networks).tensors()))
     return run.results[-1], kept
 
 
-def _recovery(bench: Bench, task: Task, seed: int, network: LoraNetwork) -> dict[str, Any]:
-    """How much of the pair's difference the file reproduces at its best weight, and which one that is.
+def _recovery(bench: Bench, task: LabTask, seed: int, network: LoraNetwork) -> dict[str, Any]:
+    """How much of the pair's difference the file reproduces at its best weight, and that weight.
 
-    Measured alike for all methods, with the mask of the task's preset. What is best at a negative weight has none.
+    Measured alike for all methods, with the mask of the task's preset. The recovery is 0 where that weight is negative.
     """
     config = TrainConfig.create(task.preset)
     with bench.host.exclusive(), network.attach():
@@ -115,27 +117,27 @@ def _latents(host: Host, pairs: Sequence[tuple[Image.Image, Image.Image]], confi
     return [encode_pair(host, load_pair(*pair, config), config) for pair in pairs]
 
 
-class _Reached:
-    """Looks for the step at which 90 % of the faces first showed the value at weight 1.
+class _StepSearch:
+    """Finds the first kept step at which 90 % of the faces show the value at weight 1.
 
-    Each kept LoRA is calibrated as its method would have done. Its learning rate has not come down yet, so a run of
-    only so many steps may do better.
+    Each kept LoRA is calibrated if its method calibrates. Its learning rate has not decayed yet, so a run of only that
+    many steps may do better.
     """
 
-    def __init__(self, bench: Bench, task: Task, variant: Variant, seed: int) -> None:
+    def __init__(self, bench: Bench, task: LabTask, variant: Variant, seed: int) -> None:
         self._bench, self._task, self._seed = bench, task, seed
         self._config = variant.config(task, seed)
         self._prompts = [task.prompt(face) for face in task.new_faces(seed, bench.scale.probe_faces)]
         with bench.host.exclusive():
             self._pairs = _latents(bench.host, task.pairs(seed, variant.pairs), self._config)
 
-    def search(self, kept: Sequence[Kept]) -> dict[str, Any]:
-        """Steps and seconds of one core, from the pictures on; the last one of `kept` must be enough."""
+    def search(self, kept: Sequence[KeptLora]) -> dict[str, Any]:
+        """The step and its CPU seconds on one core since the start; the last one of `kept` must be enough."""
         by_step = {each.step: each for each in kept}
-        step = measures.first_reached(list(by_step), lambda step: self._is_enough(by_step[step]))
+        step = metrics.first_reached(list(by_step), lambda step: self._is_enough(by_step[step]))
         return {"steps_to_90": step, "seconds_to_90": round(by_step[step].seconds, 2)}
 
-    def _is_enough(self, kept: Kept) -> bool:
+    def _is_enough(self, kept: KeptLora) -> bool:
         network, weight = self._bench.network(kept.tensors), self._config.strength
         with network.attach():
             if self._config.calibrate:
@@ -143,4 +145,4 @@ class _Reached:
                     proof = round_trip(self._bench.host, network, self._pairs, self._config)
                 weight *= proof.weight if proof.recovery >= LEARNT else 1.0
             pictures = self._bench.draw(self._prompts, self._seed, network, weight)
-        return measures.share([self._task.is_hit(picture) for picture in pictures]) >= ENOUGH
+        return metrics.share([self._task.is_hit(picture) for picture in pictures]) >= ENOUGH

@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lib_addift.experiments.lab.look import WEIGHTS
+from lib_addift.experiments.lab.picture_metrics import WEIGHTS
 from lib_addift.experiments.lab.summary import Summary, spread
 
 _COLUMNS = 3
 _DPI = 80
 _GREY = "0.65"
-# Methods of their own, beside the grey of variations.
+# Colours of separate methods; variations of ours are grey.
 _COLOURS = {
     "ours": "tab:blue", "published": "tab:red", "copier": "tab:orange", "residual": "tab:green", "slider": "tab:purple",
     "lora": "tab:brown", "differential": "tab:olive", "words": "black",
@@ -35,7 +35,7 @@ def plots(summary: Summary) -> dict[str, bytes]:
 
 
 def _panels(summary: Summary, draw: Callable[[Any, str], None], height: float = 0.0) -> bytes:
-    """A panel for each task."""
+    """A PNG with one panel for each task."""
     import matplotlib as mpl
 
     mpl.use("Agg")  # no window, and none needed
@@ -63,7 +63,7 @@ def _dots(
     axes: Any, summary: Summary, task: str, marks: Sequence[tuple[str, str, str, bool]], *,
     limits: tuple[float, float] | None = None,
 ) -> None:  # fmt: skip
-    """A row for each variant, with its measures as marks and their spread as bars; without limits, on a log scale."""
+    """One row for each variant: means as markers, spreads as error bars; without `limits` on a logarithmic axis."""
     names = summary.variants
     for key, label, marker, is_filled in marks:
         for row, name in enumerate(names):

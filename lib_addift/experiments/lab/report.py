@@ -1,4 +1,4 @@
-"""Writes what the laboratory found: docs/lab.md, lab.json and the plots. A part of lab.md is a person's and is kept."""
+"""Writes the laboratory's report: lab.md, lab.json and the plots. A hand-written part of lab.md is kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib_addift.experiments.lab.bench import Scale
 from lib_addift.experiments.lab.plots import plots
-from lib_addift.experiments.lab.summary import Summary, couples_table, overall_table, table, task_table
+from lib_addift.experiments.lab.summary import Summary, couples_table, markdown_table, overall_table, task_table
 from lib_addift.experiments.lab.tasks import TASKS
 from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.files import replace_files
@@ -45,14 +45,14 @@ def write_report(summary: Summary, scale: Scale, folder: Path) -> Path:
 
 
 def reading(page: str) -> str:
-    """What a person wrote into an earlier page, between the two marks."""
+    """The hand-written part of an earlier page, between BEGIN and END; '' without one."""
     if BEGIN not in page or END not in page:
         return ""
     return page.split(BEGIN, 1)[1].split(END, 1)[0].strip()
 
 
 def page_text(summary: Summary, scale: Scale, pictures: list[str], kept: str) -> str:
-    """docs/lab.md."""
+    """The text of lab.md."""
     parts = [
         "# The laboratory",
         f"Methods compared on the tiny world ([world.md](world.md)): {_count(len(summary.cells), 'task')}, "
@@ -72,9 +72,9 @@ def page_text(summary: Summary, scale: Scale, pictures: list[str], kept: str) ->
         parts += [f"## {task}: {known.value} ({known.kind}; preset {known.preset})", task_table(summary, task)]
     if summary.couples:
         parts += ["## Two LoRAs at once, each at weight 1", couples_table(summary)]
-    parts += ["## Measures", table(["measure", "what it is"], _MEASURES), "## Methods", _methods(summary)]
+    parts += ["## Measures", markdown_table(["measure", "what it is"], _MEASURES), "## Methods", _methods(summary)]
     if summary.errors:
-        parts += ["## Without a result", table(["run", "why"], sorted(summary.errors.items()))]
+        parts += ["## Without a result", markdown_table(["run", "why"], sorted(summary.errors.items()))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -90,7 +90,7 @@ def _methods(summary: Summary) -> str:
         if variant.pairs > 1:
             settings += f"; {variant.pairs} pairs"
         rows.append([name, variant.words, settings.strip(", ;") or "none"])
-    return table(["method", "what it is", "settings beside the task's preset"], rows)
+    return markdown_table(["method", "what it is", "settings beside the task's preset"], rows)
 
 
 def _count(number: int, word: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs the cells of the table, several at once, and keeps their figures: a second call goes on where one ended."""
+"""Measures the cells of the table in several processes and stores their figures; a second call resumes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ COUPLES = (("eyes", "mouth"),)  # tasks whose LoRAs are also used at once
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be measured."""
+class LabPlan:
+    """The tasks, variants and seeds to measure."""
 
     tasks: tuple[str, ...]
     variants: tuple[str, ...]
@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        """Seed by seed, so that an interrupted run has all rows of the first seeds."""
+        """Ordered by seed, so that an interrupted run has all rows of the first seeds."""
         return [
             Cell(task, variant, seed)
             for seed in self.seeds
@@ -65,18 +65,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Done:
-    """What is known of a piece of work: its figures, or why there are none."""
+    """The result of a cell or couple: its figures, or why there are none."""
 
     work: Work
     figures: dict[str, Any]
     error: str = ""
-    seconds: float = 0.0  # by the clock; 0: an earlier call did it
+    seconds: float = 0.0  # wall-clock time; 0: measured by an earlier call
 
 
-def run_plan(plan: Plan, out: Path, workers: int, tell: Callable[[Done, int, int], None]) -> list[Done]:
-    """Measure what has not been measured yet; `tell` hears of each piece of work, how many are done, and of how many.
+def run_plan(plan: LabPlan, out: Path, workers: int, tell: Callable[[Done, int, int], None]) -> list[Done]:
+    """Measure what has not been measured yet; calls `tell` with each result, how many are done, and of how many.
 
-    Raises TrainingError when a worker process ends by itself.
+    Raises TrainingError when a worker process dies.
     """
     everything: list[Work] = [*plan.cells, *plan.couples]
     result: list[Done] = []
@@ -113,9 +113,9 @@ def _run(stage: Sequence[Work], scale: Scale, out: Path, workers: int) -> Iterat
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, which end at once when the block is left by an exception such as Ctrl-C."""
+    """A pool of processes that is terminated at once when the block raises, such as on Ctrl-C."""
     others = multiprocessing.active_children()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _init_worker)
     try:
         yield pool
     except BaseException:
@@ -129,7 +129,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """This process computes as a worker does."""
+    """Compute with one thread inside the block, as a worker does."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -138,13 +138,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _begin_worker() -> None:
+def _init_worker() -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's processes; the first one answers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the main one handles it
 
 
 def do(work: Work, scale: Scale, out: Path) -> Done:
-    """Measure one piece of work and write it down."""
+    """Measure a cell or couple and store the result in a JSON file."""
     begun = time.monotonic()
     bench = Bench(_host(out / "loras"), scale, out / "scenes")
     figures: dict[str, Any] = {}
@@ -162,7 +162,7 @@ def do(work: Work, scale: Scale, out: Path) -> Done:
 
 
 def read_done(work: Work, scale: Scale, out: Path) -> Done | None:
-    """What an earlier call measured; None when it did not, or under other settings."""
+    """The result stored by an earlier call; None without one, or when it was measured with other settings."""
     try:
         content = json.loads(_path(work, out).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -173,17 +173,17 @@ def read_done(work: Work, scale: Scale, out: Path) -> Done | None:
 
 
 def all_done(scale: Scale, out: Path) -> list[Done]:
-    """All that this and earlier calls measured, in the order of the tables."""
+    """All stored results of this scale, in the order of the tables."""
     names = [path.stem.rpartition("_")[2] for path in (out / "cells").glob("*.json")]
     seeds = sorted({int(name) for name in names if name.isdecimal()})
-    whole = Plan(tuple(TASKS), tuple(VARIANTS), tuple(seeds), scale)
+    whole = LabPlan(tuple(TASKS), tuple(VARIANTS), tuple(seeds), scale)
     everything: list[Work] = [*whole.cells, *whole.couples]
     found = [read_done(work, scale, out) for work in everything]
     return [done for done in found if done is not None]
 
 
 def _asked(work: Work, scale: Scale) -> dict[str, Any]:
-    """All that decides a piece of work's figures, but for the program itself."""
+    """Everything but the program that the figures depend on; a stored result with other values is measured again."""
     variant = VARIANTS[work.variant]
     asked: dict[str, Any] = {
         "work": asdict(work),
@@ -200,7 +200,7 @@ def _path(work: Work, out: Path) -> Path:
 
 
 def _plain(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures as JSON has them: no NaN, and no more digits than mean something."""
+    """The figures for JSON: None for NaN, floats rounded to four digits."""
     plain = {}
     for name, value in figures.items():
         is_number = isinstance(value, float)

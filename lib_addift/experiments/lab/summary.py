@@ -1,4 +1,4 @@
-"""The cells' figures put together: mean and spread over seeds, and the tables made of them."""
+"""Summaries of the cells' figures: mean and spread over seeds, and the tables."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lib_addift.experiments.lab.runner import Done
 from lib_addift.experiments.lab.together import Couple
 
 Values = list[float]
-_NONE = "-"  # in a table, where there is nothing
+_NONE = "-"  # a table cell without a value
 
 
 @dataclass(frozen=True)
 class Column:
-    """A measure in the tables."""
+    """A metric and its column in the tables."""
 
     key: str
     title: str
-    factor: float = 1.0  # 100: a share, shown in percent
+    factor: float = 1.0  # 100: a share, cell_text in percent
     digits: int = 0
     better: int = 0  # 1: more is better; -1: less is; 0: neither
 
@@ -45,7 +45,7 @@ _REACHED = ("steps_to_90", "seconds_to_90")
 
 
 class Summary:
-    """Figures by task and variant, one of each seed."""
+    """The figures of each task and variant, one dictionary for each seed."""
 
     def __init__(self, done: Iterable[Done]) -> None:
         self.cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -66,7 +66,7 @@ class Summary:
         return list(dict.fromkeys(variant for rows in self.cells.values() for variant in rows))
 
     def values(self, task: str, variant: str, key: str) -> Values:
-        """A measure of each seed that has it."""
+        """A metric's values, one for each seed that has it."""
         rows = self.cells.get(task, {}).get(variant, [])
         return [row[key] for row in rows if row.get(key) is not None]
 
@@ -80,7 +80,7 @@ class Summary:
         return statistics.fmean(means) if means else None
 
     def learnt(self, task: str, variant: str) -> bool:
-        """Whether a variant learnt the task, on the mean of its seeds."""
+        """Whether the variant's mean share of hits over its seeds reaches ENOUGH."""
         return (self.mean(task, variant, "hits") or 0.0) >= ENOUGH
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def shown(values: Sequence[float], column: Column) -> str:
-    """'97 ± 2'; with a single seed '97'; a dash where there is nothing."""
+def cell_text(values: Sequence[float], column: Column) -> str:
+    """Mean and spread as '97 ± 2'; of a single value '97'; of none a dash."""
     if not values:
         return _NONE
     mean = f"{statistics.fmean(values) * column.factor:.{column.digits}f}"
@@ -109,12 +109,12 @@ def task_table(summary: Summary, task: str) -> str:
         cells = []
         for column in COLUMNS:
             values = summary.values(task, variant, column.key)
-            text = shown(values, column)
+            text = cell_text(values, column)
             if column.key in _REACHED:
                 text = _reached(text, values, seeds)
             cells.append(f"**{text}**" if variant in best.get(column.key, ()) else text)
         lines.append([variant, *cells])
-    return table(["method", *(column.title for column in COLUMNS)], lines)
+    return markdown_table(["method", *(column.title for column in COLUMNS)], lines)
 
 
 def overall_table(summary: Summary) -> str:
@@ -124,39 +124,39 @@ def overall_table(summary: Summary) -> str:
     for variant in summary.variants:
         tasks = [task for task in summary.cells if variant in summary.cells[task]]
         means = [summary.over_tasks(variant, column.key) for column in columns]
-        cells = [shown([] if mean is None else [mean], column) for mean, column in zip(means, columns, strict=True)]
+        cells = [cell_text([] if mean is None else [mean], column) for mean, column in zip(means, columns, strict=True)]
         learnt = f"{sum(summary.learnt(task, variant) for task in tasks)} of {len(tasks)}"
         steps = [value for task in tasks for value in summary.values(task, variant, "steps_to_90")]
         seconds = [value for task in tasks for value in summary.values(task, variant, "seconds_to_90")]
         middle = [f"{statistics.median(values):.0f}" if values else _NONE for values in (steps, seconds)]
         lines.append([variant, learnt, *cells, *middle])
     titles = [column.title for column in columns]
-    return table(["method", "tasks learnt", *titles, "steps to 90 %", "seconds to 90 %"], lines)
+    return markdown_table(["method", "tasks learnt", *titles, "steps to 90 %", "seconds to 90 %"], lines)
 
 
 def couples_table(summary: Summary) -> str:
-    """How two LoRAs go together."""
+    """One row for each variant: the share of faces that show each value, and both, with two LoRAs at once."""
     columns = [Column(key, "", 100) for key in ("first_alone", "second_alone", "product", "both")]
     lines = [
-        [variant, *(shown([row[column.key] for row in rows], column) for column in columns)]
+        [variant, *(cell_text([row[column.key] for row in rows], column) for column in columns)]
         for variant, rows in summary.couples.items()
     ]
-    return table(["method", "eyes closed, %", "mouth open, %", "product, %", "both, %"], lines)
+    return markdown_table(["method", "eyes closed, %", "mouth open, %", "product, %", "both, %"], lines)
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _best(summary: Summary, task: str, column: Column) -> list[str]:
-    """The variants with the best mean, of those that learn the task: one that learns nothing disturbs nothing."""
+    """The variants with the best mean among those that learn the task: one that learns nothing has no side effects."""
     states = [v for v in summary.cells[task] if v != "words" and summary.learnt(task, v)]
     means = {v: column.better * mean for v in states if (mean := summary.mean(task, v, column.key)) is not None}
     return [variant for variant, mean in means.items() if mean == max(means.values())]
 
 
 def _reached(text: str, values: Sequence[float], seeds: Sequence[Any]) -> str:
-    """How often it was reached, where it was not always."""
+    """Append the number of seeds that reached it, where not all did: '41 (3 of 5)'."""
     return f"{text} ({len(values)} of {len(seeds)})" if 0 < len(values) < len(seeds) else text

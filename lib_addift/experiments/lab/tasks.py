@@ -1,4 +1,4 @@
-"""What LoRAs shall learn in the laboratory: the pair, the area that it may change, and how the result is read.
+"""The tasks of the laboratory: the pair, the area that it may change, and how the result is detected.
 
 Six kinds of difference: a local attribute, a detail, a colour, geometry, a style, and an object that the checkpoint
 has never seen.
@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from lib_addift.demo import world
-from lib_addift.experiments.lab import things
-from lib_addift.experiments.lab.measures import grown
+from lib_addift.experiments.lab import synthetic_object
+from lib_addift.experiments.lab.metrics import dilated
 
 _MARGIN = 3  # px by which an area is larger than the painted difference: for a shift of 1 px and for the VAE's blur
 _VISIBLE = 8  # grey levels
@@ -26,11 +26,11 @@ Picture = np.ndarray  # (64, 64, 3), RGB, 0 .. 255
 
 
 @dataclass(frozen=True)
-class Task:
+class LabTask:
     """One difference to learn.
 
-    `level` is a number that rises with how much of the value a picture shows. `mark` finds the pixels of what is
-    learnt, given a painted face without the value and the same face with it.
+    `level` rises with how much of the value a picture shows. `mark` returns the pixels of what is learnt, given a face
+    painted without the value and the same face painted with it.
     """
 
     name: str  # of the world's attribute, or of the object
@@ -41,7 +41,7 @@ class Task:
     level: Callable[[Picture], float]
     mark: Callable[[Picture, Picture], np.ndarray]
     add: Callable[[world.Face], Image.Image] | None = None  # paints an object that the world does not know
-    threshold: float = 0.0  # the level from which on such an object is there
+    threshold: float = 0.0  # the level above which such an object counts as shown
     fixed: Mapping[str, str] = field(default_factory=dict)  # attributes of the faces that are measured
 
     @property
@@ -55,7 +55,7 @@ class Task:
         return tuple(name for name in world.ATTRIBUTES if name != self.name)
 
     def paint(self, face: world.Face, *, shown: bool) -> Image.Image:
-        """A face with the value, or without: with its own, or with the pair's original's where that would be this."""
+        """Paint a face with the value or without it; a face that has the value itself gets the training original's."""
         if self.add is None:
             return world.draw(self._known(face, shown))
         return self.add(face) if shown else world.draw(face)
@@ -66,8 +66,10 @@ class Task:
         return _with(face, self.name, self.value if shown else without)
 
     def pairs(self, seed: int, count: int = 1) -> list[tuple[Image.Image, Image.Image]]:
-        """Originals and targets. Each seed moves them by up to a pixel and shades them anew; all but the first pair are
-        of random faces."""
+        """Training pairs (original, target); the seed sets their shift of up to 1 px and their shades.
+
+        The first shows the task's face, the others random ones.
+        """
         rng = random.Random(_EVALUATION_SEED - seed)
         without = {self.name: getattr(self.face, self.name)} if self.is_known else self.fixed
         faces = [replace(self.face, variation=seed)]
@@ -92,11 +94,11 @@ class Task:
         return faces
 
     def prompt(self, face: world.Face) -> str:
-        """The caption of a face, without a word of what is learnt."""
+        """The caption of a face, without what is learnt."""
         return world.caption(face, frozenset({self.name}))
 
     def prompt_in_words(self, face: world.Face, *, shown: bool) -> str:
-        """The caption that says whether the value is shown; only of what the world knows."""
+        """The caption that names the value or its absence; for attributes of the world only."""
         return world.caption(self._known(face, shown))
 
     def area(self, face: world.Face) -> np.ndarray:
@@ -105,7 +107,7 @@ class Task:
         rest = [value for value in world.ATTRIBUTES.get(self.name, ()) if value != self.value]
         without = [world.draw(_with(face, self.name, value)) for value in rest] or [self.paint(face, shown=False)]
         changes = [np.abs(shown - _pixels(picture)).max(axis=2) > _VISIBLE for picture in without]
-        return grown(np.logical_or.reduce(changes), _MARGIN)
+        return dilated(np.logical_or.reduce(changes), _MARGIN)
 
     def mark_of(self, face: world.Face) -> np.ndarray:
         """(64, 64), true on what is learnt, as it stands in a painted picture of this face."""
@@ -126,7 +128,7 @@ def _like(ink: tuple[int, int, int], tolerance: int) -> Callable[[Picture, Pictu
     """A mark: the pixels at or beside a change that have the colour `ink`, up to a sum of differences."""
 
     def mark(original: Picture, target: Picture) -> np.ndarray:
-        changed = grown(np.abs(target - original).max(axis=2) > _VISIBLE, 1)
+        changed = dilated(np.abs(target - original).max(axis=2) > _VISIBLE, 1)
         return np.asarray(changed & (np.abs(target - ink).sum(axis=2) < tolerance))
 
     return mark
@@ -140,7 +142,7 @@ def _changed(original: Picture, target: Picture) -> np.ndarray:
 
 def _on_the_background(original: Picture, target: Picture) -> np.ndarray:
     """A mark: what changes where there was nothing but background, so that no other edge is near."""
-    plain = ~grown(_head(original, original), 4)
+    plain = ~dilated(_head(original, original), 4)
     return _changed(original * plain[..., None], target * plain[..., None])
 
 
@@ -171,14 +173,14 @@ _BLACK_HAIRED = world.Face(hair="black", skin="light", background="blue", positi
 TASKS = {
     task.name: task
     for task in (
-        Task("eyes", "local", "action", _DARK, "closed", _level("eye_white", -1.0), _like((40, 20, 20), 105)),
-        Task("mouth", "detail", "detail", _LIGHT, "open", _level("mouth_dark"), _like((120, 10, 30), 65)),
-        Task("hair", "colour", "action", _BLACK_HAIRED, "blond", _hair_level, _changed),
-        Task("position", "geometry", "action", _BLACK_HAIRED, "right", _level("centre"), _head),
-        Task("style", "style", "style", _DARK, "textured", _level("dots"), _on_the_background),
-        Task(
-            "ribbon", "object", "detail", _LIGHT, "there", things.ribbon_level, _on_the_background, things.paint_ribbon,
-            things.RIBBON_THRESHOLD, {"style": "flat"},
+        LabTask("eyes", "local", "action", _DARK, "closed", _level("eye_white", -1.0), _like((40, 20, 20), 105)),
+        LabTask("mouth", "detail", "detail", _LIGHT, "open", _level("mouth_dark"), _like((120, 10, 30), 65)),
+        LabTask("hair", "colour", "action", _BLACK_HAIRED, "blond", _hair_level, _changed),
+        LabTask("position", "geometry", "action", _BLACK_HAIRED, "right", _level("centre"), _head),
+        LabTask("style", "style", "style", _DARK, "textured", _level("dots"), _on_the_background),
+        LabTask(
+            "ribbon", "object", "detail", _LIGHT, "there", synthetic_object.ribbon_level, _on_the_background,
+            synthetic_object.paint_ribbon, synthetic_object.RIBBON_THRESHOLD, {"style": "flat"},
         ),
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Two LoRAs of one method, each at weight 1, in one picture."""
+"""Two LoRAs of one method attached at once, each at weight 1."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import evaluation_faces
-from lib_addift.experiments.lab import measures
+from lib_addift.experiments.lab import metrics
 from lib_addift.experiments.lab.bench import Bench
 from lib_addift.experiments.lab.cell import Cell
 from lib_addift.experiments.lab.tasks import TASKS
@@ -20,7 +20,7 @@ _FACES_SEED = 73_000
 
 @dataclass(frozen=True)
 class Couple:
-    """The LoRAs of two tasks, of one method and seed."""
+    """The LoRAs of two tasks, trained by one variant with one seed."""
 
     first: str
     second: str
@@ -29,7 +29,7 @@ class Couple:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of its file."""
         return f"{self.first}+{self.second}_{self.variant}_{self.seed}"
 
     @property
@@ -52,6 +52,6 @@ def measure_couple(bench: Bench, couple: Couple) -> dict[str, Any]:
             pictures = bench.draw(prompts, couple.seed)
         return [[task.is_hit(picture) for picture in pictures] for task in tasks]
 
-    first, second = (measures.share(hits(network)[n]) for n, network in enumerate(networks))
-    both = measures.both(*hits(*networks))
+    first, second = (metrics.share(hits(network)[n]) for n, network in enumerate(networks))
+    both = metrics.both(*hits(*networks))
     return {"first_alone": first, "second_alone": second, "product": first * second, "both": both}

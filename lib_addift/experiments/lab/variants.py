@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.experiments.lab.tasks import Task
+from lib_addift.experiments.lab.tasks import LabTask
 
 _LINEAR = ("self_attention", "cross_attention", "feed_forward", "projections")
 _EVERYWHERE = {"layers": (*_LINEAR, "convolutions"), "blocks": ("IN", "MID", "OUT")}
@@ -29,24 +29,24 @@ _FAST = {"learning_rate": 1e-3, "calibrate": True, "strength": 1.0}
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train."""
+    """A way to train, or (`in_words`) the prompt alone."""
 
     name: str
     words: str  # for the table
     settings: Mapping[str, Any] = field(default_factory=dict)
     kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # more settings for a kind of task
-    swapped: tuple[str, ...] = ()  # kinds of task in which the pictures change places
+    swapped: tuple[str, ...] = ()  # kinds of task in which original and target are swapped
     pairs: int = 1
-    in_words: bool = False  # no LoRA at all: the prompt says it
+    in_words: bool = False  # no LoRA: the prompt names the value
 
-    def config(self, task: Task, seed: int) -> TrainConfig:
-        """The settings for a task, with the task's preset beneath."""
+    def config(self, task: LabTask, seed: int) -> TrainConfig:
+        """The settings for a task: its preset, and over it the variant's and the seed."""
         more = self.kinds.get(task.kind, {})
         return TrainConfig.create(task.preset, **{**self.settings, **more, "seed": seed})
 
 
-def _hundreds(method: str, words: str) -> Variant:
-    """A method that learns to draw the pictures, from the true noise, for which it needs many steps."""
+def _long(method: str, words: str) -> Variant:
+    """A method that trains on the true noise, for which it needs hundreds of steps."""
     return Variant(method, words, {"method": method, "max_train_steps": 300, "first_train_steps": 300})
 
 
@@ -69,10 +69,10 @@ VARIANTS = {
         Variant("self-regularised", "ours, held to the model elsewhere", {"self_regularisation": 1.0}),
         # With the steps of one pair the hair disturbs 22.7 grey levels; with 240, 6.6 (docs/lab.md).
         Variant("four-pairs", "ours from four pairs", {"hold_out": False, "max_train_steps": 120}, pairs=4),
-        _hundreds("copier", "a LoRA of the original, then one of the target on top"),
-        _hundreds("residual", "a LoRA of the target minus one of the original"),
+        _long("copier", "a LoRA of the original, then one of the target on top"),
+        _long("residual", "a LoRA of the target minus one of the original"),
         Variant("slider", "the target at weight 1, the original at -1", {"method": "slider"}),
-        _hundreds("lora", "the target's picture"),
+        _long("lora", "the target's picture"),
         Variant(
             "differential", "copier for each of four pairs, averaged",
             {"method": "differential", "max_train_steps": 150, "first_train_steps": 150}, pairs=4,

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 import lib_addift
-from lib_addift.data.pairs import PairSource, PictureSource, load_picture
+from lib_addift.data.pairs import PairSource
+from lib_addift.data.pictures import PictureSource, load_picture
 from lib_addift.errors import HostError
 from lib_addift.jobs.job import Job
 from lib_addift.jobs.ray.actor import JobSpec, Model, SavedFiles, TrainActor, digest

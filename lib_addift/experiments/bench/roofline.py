@@ -1,4 +1,4 @@
-"""What a step must cost at least: its operations and the bytes of weights it reads, over what the device can do."""
+"""The roofline of a training step: its operations and the bytes of weights it reads, over what the device can do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Device:
-    """What was measured on it: by a large matrix product in the model's dtype, and by a large copy."""
+    """A device's speed, measured by a large matrix product in the model's dtype and by a large copy."""
 
     operations: float  # multiplications and additions / s
     bandwidth: float  # bytes / s, read and written
@@ -31,13 +31,13 @@ class Device:
 
 @dataclass(frozen=True)
 class Work:
-    """What some training steps ask of a device."""
+    """The operations and memory reads of some training steps."""
 
     operations: float
     weight_bytes: float  # the UNet's weights, each time they are read: forward, and backward where it goes
 
-    def floor(self, device: Device) -> float:
-        """Seconds."""
+    def roofline(self, device: Device) -> float:
+        """The least time in seconds that this takes on the device. Source: Williams et al. 2009, the roofline model."""
         return max(self.operations / device.operations, self.weight_bytes / device.bandwidth)
 
     def __sub__(self, other: Work) -> Work:
@@ -48,7 +48,7 @@ class Work:
 
 
 def count_work(unet: nn.Module, train: Callable[[], None]) -> Work:
-    """What `train` asks of the device; every module with weights of its own is read as often as it runs."""
+    """The work of `train`; a module's own weights count as read once for each of its passes, forward and backward."""
     read = 0
 
     def note(module: nn.Module, _args: object, output: object) -> None:

@@ -1,6 +1,6 @@
-"""The laboratory's measures: plain arithmetic on pictures and readings, one function each.
+"""The laboratory's metrics: plain arithmetic on pictures and detected attributes, one function each.
 
-Pictures are (64, 64, 3), batches of them (faces, 64, 64, 3), values 0 to 255. What has nothing to measure is NaN.
+Pictures are (64, 64, 3), batches of them (faces, 64, 64, 3), values 0 to 255. A metric of nothing is NaN.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-_REACH = 1  # px by which what is learnt may stand elsewhere than in the painted picture: the faces vary by so much
-_FAR = 4  # px: farther than an edge is wide
-_FALL = 0.05  # of the whole effect: a smaller fall is noise
+_REACH = 1  # px by which what is learnt may be shifted against the painted picture: the faces vary by as much
+_FAR = 4  # px; wider than a blurred edge
+_FALL = 0.05  # share of the whole effect below which a decrease counts as noise
 Readings = Sequence[Mapping[str, str]]
 
 
@@ -66,7 +66,7 @@ def linearity(weights: Sequence[float], values: Sequence[float]) -> float:
 
 
 def contrast(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float:
-    """The step of colour between a mark and its surroundings, along the target's step and as a share of it.
+    """The difference of colour between a mark and its surroundings, along the target's and as a share of it.
 
     sum s(picture) . s(target) / sum |s(target)|^2 over all pixels 4 px apart, beside or below each other, of which one
     is in the mark and the other is not; s is their difference of colour. 1: as strong as in the target; below 1: paler;
@@ -76,23 +76,23 @@ def contrast(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float
 
 
 def sharpness(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float:
-    """The gradient across a mark's edge: as `contrast`, between neighbours. Less than that: softer than the target."""
+    """The gradient across a mark's edge: as `contrast`, between neighbouring pixels. Below it: blurred."""
     return _along(_steps(picture, mark, 1), _steps(target, mark, 1))
 
 
 def aligned(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> np.ndarray:
-    """The picture, moved by up to 1 px in each direction to where its edge fits the target's best."""
+    """The picture, shifted by up to 1 px in each direction so that its edge fits the target's best."""
     shifts = range(-_REACH, _REACH + 1)
     return max((_moved(picture, dx, dy) for dy in shifts for dx in shifts), key=lambda p: sharpness(p, target, mark))
 
 
 def both(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Share of faces, 0 to 1, that show two things at once. Two LoRAs that do not disturb each other: the product."""
+    """Share of faces, 0 to 1, with a hit in both lists; for two independent LoRAs the product of their shares."""
     return share([a and b for a, b in zip(first, second, strict=True)])
 
 
 def first_reached(steps: Sequence[int], is_enough: Callable[[int], bool]) -> int:
-    """The first of `steps`, in rising order, at which it is enough, by halving; it must be enough at the last one."""
+    """The first of the rising `steps` at which `is_enough`, by bisection; at the last one it must be."""
     low, high = 0, len(steps) - 1
     while low < high:
         middle = (low + high) // 2
@@ -100,8 +100,8 @@ def first_reached(steps: Sequence[int], is_enough: Callable[[int], bool]) -> int
     return steps[high]
 
 
-def grown(area: np.ndarray, margin: int) -> np.ndarray:
-    """An area (h, w) and all pixels up to `margin` px beside, above or below it, corners included."""
+def dilated(area: np.ndarray, margin: int) -> np.ndarray:
+    """Morphological dilation: an area (h, w) and all pixels up to `margin` px from it, corners included."""
     padded = np.pad(area, margin)
     height, width = area.shape
     result = np.zeros_like(area)

@@ -1,8 +1,8 @@
-"""A thing that the checkpoint has never seen, painted over the world's faces, and how to read it back.
+"""A synthetic object, which the checkpoint has never seen: a ribbon of dots painted over a face, and its detector.
 
-The bundled VAE knows little beyond the world. Of glasses, hats, patches, strips and badges in many colours it gives
-back two thirds at most, as a blur, and most change other attributes too. What is left are dots, which it stores cell by
-cell and draws with hard edges, in a place where they never stand alone.
+The bundled VAE reconstructs little beyond the world: of glasses, hats, patches, strips and badges in many colours at
+most two thirds, blurred, and most of them change other attributes too. Dots it stores cell by cell and decodes with
+hard edges; the ribbon puts them where the world never has them alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lib_addift.demo import world
 
 _RIBBON_TOP = 48  # px
 _RIBBON_MARGIN = 22  # px beside the head's centre: there is only background
-RIBBON_THRESHOLD = 0.08  # half of what is read on painted pictures after the VAE, on the mean of 64 faces
+RIBBON_THRESHOLD = 0.08  # half of the level of painted pictures after the VAE, mean of 64 faces
 
 
 def paint_ribbon(face: world.Face) -> Image.Image:
