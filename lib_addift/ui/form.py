@@ -148,10 +148,10 @@ class Draft:
             self.values = {**self.values, **{name: values[name] for name in FORM if name in values}}
 
     def set_pictures(self, **pictures: Any) -> None:
-        """Take over `original`, `target` or both, upright and in a mode that every browser shows; None empties one."""
-        shown = {role: as_shown(picture) for role, picture in pictures.items()}
+        """Decode and keep `original`, `target` or both, upright and in a mode that browsers show; None empties one."""
+        decoded = {role: _decoded(picture) for role, picture in pictures.items()}
         with self.lock:
-            for role, picture in shown.items():
+            for role, picture in decoded.items():
                 self.pictures[role] = picture
                 self.digests[role] = _digest(picture)
 
@@ -162,8 +162,11 @@ class Draft:
                 self.job_id, self.step, self.choice = job_id, 0, ""
 
 
-def as_shown(picture: Any) -> Image.Image | None:
-    """A picture as `load_pair` would see it; one that it refuses stays as it is, for the doctor to say why."""
+def _decoded(picture: Any) -> Image.Image | None:
+    """A picture as `load_picture` gives it, which no later step decodes again.
+
+    One that it refuses is kept in RGBA, so that the pair doctor can say why; None for what has no pixels.
+    """
     if picture is None:
         return None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig, from_mapping
@@ -27,7 +28,7 @@ from lib_addift.ui.handlers import Handlers
 from lib_addift.ui.panels import PANELS, job_id
 from lib_addift.ui.trial import WEIGHTS, Trial, TrialRequest
 from tests.support.fake_host import FakeHost
-from tests.support.page import NASTY, Page, pair
+from tests.support.page import NASTY, QUICK, Page, pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,6 +127,29 @@ def test_the_draft_keeps_pictures_upright_and_in_modes_that_browsers_show() -> N
     assert draft.pictures["target"] is target, "each slot speaks for itself"
     draft.set_pictures(target=None)
     assert draft.pictures["target"] is None
+
+
+def test_a_picture_is_decoded_once_for_each_time_that_it_is_sent(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Image.Image] = []
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(
+        "lib_addift.data.pictures.ImageOps.exif_transpose", lambda each: (decoded.append(each), transpose(each))[1]
+    )
+
+    def uploaded() -> dict[str, Image.Image]:
+        files = {role: io.BytesIO() for role in form.PICTURES}
+        for picture, file in zip(pair(), files.values(), strict=True):
+            picture.save(file, "PNG")
+        return {role: Image.open(file) for role, file in files.items()}
+
+    page.do("pause")
+    page.do("take_pictures", **uploaded())
+    assert "This is a good pair." in page.shown["doctor"]
+    page.do("keep_draft", mask="off")
+    assert len(decoded) == 2, "the doctor looks at what the draft has"
+    page.do("train", **{**QUICK, **uploaded(), "name": "x"})
+    assert page.shown["alert"] == ""
+    assert len(decoded) == 4, "the checks and the job's files take what the draft has"
 
 
 def test_the_draft_takes_no_unknown_fields() -> None:
