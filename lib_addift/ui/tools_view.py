@@ -28,7 +28,7 @@ _HINTS = {
 
 
 def panels(tools: Tools) -> dict[str, tuple[object, Callable[[], Any]]]:
-    """As in panels.py: each with a key that changes when its content does."""
+    """The panels of the tab by name, each as a `Panel` of panels.py: a key that changes with it, and what makes it."""
     operation = tools.operation
     used = {name: operation in operations for name, operations in USED_BY.items()}
     names = list(tools.names)
@@ -43,7 +43,7 @@ def panels(tools: Tools) -> dict[str, tuple[object, Callable[[], Any]]]:
 
 
 def chosen(tools: Tools) -> Props:
-    """The list of LoRAs, and those of them that are chosen."""
+    """The list of LoRAs, and which are chosen."""
     return Props(choices=list(tools.names), value=tools.values["tools_loras"])
 
 
@@ -59,7 +59,7 @@ def hint(operation: str) -> str:
 
 
 def result(tools: Tools) -> str:
-    """What it is doing, or what came of the latest operation."""
+    """What is being done, or what came of the latest operation."""
     busy = ' data-addift-active="1"' if tools.task.is_busy else ""
     shown = "" if tools.task.is_busy or tools.outcome is None else _outcome(tools.outcome)
     status = f'<p class="addift-hint" role="status">{sentence(tools.task.text)}</p>'

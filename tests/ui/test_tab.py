@@ -338,14 +338,14 @@ def test_the_kept_steps_can_be_walked_through_and_saved(trained: Page) -> None:
     assert trained.shown["kept is visible"]
     assert [s.step for s in job.snapshots] == [2, 4]
     assert "After step 4 of 4, as it was saved." in trained.shown["strip"]
-    trained.do("look", scrub=2)
+    trained.do("show_step", scrub=2)
     assert "data-addift-step=2" in trained.shown["strip"]
     assert "calibration scales them" in trained.shown["strip"]
     trained.do("save_step")
     wait(trained)
     assert "&lt;lora:closed-step2:1&gt;" in trained.shown["result"]
     assert trained.changed.get("choice", {}).get("choices", ["closed", "closed-step2"]) == ["closed", "closed-step2"]
-    trained.do("choose", choice="closed")
+    trained.do("show_file", choice="closed")
     assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
 
 
@@ -366,7 +366,7 @@ def test_stop_and_keep(page: Page) -> None:
 def test_train_again_fills_the_form_from_the_job(trained: Page) -> None:
     trained.do("keep_draft", name="else", rank=200, preset="style")
     trained.do("take_pictures", original=None, target=None)
-    trained.do("again")
+    trained.do("fill_from_job")
     assert (trained.shown["name"], trained.shown["rank"], trained.shown["preset"]) == ("closed", 4, "action")
     assert np.array_equal(trained.shown["original"], pair()[0])
     assert "This is a good pair." in trained.shown["doctor"]
@@ -382,14 +382,14 @@ def test_an_earlier_job_can_be_looked_at(trained: Page) -> None:
     assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
 
 
-@pytest.mark.parametrize("button", ["stop", "stop_keep", "save_step", "again", "test"])
+@pytest.mark.parametrize("button", ["stop", "stop_keep", "save_step", "fill_from_job", "draw_test"])
 def test_without_a_job_the_buttons_say_so(page: Page, button: str) -> None:
     page.do(button, test_seed=1)
     assert "Nothing was trained yet" in page.shown["alert"]
 
 
 def test_the_test_draws_a_labelled_row(trained: Page) -> None:
-    trained.do("test", test_prompt="a face", test_negative="", test_seed=3, test_mode="merge")
+    trained.do("draw_test", test_prompt="a face", test_negative="", test_seed=3, test_mode="merge")
     for thread in [t for t in threading.enumerate() if t.name == "addift-test"]:
         thread.join(30)
     trained.do("refresh")
@@ -398,7 +398,7 @@ def test_the_test_draws_a_labelled_row(trained: Page) -> None:
     row = trained.handlers.trial.row()
     assert row is not None
     assert row.width == 128 * len(WEIGHTS)  # 64 px is too little for the labels
-    trained.do("test", test_seed=-1)
+    trained.do("draw_test", test_seed=-1)
     assert "seed" in trained.shown["test_grid"]
 
 
@@ -417,7 +417,7 @@ def test_the_test_of_several_loras(handlers: Handlers, trained: Page) -> None:
         (None, "a <lora:hat>", "a <lora:hat>", "0 is without it."),
     ):
         prompts.clear()
-        trained.do("test", test_prompt=prompt, test_negative="", test_seed=3, test_mode=mode)
+        trained.do("draw_test", test_prompt=prompt, test_negative="", test_seed=3, test_mode=mode)
         for thread in [t for t in threading.enumerate() if t.name == "addift-test"]:
             thread.join(30)
         trained.do("refresh")
