@@ -152,7 +152,8 @@
             if (row) updateRow(row, news.dataset);
         }
         const now = placeOf(document.activeElement);
-        const isLost = now ? now.row !== lastFocus?.row || now.act !== lastFocus.act : isNothing(document.activeElement);
+        const isSame = now?.row === lastFocus?.row && now?.act === lastFocus?.act;
+        const isLost = now ? !isSame : isNothing(document.activeElement);
         if (lastFocus && queue && isLost) {
             const row = queue.querySelector(`[data-addift-row="${lastFocus.row}"]`);
             const same = row?.querySelector(lastFocus.act ? `[data-addift-act="${lastFocus.act}"]:enabled` : "summary");
@@ -167,7 +168,8 @@
         bar?.firstElementChild.style.setProperty("width", `${percent}%`);
         for (const [css, words] of [[".addift-step", steps], [".addift-left", left], [".addift-text", text]]) {
             const place = row.querySelector(css);
-            if (place && place.textContent !== words) place.textContent = words; // a change calls the observer, which calls this
+            // Only if it differs: each change calls the observer, which calls this.
+            if (place && place.textContent !== words) place.textContent = words;
         }
     }
 
@@ -177,7 +179,8 @@
         const tag = document.querySelector("#addift_result [data-addift-tag]")?.dataset.addiftTag;
         const prompt = document.querySelector(`#${tab}_prompt textarea`);
         if (!tag || !prompt) return;
-        if (!prompt.value.includes(tag.replace(/[^:]*>$/, ""))) { // else the LoRA is there already, maybe at another weight
+        // Not if the LoRA is there already, maybe at another weight.
+        if (!prompt.value.includes(tag.replace(/[^:]*>$/, ""))) {
             prompt.value = prompt.value.trim() ? `${prompt.value.trimEnd()} ${tag}` : tag;
             prompt.dispatchEvent(new Event("input", { bubbles: true }));
         }
@@ -252,7 +255,8 @@
         }
     }
 
-    window.addift = { insert, answered, filled, refresh: () => ask("refresh"), nextRowButton: () => rowButtons.shift() ?? "" };
+    const nextRowButton = () => rowButtons.shift() ?? "";
+    window.addift = { insert, answered, filled, refresh: () => ask("refresh"), nextRowButton };
     document.addEventListener("click", onClick);
     for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, rememberFocus);
     setInterval(() => {

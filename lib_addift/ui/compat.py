@@ -64,11 +64,9 @@ def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: 
         on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 offers no other way to add a script
     options: dict[str, Any] = {}
     if MAJOR >= 6:
-        fonts = (
-            ["system-ui", "sans-serif"],
-            ["ui-monospace", "monospace"],
-        )  # the theme's own would be fetched from the network
-        options = {"css": css, "theme": gr.themes.Default(font=fonts[0], font_mono=fonts[1])}
+        # The theme's own fonts would be fetched from the network.
+        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        options = {"css": css, "theme": theme}
     else:
         page.css = css
     if MAJOR >= 4:

@@ -12,6 +12,7 @@ from PIL import Image
 from lib_addift.data.checks import Finding
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import LEARNT
+from lib_addift.files import png_bytes
 from lib_addift.jobs.files import KeptResult
 from lib_addift.jobs.queue import Job, JobState
 from lib_addift.training.estimate import about
@@ -84,18 +85,19 @@ def picture(image: Image.Image, alt: str, kind: str, data: str = "") -> str:
 
 
 def _picture_url(image: Image.Image) -> str:
-    file = io.BytesIO()
     if image.width * image.height <= _LOSSLESS_PIXELS:
-        image.save(file, "PNG")
-        kind = "png"
-    else:
-        image.convert("RGB").save(file, "JPEG", quality=90)
-        kind = "jpeg"
-    return _data_url(file, kind)
+        return _data_url(png_bytes(image), "png")
+    return _data_url(_jpeg_bytes(image, quality=90), "jpeg")
 
 
-def _data_url(file: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+def _jpeg_bytes(image: Image.Image, *, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def doctor(findings: Iterable[Finding], overlay: Image.Image) -> str:
@@ -148,9 +150,7 @@ def thumbnail(key: str, alt: str) -> str:
 
 
 def _thumbnail_url(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=80)
-    return _data_url(file, "jpeg")
+    return _data_url(_jpeg_bytes(image, quality=80), "jpeg")
 
 
 def progress(job: Job | None, other: Job | None) -> str:
