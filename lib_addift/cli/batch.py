@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_addift.cli.options import add_settings, open_host, setting_values
 from lib_addift.config.settings import from_mapping
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY = 0.5  # seconds
 
 
-def add_parser(commands: Any, add_settings: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
-    """Add the command; its `run` is for the caller to set, who knows how to read the settings."""
+def add_parser(commands: Any) -> None:
+    """Add the command."""
     parser: argparse.ArgumentParser = commands.add_parser("batch", help="a folder of image sets: one LoRA of each")
     parser.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 .safetensors file")
     parser.add_argument("--sets", type=Path, required=True, help="a folder of sets, or one set")
@@ -38,17 +39,20 @@ def add_parser(commands: Any, add_settings: Callable[[argparse.ArgumentParser], 
     parser.add_argument("--together", type=int, default=0, metavar="K", help="sets in one pass; 0: as memory allows")
     parser.add_argument("--ray", metavar="ADDRESS", help="train on a Ray cluster: auto, local or HOST:PORT")
     add_settings(parser)
-    return parser
+    parser.set_defaults(run=run_batch)
 
 
-def run_batch(options: argparse.Namespace, base: dict[str, Any], host: Host) -> int:
+def run_batch(options: argparse.Namespace) -> int:
     """Show the plan, train, and say how it went. Returns 0, 1 when a set was broken or failed, 130 after Ctrl-C."""
+    base = setting_values(options)
+    precision = from_mapping(base).precision  # also says what is wrong with the settings
+    host = open_host(options, options.checkpoint, options.lora_dir, precision=precision)
     planned = plan_batch(options.sets, base, host, overwrite=options.overwrite)
     print(table(planned))
     if options.dry_run:
         return int(any(each.problem for each in planned))
     store = JobStore(options.jobs_db) if options.jobs_db else None
-    runner = _runner(options, host, from_mapping(base).precision)
+    runner = _runner(options, host, precision)
     jobs = Jobs(host, store, runner)
     done_before = {job.name.casefold() for job in jobs.all() if job.state is JobState.DONE and job.is_finished}
     try:

@@ -16,8 +16,8 @@ from lib_addift.files import replace_files
 _FULL_SIZE = "full_size_random.safetensors"
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Add the command; its `run` is for the caller to set."""
+def add_parser(commands: Any) -> None:
+    """Add the command."""
     parser: argparse.ArgumentParser = commands.add_parser("bench", help="time training beside the rival's loop")
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="the bundled model, or SD1.5's size")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--sets", default="2,4,8", metavar="A,B", help="how many LoRAs at once ('' = do not measure)")
     parser.add_argument("--scaling", action="store_true", help="also 30 to 3000 steps, and 1 to 100 pairs")
     parser.add_argument("--out", type=Path, default=Path("bench_out"), help="for bench.json, bench.md and the model")
-    return parser
+    parser.set_defaults(run=run_bench)
 
 
 def run_bench(options: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ _SEEDS = 5
 _QUICK = {"tasks": ("eyes", "mouth"), "variants": ("words", "published", "ours")}
 
 
-def add_parser(commands: Any) -> argparse.ArgumentParser:
-    """Add the command; its `run` is for the caller to set."""
+def add_parser(commands: Any) -> None:
+    """Add the command."""
     parser: argparse.ArgumentParser = commands.add_parser("lab", help="compare methods on the bundled tiny world")
     parser.add_argument("--out", type=Path, default=Path("lab_out"), help="where figures are kept, to go on from")
     parser.add_argument("--docs", type=Path, metavar="DIR", help="where lab.md, lab.json and plots go (default: OUT)")
@@ -27,7 +27,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--methods", default="", metavar="A,B", help="only these rows of the table")
     parser.add_argument("--seeds", default="", metavar="1,2", help=f"only these (default: 1 to {_SEEDS})")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one for each core)")
-    return parser
+    parser.set_defaults(run=run_lab)
 
 
 def run_lab(options: argparse.Namespace) -> int:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib_addift.config.settings import LAYER_KINDS, TrainConfig
+from lib_addift.cli.options import add_settings, open_host, settings
+from lib_addift.config.settings import LAYER_KINDS
 from lib_addift.errors import ConfigError
 from lib_addift.lora import tools as lora_tools
 from lib_addift.lora.arithmetic import RankLimit, Report
@@ -23,10 +24,8 @@ _BLOCKS_HELP = "such as 'OUT=1, MID=0.5', or the 17 or 26 numbers of LoRA Block 
 Parser = argparse.ArgumentParser
 
 
-def add_parser(
-    commands: Any, add_settings: Callable[[Parser], None], settings: Callable[[argparse.Namespace], TrainConfig]
-) -> None:
-    """Add the command; the caller knows how settings are given and read, which only `calibrate` has."""
+def add_parser(commands: Any) -> None:
+    """Add the command."""
     parser = commands.add_parser("lora", help="subtract, merge, average, resize, extract, calibrate or show LoRA files")
     tools = parser.add_subparsers(required=True, metavar="OPERATION")
 
@@ -59,7 +58,6 @@ def add_parser(
     calibrate.add_argument("--original", type=Path, required=True, help="the picture as it is")
     calibrate.add_argument("--target", type=Path, required=True, help="the picture as the LoRA should make it")
     add_settings(calibrate)
-    calibrate.set_defaults(settings=settings)
 
     shown = tools.add_parser("show", help="what a file says of itself, and how strongly it acts in each block")
     shown.add_argument("file", type=Path)
@@ -140,17 +138,13 @@ def _extract(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    config: TrainConfig = options.settings(options)
+    config = settings(options)
     from lib_addift.data.pairs import load_pair
     from lib_addift.evaluation.calibrate import calibrate
-    from lib_addift.hosts.standalone import StandaloneHost
 
     output = Output(options.out, config.save_precision, options.overwrite)
     pair = load_pair(options.original, options.target, config)
-    host = StandaloneHost(
-        options.checkpoint, lora_dir=options.out.parent, device=options.device, precision=config.precision,
-        clip_skip=options.clip_skip,
-    )  # fmt: skip
+    host = open_host(options, options.checkpoint, options.out.parent, precision=config.precision)
     made = calibrate(host, options.file, pair, output, config)
     print(f"{made.verdict}\nSaved {made.path}. Use it as {made.tag}.")
     return 0

@@ -89,6 +89,16 @@ class TrainingRun:
         return self._stopped
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the LoRA that was asked for is written."""
+        return any(result.path.stem == self.request.name for result in self.results)
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether a stopped run has learnt something that `keep` can save."""
+        return self.steps_done > 0
+
+    @property
     def pairs(self) -> tuple[ImagePair, ...]:
         """The pairs as they are trained on."""
         return self.prepared.pairs

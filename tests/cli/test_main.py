@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-import lib_addift.cli.main
+import lib_addift.cli.progress
 import lib_addift.demo.run
 import lib_addift.training.run
 from lib_addift.cli.main import main
@@ -365,8 +365,8 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                     signal.raise_signal(signal.SIGINT)
                 yield report
 
-        original = lib_addift.training.run.train
-        monkeypatch.setattr(lib_addift.training.run, "train", train)
+        original = lib_addift.training.run.train_one
+        monkeypatch.setattr(lib_addift.training.run, "train_one", train)
 
     return prepare
 
@@ -494,8 +494,8 @@ def test_progress_tells_the_speed_of_the_steps_alone(
             now += 2
             yield StepReport(step, 20, 0.1, 1e-4, skipped=int(step > 15))
 
-    monkeypatch.setattr(lib_addift.cli.main.time, "monotonic", lambda: now)
-    lib_addift.cli.main._show(events())
+    monkeypatch.setattr(lib_addift.cli.progress.time, "monotonic", lambda: now)
+    lib_addift.cli.progress._show(events())
     first, middle, last = (line for line in capsys.readouterr().out.splitlines() if "/20" in line)
     assert "1/20 loss 0.10000, 0.5 steps/s, 38 s left" in first
     assert "10/20 loss 0.10000, 0.5 steps/s, 20 s left" in middle
@@ -506,8 +506,8 @@ def test_on_a_terminal_progress_rewrites_its_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(lib_addift.cli.main.time, "monotonic", lambda: 0.0)
-    lib_addift.cli.main._show(StepReport(step, 9, 0.1, 1e-4, 0) for step in range(1, 10))
+    monkeypatch.setattr(lib_addift.cli.progress.time, "monotonic", lambda: 0.0)
+    lib_addift.cli.progress._show(StepReport(step, 9, 0.1, 1e-4, 0) for step in range(1, 10))
     shown = capsys.readouterr().out
     assert shown.count("\r") == 9
     assert shown.count("\n") == 1

@@ -18,7 +18,7 @@ import torch
 
 import lib_addift.files
 import lib_addift.jobs.job
-import lib_addift.jobs.worker
+import lib_addift.jobs.prune
 import lib_addift.training.finish
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import (
@@ -625,7 +625,7 @@ def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(
     gate = host.at["encoding the pictures"] = Gate()
     size = many[0].files.kept_bytes()
     assert size > 1000
-    monkeypatch.setattr(lib_addift.jobs.worker, "_MOST_KEPT", int(5.5 * size))
+    monkeypatch.setattr(lib_addift.jobs.prune, "_MOST_KEPT", int(5.5 * size))
     running = jobs.submit(request("n6"))
     gate.wait()
     assert [len(job.snapshots) for job in many] == [0, 1, 1, 1, 1, 1]
