@@ -98,7 +98,7 @@ class Panels:
 
     def _doctor_html(self, key: object, values: Mapping[str, Any]) -> str:
         if self._doctor[0] != key:
-            self._doctor = key, _doctor_html(self._draft, values)
+            self._doctor = key, _make_doctor(self._draft, values)
         return self._doctor[1]
 
     def _is_taken(self, name: str) -> bool:
@@ -237,7 +237,7 @@ def _settings_problem(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _doctor_html(draft: Draft, values: Mapping[str, Any]) -> str:
+def _make_doctor(draft: Draft, values: Mapping[str, Any]) -> str:
     """The doctor's panel for the pictures in the draft."""
     original, target = (draft.pictures[role] for role in PICTURES)
     if original is None or target is None:
