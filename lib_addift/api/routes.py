@@ -35,6 +35,7 @@ from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.lora.file import check_name
 from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request
+from lib_addift.training.methods import make_config
 
 PREFIX = "/addift/v1"
 _POLL_INTERVAL = 0.1  # seconds
@@ -215,7 +216,7 @@ class _Api:
         settings = dict(body.settings)
         if isinstance(settings.get("mask_file"), str) and settings["mask_file"]:
             settings["mask_file"] = str(allowed_file(settings["mask_file"], "mask_file", self._folders))
-        return TrainConfig.create(body.preset, **settings)
+        return make_config(body.preset, **settings)
 
     def _job(self, job_id: str) -> Job:
         try:

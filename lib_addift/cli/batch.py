@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_addift.cli.options import add_settings, open_host, setting_values
-from lib_addift.config.settings import from_mapping
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
 from lib_addift.jobs.local_runner import LocalRunner
@@ -18,6 +17,7 @@ from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.jobs.store import JobStore
 from lib_addift.sets.plan import Planned, plan_batch
 from lib_addift.training.estimate import about
+from lib_addift.training.methods import from_mapping
 
 if TYPE_CHECKING:
     from lib_addift.jobs.ray.runner import RayRunner

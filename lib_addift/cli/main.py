@@ -11,6 +11,7 @@ from lib_addift.cli import batch, bench, demo, lab, lora, train, ui
 from lib_addift.config.text import settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, is_out_of_memory
 from lib_addift.lora.file import describe
+from lib_addift.training.methods import method_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,5 +55,5 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _print_settings(_options: argparse.Namespace) -> int:
-    print(settings_table(), end="")
+    print(settings_table(method_settings()), end="")
     return 0

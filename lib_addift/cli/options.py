@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
-from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.settings import TrainConfig
 from lib_addift.config.text import parse_value, read_toml
 from lib_addift.errors import ConfigError
+from lib_addift.training.methods import from_mapping
 
 if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost

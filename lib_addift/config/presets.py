@@ -15,10 +15,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Small things in one place: a mouth, jewellery, buttons. New pictures show them weaker than their own pair does.
     "detail": {"min_timestep": 500, "max_timestep": 1000, "strength": 2.0},
 }
-
-# For each method, the settings that are other than ADDifT's: who learns to draw pictures needs more steps. After 100 a
-# slider disturbs more and more; plain training is for folders of pictures, too (docs/lab.md).
-METHOD_SETTINGS: dict[str, dict[str, Any]] = {
-    "slider": {"max_train_steps": 100},
-    **{method: {"max_train_steps": 300} for method in ("copier", "differential", "residual", "lora")},
-}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lib_addift.config.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
+from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.validation import checked
 from lib_addift.errors import ConfigError
 
@@ -238,10 +237,6 @@ class TrainConfig:
         self._check_algorithm()
         if self.mask == "file" and not self.mask_file:
             raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
-        if self.first_lora and self.method not in ("copier", "residual"):
-            raise ConfigError(
-                f"method = {self.method} has no use for first_lora = '{self.first_lora}': choose copier or residual."
-            )
 
     def _check_algorithm(self) -> None:
         if self.dora and self.algorithm != "lora":
@@ -253,11 +248,6 @@ class TrainConfig:
             )
         if self.lokr_factor == 0:
             raise ConfigError("lokr_factor = 0 splits nothing: give -1 (automatic) or a number from 1 on.")
-        if self.method in ("differential", "residual") and (self.dora or self.algorithm != "lora"):
-            kind = "dora = true" if self.dora else f"algorithm = {self.algorithm}"
-            raise ConfigError(
-                f"method = {self.method} adds LoRAs up, which {kind} cannot: use algorithm = lora and dora = false."
-            )
 
     @property
     def is_stackable(self) -> bool:
@@ -266,14 +256,17 @@ class TrainConfig:
 
     @classmethod
     def create(cls, preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:
-        """The preset's settings, those of the method, and the given ones on top of both. Raises ConfigError."""
+        """The preset's settings with the given ones on top. Raises ConfigError.
+
+        `training.methods.make_config` also has the method's own settings.
+        """
         if preset not in PRESETS:
             raise ConfigError(f"preset '{preset}' does not exist: use one of {', '.join(PRESETS)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
             if name not in known:
                 raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(known))}.")
-        return cls(**{**PRESETS[preset], **METHOD_SETTINGS.get(settings.get("method", ""), {}), **settings})
+        return cls(**{**PRESETS[preset], **settings})
 
     def prompts(self, original: str = "", target: str = "") -> tuple[str, str]:
         """The prompts of the original and of the target; a pair's own, where given, go before the settings'."""
@@ -289,9 +282,3 @@ class TrainConfig:
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
-
-
-def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> TrainConfig:
-    """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
-    settings = dict(values)
-    return TrainConfig.create(str(settings.pop("preset", preset)), **settings)

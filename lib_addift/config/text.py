@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_addift.config.presets import METHOD_SETTINGS, PRESETS
+from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 
@@ -50,8 +51,8 @@ def parse_value(name: str, text: str) -> Any:
         raise ConfigError(f"{name} = {text} is not a {'whole ' if kind == 'int' else ''}number: give one.") from None
 
 
-def settings_table() -> str:
-    """Every setting with default, bounds and help, as Markdown."""
+def settings_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every setting with default, bounds and help, as Markdown; `methods` has the settings of each by its name."""
     lines = ["| setting | default | values | what it does |", "|---|---|---|---|"]
     for field in dataclasses.fields(TrainConfig):
         rules, default = field.metadata, field.default
@@ -69,7 +70,7 @@ def settings_table() -> str:
             else default
         )
         lines.append(f"| `{field.name}` | {shown} | {values} | {rules['help']} |")
-    for kind, tables in (("preset", PRESETS), ("method", METHOD_SETTINGS)):
+    for kind, tables in (("preset", PRESETS), ("method", methods)):
         lines += ["", f"| {kind} | sets |", "|---|---|"]
         for name, settings in tables.items():
             lines.append(f"| `{name}` | {', '.join(f'{key} = {value}' for key, value in settings.items())} |")

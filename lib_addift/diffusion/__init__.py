@@ -1,1 +1,1 @@
-"""What is known of any diffusion model: the host protocol, noise schedule, sampler, latents and memory."""
+"""What holds for any diffusion model: host protocols, conditions, noise schedule, sampler, latents and memory."""

@@ -1,8 +1,8 @@
-"""What the core asks of a host. Everything model-specific lives behind this protocol."""
+"""What the core asks of a place where a model is loaded: the model, the folder of LoRAs, and a display."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
 
@@ -38,18 +39,12 @@ def to_epsilon(
     return abar.sqrt() * output + (1 - abar).sqrt() * latents
 
 
-class Host(Protocol):
-    """A place where an SD1.x model is loaded.
+class Model(Protocol):
+    """A diffusion model that is loaded: UNet, text model, VAE and noise schedule.
 
-    Without `exclusive()`: `name`, `lora_dir`, `model_title`, `clip_skip`, `lora_name`, `text_lora_name`, `report`,
-    `lora_names`, `draw`; and, once a model is loaded, `unet` and `text_model`. All else inside it.
+    Without `exclusive()` only `model_title`, `clip_skip`, `lora_name` and `text_lora_name` can be used, and once a
+    model is loaded `unet` and `text_model`. Everything else needs `exclusive()`.
     """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def lora_dir(self) -> Path: ...
 
     @property
     def model_title(self) -> str:
@@ -72,6 +67,16 @@ class Host(Protocol):
         ...
 
     @property
+    def latent_channels(self) -> int:
+        """C, the channels of the latents: 4 in SD1.x."""
+        ...
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """P, the width and height in px of the square that one latent pixel stands for: 8 in SD1.x."""
+        ...
+
+    @property
     def unet(self) -> nn.Module:
         """The UNet that is loaded; its modules get hooks, never new weights."""
         ...
@@ -87,7 +92,9 @@ class Host(Protocol):
         ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the UNet computes, and where latents and conditions are."""
+        ...
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -95,9 +102,9 @@ class Host(Protocol):
         ...
 
     def exclusive(self, *, precision: str = "auto") -> AbstractContextManager[None]:
-        """The model for ourselves: frozen, usable for autograd, on its device; on leaving everything is as it was.
+        """Lock the model for the caller: frozen, usable for autograd, on its device. On exit it is restored.
 
-        Raises HostError when there is no such model, or when it does not compute in `precision`.
+        Raises HostError when there is no model that can be trained, or when it does not compute in `precision`.
         """
         ...
 
@@ -110,40 +117,63 @@ class Host(Protocol):
         ...
 
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
-        """(B, H, W, 3) uint8 -> (B, 4, H/8, W/8) float32 latents: the posterior's mean, scaled for the UNet."""
+        """(B, H, W, 3) uint8 -> (B, C, H/P, W/P) float32 latents: the posterior's mean, scaled for the UNet."""
         ...
 
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
-        """(B, 4, h, w) latents -> (B, 8h, 8w, 3) uint8."""
+        """(B, C, h, w) latents, scaled as the UNet expects -> (B, P*h, P*w, 3) uint8."""
         ...
 
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        """(B, tokens, width) float32 conditions.
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """The float32 conditions of B prompts, without gradients.
 
-        77 tokens; and 77 more for every 75 that the longest prompt has beyond 75. Shorter prompts then have the
-        condition of the empty prompt behind theirs.
+        77 tokens; and 77 more for every 75 that the longest prompt has beyond 75. Shorter prompts are filled up with
+        the conditions of the empty prompt.
         """
         ...
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         """The same conditions, through which gradients reach hooks on the layers of `text_model`.
 
-        These layers see all the prompts in each of their calls, so that a LoRA's multiplier can be one for each prompt.
-        To be called before `predict_noise` of the same backward pass: the models may have to take turns in memory.
-        Raises HostError where the text model cannot learn.
+        Each call of such a layer sees all prompts as one batch, so that a LoRA can have one multiplier per prompt.
+        Call it before `predict_noise` of the same backward pass: with little memory the host may have to move the
+        text model and the UNet to the device together. Raises HostError where the text model cannot be trained.
         """
         ...
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        """The UNet's epsilon, float32, shape of `latents`; a v-prediction model's output is converted."""
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        """The UNet's epsilon (B, C, h, w), float32, for noisy latents of that shape and timesteps (B,).
+
+        The output of a v-prediction model is converted.
+        """
         ...
 
-    def report(self, text: str, done: int, total: int) -> None:
-        """Show how far a job is in the host's own progress display, if it has one."""
+
+class LoraLibrary(Protocol):
+    """The folder of LoRA files. `refresh_loras` needs the model's lock."""
+
+    @property
+    def lora_dir(self) -> Path:
+        """Where LoRAs are saved."""
         ...
 
     def lora_names(self) -> list[str]:
         """The LoRAs that a tag can name."""
+        ...
+
+    def refresh_loras(self, path: Path) -> None:
+        """Make the host use a LoRA file that has appeared or changed in its next picture.
+
+        Called while the model's lock is held, by a training run or by a picture that is about to be drawn.
+        """
+        ...
+
+
+class Display(Protocol):
+    """What shows the work to a person. Both are called outside of `exclusive()` too."""
+
+    def report(self, text: str, done: int, total: int) -> None:
+        """Show in the host's own progress display, if it has one, that `done` of `total` steps of `text` are done."""
         ...
 
     def draw(
@@ -157,44 +187,31 @@ class Host(Protocol):
         width: int = 512,
         height: int = 512,
     ) -> np.ndarray:
-        """A picture (H, W, 3) uint8 from the host's own pipeline; `<lora:...>` in the prompt acts.
+        """A picture (height, width, 3) uint8 from the host's own pipeline, with the `<lora:...>` tags of the prompt.
 
-        Takes its turn with other pictures, so it is called outside `exclusive()`.
-        """
-        ...
-
-    def refresh_loras(self, path: Path) -> None:
-        """A LoRA file has appeared or changed: make the host use it in its next picture.
-
-        Called while the host's lock is held, by a training run or by a picture that is about to be drawn.
+        It waits for the model's lock, so it must not be called inside `exclusive()`.
         """
         ...
 
 
-def lora_modules(host: Host) -> dict[str, nn.Module]:
+class Host(Model, LoraLibrary, Display, Protocol):
+    """A WebUI, or the program without one: a model, a folder of LoRAs and a display."""
+
+    @property
+    def name(self) -> str:
+        """'a1111', 'forge', 'reforge' or 'standalone'."""
+        ...
+
+
+def lora_modules(model: Model) -> dict[str, nn.Module]:
     """All modules that a LoRA file can name, of the UNet and of the text model, by that name."""
-    modules = {host.lora_name(name): module for name, module in host.unet.named_modules()}
-    modules |= {host.text_lora_name(name): module for name, module in host.text_model.named_modules()}
+    modules = {model.lora_name(name): module for name, module in model.unet.named_modules()}
+    modules |= {model.text_lora_name(name): module for name, module in model.text_model.named_modules()}
     modules.pop("", None)
     return modules
 
 
-def text_layers(host: Host) -> dict[str, nn.Module]:
-    """The text model's layers that can learn, by LoRA name, in the model's own order."""
-    named = {host.text_lora_name(name): module for name, module in host.text_model.named_modules()}
+def text_layers(model: Model) -> dict[str, nn.Module]:
+    """The text model's layers that can be trained, by LoRA name, in the model's own order."""
+    named = {model.text_lora_name(name): module for name, module in model.text_model.named_modules()}
     return {name: module for name, module in named.items() if name}
-
-
-def encode_to_length(
-    encode: Callable[[Sequence[str]], torch.Tensor], prompts: Sequence[str], tokens: int
-) -> torch.Tensor:
-    """Conditions of at least so many `tokens`, to stand beside those of another call.
-
-    `encode` is a host's `encode_prompts` or `encode_prompts_with_grad`. What is missing is filled up with the empty
-    prompt, as the host does within a call.
-    """
-    cond = encode(prompts)
-    if cond.shape[1] >= tokens:
-        return cond
-    empty = encode([""] * len(prompts))  # each under its own multiplier, where a LoRA acts
-    return torch.cat([cond, *[empty] * ((tokens - cond.shape[1]) // empty.shape[1])], dim=1)

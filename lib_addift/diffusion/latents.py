@@ -1,4 +1,4 @@
-"""From pictures to what the UNet sees: each picture and each prompt goes through the model once."""
+"""Pairs of pictures as the UNet sees them: latents and conditions, each encoded once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
-from lib_addift.diffusion.host import Host, encode_to_length
+from lib_addift.diffusion.conditions import Conditions, encode_to_length
+from lib_addift.diffusion.host import Model
 from lib_addift.lora.network import LoraNetwork
 
 UNRELATED_PROMPTS = (
@@ -33,7 +34,7 @@ class Direction(Enum):
 
 
 class Role(Enum):
-    """What a pair is for."""
+    """What a pair is for in training."""
 
     LEARN = "its difference, or its target, is learnt"
     HELD_OUT = "left out of training, to measure on"
@@ -43,63 +44,63 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Side:
-    """One picture of a pair in the model's terms."""
+    """One picture of a pair: its latents and the conditions of its prompt."""
 
-    latents: torch.Tensor  # (1, 4, h, w) float32, scaled as the UNet expects
-    cond: torch.Tensor  # (1, tokens, width) float32
-    prompt: str = ""  # of which `cond` is the condition
+    latents: torch.Tensor  # (1, C, h, w) float32, scaled as the UNet expects
+    cond: Conditions  # of one prompt, float32
+    prompt: str = ""  # whose conditions `cond` are
 
 
 @dataclass(frozen=True)
 class LatentPair:
-    """Both pictures of a pair, and where to learn."""
+    """Both pictures of a pair, with what the loss needs to know of them."""
 
     original: Side
     target: Side
-    mask: torch.Tensor | None  # (1, 1, h, w) float32 weights
+    mask: torch.Tensor | None  # (1, 1, h, w) float32 weights of the loss; None: 1 everywhere
     weight: float = 1.0  # of its loss
-    repeats: int = 1  # how often it is seen beside 1 for the others
+    repeats: int = 1  # how many times as often as another pair it is trained on
     role: Role = Role.LEARN
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What must agree for pairs to share a pass: the size of the latents and of the conditions."""
+        """What must agree for pairs to share a pass: (1, C, h, w) of the latents, then the shape of the conditions."""
         return (*self.original.latents.shape, *self.original.cond.shape)
 
     def student(self, direction: Direction) -> Side:
-        """What the LoRA sees: the target in a forward turn."""
+        """The side on which the model with the LoRA is trained: the target in the forward direction."""
         return self.target if direction is Direction.FORWARD else self.original
 
     def reference(self, direction: Direction) -> Side:
-        """What the frozen model sees: the original in a forward turn."""
+        """The side for which the frozen model is asked: the original in the forward direction."""
         return self.original if direction is Direction.FORWARD else self.target
 
 
 @torch.no_grad()
 def conds_at(
-    host: Host, prompts: Sequence[str], conds: torch.Tensor, network: LoraNetwork, multipliers: torch.Tensor
-) -> torch.Tensor:
-    """The condition of each prompt under its multiplier, (B, tokens, width); `network` must be attached.
+    model: Model, prompts: Sequence[str], conds: Conditions, network: LoraNetwork, multipliers: torch.Tensor
+) -> Conditions:
+    """The conditions of B prompts, each with the LoRA at its own multiplier (B,); `network` must be attached.
 
-    `conds` (B, tokens, width) are those without LoRA: also those under a LoRA that leaves the text model alone.
+    `conds` are those without LoRA, which are returned when the LoRA does not change the text model.
     """
     if not network.has_text:
         return conds
     network.multiplier = multipliers
-    return encode_to_length(host.encode_prompts, prompts, conds.shape[1])
+    return encode_to_length(model.encode_prompts, prompts, conds.tokens)
 
 
 @torch.no_grad()
 def encode_pair(
-    host: Host, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
+    model: Model, pair: ImagePair, config: TrainConfig, prompts: tuple[str, str] | None = None, weight: float = 1.0
 ) -> LatentPair:
-    """Latents (the VAE posterior's mean: a sample would add noise of its own to each picture) and conditions.
+    """The latents, conditions and loss mask of a pair, with the VAE posterior's mean: a sample of it would be noisy.
 
-    `prompts` are those of the original and of the target; None = the settings'.
+    `prompts` are those of the original and of the target; None means the settings'. `weight` is that of the loss.
     """
-    latents = host.encode_images(np.stack([pair.original, pair.target])).float()
+    latents = model.encode_images(np.stack([pair.original, pair.target])).float()
     prompts = prompts or config.prompts()
-    conds = host.encode_prompts(prompts).float()
+    conds = model.encode_prompts(prompts).float()
     mask = None
     if pair.mask is not None:
         area = torch.from_numpy(pair.mask)[None, None]
@@ -109,11 +110,11 @@ def encode_pair(
 
 
 @torch.no_grad()
-def unrelated_pairs(host: Host, like: LatentPair, config: TrainConfig) -> list[LatentPair]:
-    """What a LoRA must leave alone: noise of the size of `like`, under prompts that have nothing to do with it."""
+def unrelated_pairs(model: Model, like: LatentPair, config: TrainConfig) -> list[LatentPair]:
+    """Regularisation on what the LoRA must not change: noise in the size of `like`, with prompts unrelated to it."""
     generator = torch.Generator("cpu").manual_seed(config.seed)
     pairs = []
-    conds = host.encode_prompts(UNRELATED_PROMPTS).float().split(1)
+    conds = model.encode_prompts(UNRELATED_PROMPTS).float().split()
     for prompt, cond in zip(UNRELATED_PROMPTS, conds, strict=True):
         latents = torch.randn(like.original.latents.shape, generator=generator).to(like.original.latents.device)
         side = Side(latents, cond, prompt)

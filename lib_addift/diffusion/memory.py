@@ -1,4 +1,8 @@
-"""Memory: how much of a GPU's a training step needs, what to do where there is less, and blocks that are not kept."""
+"""A GPU's memory: a plan before the first pass, and a retry with fewer samples at once where the plan was wrong.
+
+With gradients the plan is `fitting`, and the training loop retries with `MicroBatching.smaller`. Without gradients the
+plan is `samples_at_once`, and `in_parts` retries.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,12 @@ _OUTPUT_BLOCKS = 76_000  # where the encoder's half is not differentiated
 _WHOLE_UNET = 127_000
 _RECOMPUTED = 40_000  # the blocks' inputs, and all of one block at a time
 _ASIDE = 400 * 2**20  # bytes for the LoRA, its optimizer, kernels' scratch space, and what a GPU's allocator wastes
-# A residual block with its attention in every CompVis UNet; and the two on their own in diffusers'.
-_BLOCKS = ("TimestepEmbedSequential", "ResnetBlock2D", "Transformer2DModel")
-
-# Eight samples without gradients need no more memory than two from which a LoRA learns; of the smallest ones it takes
-# more to keep a device busy. Measured: docs/performance.md.
+# Eight samples without gradients need no more memory than two with; for the smallest samples a device is busy only with
+# more of them. Measured: docs/performance.md.
 _AT_ONCE, _SMALL_AT_ONCE = 8, 16
 _SMALL = 8 * 8  # latent pixels
+# A residual block with its attention in every CompVis UNet; and the two on their own in diffusers'.
+_BLOCKS = ("TimestepEmbedSequential", "ResnetBlock2D", "Transformer2DModel")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,23 +34,27 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class MicroBatching:
-    """How the samples of a training step go through the model; all ways learn the same."""
+    """How the samples of a training step are cut into passes; the gradients are the same for all."""
 
     at_once: int  # samples in one pass
-    recomputes: bool  # blocks are computed again in backward instead of being kept
+    recomputes: bool  # gradient checkpointing: backward computes the UNet's blocks again instead of keeping them
 
     def __str__(self) -> str:
         samples = f"samples go through the model {self.at_once} at a time"
         return f"{samples} and its blocks are computed twice" if self.recomputes else samples
 
     def smaller(self) -> MicroBatching | None:
-        """The next way, which is slower and needs less; None after the last one."""
+        """The next one, which is slower and needs less memory; None after the last one."""
         if self.at_once > 1:
             return MicroBatching((self.at_once + 1) // 2, self.recomputes)
         return None if self.recomputes else MicroBatching(1, recomputes=True)
 
     def needs(self, latent_pixels: int, *, whole_unet: bool, element_size: int) -> int:
-        """Bytes beside the model, about; `element_size` is that of what it computes in."""
+        """An estimate of the bytes that a step needs beside the model's weights, at SD1.5's width.
+
+        `latent_pixels` are those of one sample; `whole_unet`: gradients pass through the encoder's half too;
+        `element_size` is that of the type in which the model computes, in bytes.
+        """
         values = _RECOMPUTED if self.recomputes else _WHOLE_UNET if whole_unet else _OUTPUT_BLOCKS
         return self.at_once * latent_pixels * values * element_size + _ASIDE
 
@@ -55,10 +62,10 @@ class MicroBatching:
 def fitting(
     wanted: MicroBatching, free: int | None, latent_pixels: int, *, whole_unet: bool, element_size: int
 ) -> MicroBatching:
-    """The fastest way from `wanted` on that needs no more than `free` bytes; the last one where none does.
+    """The fastest micro-batching from `wanted` on that needs no more than `free` bytes; the last one if none does.
 
-    On Windows a full GPU is no error: its driver goes on in the computer's memory, many times slower. So it is better
-    to know before.
+    On Windows a full GPU raises no error: its driver goes on in the computer's memory, many times slower. So the plan
+    is made before the first step. Without knowledge of the memory (`free` None) it is `wanted`.
     """
     while free is not None and wanted.needs(latent_pixels, whole_unet=whole_unet, element_size=element_size) > free:
         smaller = wanted.smaller()
@@ -69,7 +76,7 @@ def fitting(
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What is free on a CUDA device, with what PyTorch holds there without use; None where nobody knows."""
+    """The free bytes of a CUDA device, including what PyTorch reserves there without use; None for other devices."""
     if device.type != "cuda":
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -77,27 +84,34 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def samples_at_once(height: int, width: int) -> int:
-    """How many samples with latents of this size go in one pass that needs no gradients."""
+    """How many samples with latents of this size go through the model in one pass without gradients."""
     return _SMALL_AT_ONCE if height * width <= _SMALL else _AT_ONCE
 
 
-def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T]) -> list[R]:
-    """What `work` gives for all `items` at once; where a GPU's memory is full, for one half and for the other."""
+def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], at_once: int = 0) -> list[R]:
+    """The results of `work`, without gradients, for parts of at most `at_once` items (0: all), in their order.
+
+    A part for which the GPU's memory is too small is halved. Raises OutOfMemoryError when a single item does not fit.
+    """
+    if 0 < at_once < len(items):
+        parts = (items[start : start + at_once] for start in range(0, len(items), at_once))
+        return [result for part in parts for result in in_parts(work, part)]
     try:
         return [work(items)]
     except torch.cuda.OutOfMemoryError:
         if len(items) == 1:
             raise
-    torch.cuda.empty_cache()  # here nothing of what failed is held any more
+    torch.cuda.empty_cache()  # after the except block, which would hold the tensors of the pass that failed
     middle = (len(items) + 1) // 2
     return in_parts(work, items[:middle]) + in_parts(work, items[middle:])
 
 
 @contextmanager
 def recomputing(unet: nn.Module) -> Iterator[None]:
-    """The passes begun inside keep no block of the UNet for backward: it is computed again there, with the hooks then.
+    """Gradient checkpointing: in passes begun inside, backward computes each block of the UNet again.
 
-    A `forward` that somebody else has put on a block stays.
+    The hooks of that moment act in the second computation. Blocks whose `forward` somebody else has replaced are left
+    as they are.
     """
     from torch.utils.checkpoint import checkpoint  # not at the WebUI's start: in torch 2.3 it takes half a second
 

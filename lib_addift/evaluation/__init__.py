@@ -1,1 +1,1 @@
-"""What a LoRA does, measured and drawn: the round trip, the preview strip, and calibration of finished files."""
+"""Evaluation of a LoRA: the round trip, the preview strip, and calibration of finished files."""

@@ -1,4 +1,4 @@
-"""The preview strip: one prompt and one seed, drawn with the LoRA at five weights at once."""
+"""The preview strip: one prompt and one seed, drawn with the LoRA at five weights."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ import torch
 from PIL import Image, ImageDraw
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.lora.network import LoraNetwork
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-_CELL = 128  # px that a picture in a row is at least wide; the text grows with wider ones
+_CELL = 128  # px, the least width of a picture in a row; the text grows with wider ones
 _LABEL_HEIGHT = 14  # px, for a picture of that width
 
 
 @torch.no_grad()
 def preview_strip(
-    host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
+    model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
-    """The strip at WEIGHTS, where 1 stands for the multiplier `weight`; `network` must be attached."""
+    """One picture for each of WEIGHTS, where weight 1 means the multiplier `weight`; `network` must be attached.
+
+    The pictures have the size of `pair` and the seed, prompt and steps of `config`.
+    """
     prompt = config.with_trigger(config.preview_prompt or config.prompt)
     noise = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
 
     def drawn(weights: Sequence[float]) -> torch.Tensor:
         count = len(weights)
-        multipliers = torch.tensor(weights, device=host.device) * weight
-        network.multiplier = 0.0  # it is attached, and may act on the text model
+        multipliers = torch.tensor(weights, device=model.device) * weight
+        network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         uncond, cond = (
-            conds_at(host, [text] * count, plain.expand(count, -1, -1), network, multipliers)
-            for text, plain in zip(("", prompt), host.encode_prompts(["", prompt]).split(1), strict=True)
+            conds_at(model, [text] * count, plain.expand(count), network, multipliers)
+            for text, plain in zip(("", prompt), model.encode_prompts(["", prompt]).split(), strict=True)
         )
         return ddim(
-            host,
-            noise.to(host.device).expand(count, -1, -1, -1),
+            model,
+            noise.to(model.device).expand(count, -1, -1, -1),
             cond,
             ddim_timesteps(config.sampling_steps),
             network=network,
@@ -47,14 +50,17 @@ def preview_strip(
         )
 
     clean = torch.cat(in_parts(drawn, WEIGHTS))
-    return labelled_row(host.decode_latents(clean), [f"{w:g}" for w in WEIGHTS])
+    return labelled_row(model.decode_latents(clean), [f"{w:g}" for w in WEIGHTS])
 
 
 def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
-    """(B, H, W, 3) uint8 pictures side by side, each with a line of text under it. Tiny ones are enlarged."""
+    """(B, H, W, 3) uint8 pictures side by side, each with one of B labels under it.
+
+    Pictures narrower than 128 px are enlarged by a whole factor.
+    """
     enlarged = max(1, _CELL // images.shape[2])
     height, width = (enlarged * size for size in images.shape[1:3])
-    text_scale = max(1, width // _CELL)  # the row is looked at in a column of some hundred pixels
+    text_scale = max(1, width // _CELL)  # a page shows the row a few hundred px wide
     row = Image.new("RGB", (width * len(images), height + text_scale * _LABEL_HEIGHT), "white")
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         row.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (index * width, 0))

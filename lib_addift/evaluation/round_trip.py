@@ -1,4 +1,4 @@
-"""Proof that a LoRA learnt the difference it was shown: the round trip, and the weight at which it reproduces it.
+"""The round trip: how much of its pair's difference a LoRA reproduces, and at which weight.
 
 Each picture is noised to about 60 % and denoised again with the LoRA at several weights. At the right weight the
 original comes back as the target, and at the opposite weight the target as the original. Needs no second model.
@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import Direction, LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
@@ -22,28 +23,28 @@ from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.evaluation.preview import labelled_row
 from lib_addift.lora.network import LoraNetwork
 
-LEARNT = 0.2  # a recovery below this is no proof
+LEARNT = 0.2  # below this recovery the difference was not learnt
 _LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 14.0)  # weights, in units of the training multiplier
-_START = slice(4, 6)  # the rungs between which most LoRAs have their best weight
-_OVERVIEW = slice(1, None, 2)
+_START = slice(4, 6)  # the two rungs around the best weight of most LoRAs
+_OVERVIEW = slice(1, None, 2)  # every second rung
 _HALVINGS = 2
-WEIGHTS_TRIED = 6  # for most LoRAs, at the most: the start, one or two rungs beside it, and the halvings
+WEIGHTS_TRIED = 6  # at most, for most LoRAs: the start, one or two rungs beside it, and the halvings
 NOISES = 2
 TRIPS = tuple((direction, noise) for direction in Direction for noise in range(NOISES))  # of each pair and weight
-_ENOUGH_STEPS = 6  # find the weight that 12 find, within a tenth, in half the time (docs/method.md)
+_ENOUGH_STEPS = 6  # DDIM steps: they find the same weight as 12, within a tenth, in half the time (docs/method.md)
 _SIDES = ((Direction.FORWARD, "original", 1), (Direction.REVERSE, "target", -1))
-# Past the best weight the score hardly falls, but on new pictures other things begin to change: of the weights that are
-# nearly as good as the best, the weakest is taken (measured on the tiny world: docs/method.md).
+# Above the best weight the score hardly falls, but in new pictures other things begin to change. So of the weights with
+# at least this share of the best score the smallest is used (measured on the tiny world: docs/method.md).
 _NEARLY = 0.98
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What the round trip found.
+    """The result of a round trip.
 
-    `recovery`: share of the pair's difference reproduced at `weight`, 0 to 1 (1 - squared error / squared difference).
-    `weight`: the multiplier, of the LoRA as trained, that is to be weight 1; negative when it learnt the opposite.
-    `curve`: (multiplier, score) of every weight tried, for plots.
+    `recovery`: share of the pairs' difference reproduced at `weight`, 0 to 1 (1 - squared error / squared difference).
+    `weight`: the multiplier of the LoRA as trained that should become weight 1; negative when it learnt the opposite.
+    `curve`: (multiplier, score) of every weight tried, in ascending order; scores may be negative.
     """
 
     recovery: float
@@ -52,16 +53,17 @@ class RoundTrip:
 
     @classmethod
     def without_pairs(cls) -> RoundTrip:
-        """What is known where single pictures were learnt: nothing."""
+        """The result where only single pictures were learnt: nothing was measured."""
         return cls(0.0, 1.0, ())
 
     @property
     def is_measured(self) -> bool:
+        """Whether there were pairs to measure on."""
         return bool(self.curve)
 
     @property
     def verdict(self) -> str:
-        """One sentence for the person."""
+        """The result in a sentence or two for the person."""
         if not self.is_measured:
             return "Single pictures have no difference on which the LoRA could be measured: look at the strip."
         if self.recovery < LEARNT:
@@ -78,21 +80,22 @@ class RoundTrip:
 
 
 def trip_steps(config: TrainConfig) -> int:
-    """DDIM steps of a round trip that is measured."""
+    """The DDIM steps of a round trip that is measured."""
     return min(config.sampling_steps, _ENOUGH_STEPS)
 
 
 @torch.no_grad()
-def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
-    """Climb to the weight that reproduces the most of the difference, then close in on the one to use.
+def round_trip(model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
+    """Measure the LoRA on `pairs` at several weights, and choose the weight to use; `network` must be attached.
 
-    `network` must be attached.
+    First a search over _LADDER for the weight with the best score; then halvings between the smallest tried weight that
+    is nearly as good and the next smaller one that is not.
     """
-    probe = _Probe(host, network, pairs, config)
+    probe = _Probe(model, network, pairs, config)
     ladder = [rung * config.train_multiplier for rung in _LADDER]
     scores = probe.scores(ladder[_START])
     _climb(probe, scores, ladder)
-    if max(scores.values()) < LEARNT:  # it learnt nothing, or backwards, or the top lies behind a dip
+    if max(scores.values()) < LEARNT:  # nothing learnt, or backwards, or the best weight is behind a local maximum
         overview = ladder[_OVERVIEW]
         scores |= probe.scores([weight for weight in (-overview[0], *overview) if weight not in scores])
         if max(scores, key=scores.__getitem__) < 0:
@@ -115,7 +118,7 @@ def round_trip(host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], co
 
 
 def _climb(probe: _Probe, scores: dict[float, float], ladder: Sequence[float]) -> None:
-    """Add to `scores` the rungs beside the best one, on its own side of 0, until none of them is better."""
+    """Add to `scores` the rungs beside the best one, with its sign, until both neighbours are known."""
     while True:
         best = max(scores, key=scores.__getitem__)
         place = ladder.index(abs(best))
@@ -128,41 +131,44 @@ def _climb(probe: _Probe, scores: dict[float, float], ladder: Sequence[float]) -
 
 @torch.no_grad()
 def recovery_at(
-    host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
+    model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
 ) -> float:
-    """The recovery, 0 to 1, on pairs that were not trained on, at the weight that was found on those that were."""
-    return max(0.0, _Probe(host, network, pairs, config).scores([weight])[weight])
+    """The recovery, 0 to 1, on `pairs` that were held out of training, at a weight; `network` must be attached."""
+    return max(0.0, _Probe(model, network, pairs, config).scores([weight])[weight])
 
 
 @torch.no_grad()
 def round_trip_pictures(
-    host: Host, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
+    model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
 ) -> Image.Image:
-    """Both round trips side by side: each picture, denoised without the LoRA, and at `weight`, which is weight 1."""
+    """Both round trips side by side: the picture, denoised without the LoRA, and with it at `weight`, labelled 1.
+
+    `network` must be attached.
+    """
     trips = [_Trip(direction, 0, tried) for direction, *_ in _SIDES for tried in (0.0, weight)]
-    drawn = _denoised(host, network, pair, trips, config=config, steps=config.sampling_steps).split(2)
+    drawn = _denoised(model, network, pair, trips, config=config, steps=config.sampling_steps).split(2)
     latents, labels = [], []
     for (direction, name, sign), pictures in zip(_SIDES, drawn, strict=True):
         latents += [pair.reference(direction).latents, pictures]
         labels += [name, "no LoRA", f"weight {sign}"]
-    return labelled_row(host.decode_latents(torch.cat(latents)), labels)
+    return labelled_row(model.decode_latents(torch.cat(latents)), labels)
 
 
 @dataclass(frozen=True)
 class _Trip:
-    """A picture's way there and back: the original's at `weight`, the target's at `-weight`."""
+    """One picture to be noised and denoised: the original with the LoRA at `weight`, the target at `-weight`."""
 
     direction: Direction
-    noise: int  # which one
+    noise: int  # 0 to NOISES - 1
     weight: float
 
 
 class _Probe:
-    """Scores weights; what comes back without the LoRA is drawn once, with the first weights."""
+    """Measures the score of weights. The round trips without the LoRA are made once, with the first weights."""
 
-    def __init__(self, host: Host, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> None:
-        self._host, self._network, self._pairs, self._config = host, network, pairs, config
-        self._still: dict[int, torch.Tensor] = {}  # of a pair: (trips, 1, 4, h, w)
+    def __init__(self, model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> None:
+        self._model, self._network, self._pairs, self._config = model, network, pairs, config
+        self._still: dict[int, torch.Tensor] = {}  # by pair, the results without the LoRA: (trips, 1, C, h, w)
 
     def scores(self, weights: Sequence[float]) -> dict[float, float]:
         """1 - (squared error / squared difference) of each weight, averaged over pairs, directions and noises."""
@@ -175,7 +181,7 @@ class _Probe:
         asked = [*([] if number in self._still else [0.0]), *weights]
         trips = [_Trip(direction, noise, weight) for direction, noise in TRIPS for weight in asked]
         steps = trip_steps(self._config)
-        drawn = _denoised(self._host, self._network, pair, trips, config=self._config, steps=steps)
+        drawn = _denoised(self._model, self._network, pair, trips, config=self._config, steps=steps)
         drawn = drawn.unflatten(0, (len(TRIPS), len(asked)))
         if number not in self._still:
             self._still[number], drawn = drawn[:, :1], drawn[:, 1:]
@@ -189,11 +195,11 @@ class _Probe:
 
 
 def _denoised(
-    host: Host, network: LoraNetwork, pair: LatentPair, trips: Sequence[_Trip], *, config: TrainConfig, steps: int
+    model: Model, network: LoraNetwork, pair: LatentPair, trips: Sequence[_Trip], *, config: TrainConfig, steps: int
 ) -> torch.Tensor:
-    """The latents (len(trips), 4, h, w) at the end of each trip, as many at once as the reference predictions are."""
+    """The denoised latents (len(trips), C, h, w) of each trip, by DDIM in so many steps."""
     timesteps = ddim_timesteps(steps, config.proof_strength)
-    schedule = NoiseSchedule(host.alphas_cumprod)
+    schedule = NoiseSchedule(model.alphas_cumprod)
     noises = [
         torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed + noise))
         for noise in range(NOISES)
@@ -206,10 +212,8 @@ def _denoised(
         noisy = schedule.add_noise(latents, noise, torch.full((len(chunk),), timesteps[0], device=latents.device))
         signed = [trip.weight if trip.direction is Direction.FORWARD else -trip.weight for trip in chunk]
         multipliers = torch.tensor(signed, device=latents.device)
-        cond = torch.cat([side.cond for side in sides])
-        cond = conds_at(host, [side.prompt for side in sides], cond, network, multipliers)
-        return ddim(host, noisy, cond, timesteps, network=network, multipliers=multipliers)
+        cond = Conditions.cat([side.cond for side in sides])
+        cond = conds_at(model, [side.prompt for side in sides], cond, network, multipliers)
+        return ddim(model, noisy, cond, timesteps, network=network, multipliers=multipliers)
 
-    size = samples_at_once(*pair.original.latents.shape[-2:])
-    chunks = [trips[start : start + size] for start in range(0, len(trips), size)]
-    return torch.cat([part for chunk in chunks for part in in_parts(ends, chunk)])
+    return torch.cat(in_parts(ends, trips, samples_at_once(*pair.original.latents.shape[-2:])))

@@ -1,4 +1,4 @@
-"""The places where an SD1.x model is loaded. Only here anybody asks which one it is."""
+"""Where an SD1.x model is loaded: the WebUIs, and the program without one. Only this module asks which one it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lib_addift.errors import HostError
 
 
 def detect_host() -> Host:
-    """The WebUI that this Python runs in, told by the packages that only it has. Raises HostError outside of one."""
+    """The host for the WebUI that runs, known by the packages that only it has. Raises HostError outside of a WebUI."""
     if not _has("modules.call_queue"):
         raise HostError("this is not a WebUI: start the tab on its own with 'python3 install.py ui'.")
     if _has("backend.memory_management"):
@@ -26,8 +26,8 @@ def detect_host() -> Host:
 
 
 def _has(module: str) -> bool:
-    """Whether `module` is there, without importing more of it than its parents."""
+    """Whether `module` can be imported. It imports the parents of `module`, not `module`."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ImportError:  # not even its parent
+    except ImportError:  # of a parent
         return False

@@ -14,18 +14,19 @@ from modules import devices, sd_hijack, sd_hijack_optimizations, sd_models, sd_u
 from modules.hypernetworks import hypernetwork
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
-from lib_addift.hosts import patching as borrow
+from lib_addift.hosts import patching
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
 
-# The WebUI's ways of computing attention that keep no scores for backward. Its default on NVIDIA, Doggettx, does: at
-# 512 px they are three times as large as all else that is kept.
+# The attention functions of the WebUI that keep no scores for backward. Its default on NVIDIA, Doggettx, does: at
+# 512 px they are three times as large as all other activations.
 _FUSED_ATTENTION = ("xformers", "sdp", "sdp-no-mem")
 
 
 class A1111Host(WebUIHost):
-    """Implements `Host`. Everything but the facts needs `exclusive()`."""
+    """Implements `Host` on AUTOMATIC1111's WebUI."""
 
     name = "a1111"
 
@@ -61,7 +62,7 @@ class A1111Host(WebUIHost):
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
-        # The plain `alphas_cumprod` is bent by generation options; the original is there once weights were halved.
+        # Generation options change the plain `alphas_cumprod`; the original is there once weights were halved.
         model = self._model
         abar: torch.Tensor = getattr(model, "alphas_cumprod_original", model.alphas_cumprod)
         return abar.float().to(self.device)
@@ -76,16 +77,16 @@ class A1111Host(WebUIHost):
             return None
 
     @contextmanager
-    def _take(self) -> Iterator[None]:
+    def _trainable_model(self) -> Iterator[None]:
         model = shared.sd_model  # loads what is selected, if nothing is loaded yet
         _check(model)
         _make_pristine(model)
-        with ExitStack() as borrowed:
-            borrowed.enter_context(borrow.without_inference_tensors(model))
-            borrowed.enter_context(borrow.frozen(model))
+        with ExitStack() as patched:
+            patched.enter_context(patching.without_inference_tensors(model))
+            patched.enter_context(patching.frozen(model))
             if getattr(sd_hijack.current_optimizer, "name", "") not in _FUSED_ATTENTION:
                 fused = sd_hijack_optimizations.scaled_dot_product_attention_forward
-                borrowed.enter_context(borrow.replaced(CrossAttention, "forward", fused))
+                patched.enter_context(patching.replaced(CrossAttention, "forward", fused))
             yield
 
     @torch.no_grad()
@@ -93,7 +94,7 @@ class A1111Host(WebUIHost):
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
         latents = self._encode(pixels)
         if not torch.isfinite(latents).all():  # SD1.x's VAE overflows in fp16
-            with borrow.in_fp32(self._model.first_stage_model):
+            with patching.in_fp32(self._model.first_stage_model):
                 latents = self._encode(pixels)
         return latents
 
@@ -109,7 +110,7 @@ class A1111Host(WebUIHost):
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
         pixels = self._decode(latents)
         if not torch.isfinite(pixels).all():
-            with borrow.in_fp32(self._model.first_stage_model):
+            with patching.in_fp32(self._model.first_stage_model):
                 pixels = self._decode(latents)
         images = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
         result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
@@ -121,23 +122,23 @@ class A1111Host(WebUIHost):
             return torch.cat([model.decode_first_stage(sample.to(dtype)).float() for sample in latents.split(1)])
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         return self._encode_prompts(prompts)
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         if getattr(self._model, "lowvram", False):  # --medvram: the models take turns on the device
             self.encode_prompts([""])  # brings the text model there
-        with borrow.staying_in_place(self.text_model):  # until backward, though the UNet's turn is before
+        with patching.staying_in_place(self.text_model):  # until backward, though the UNet is moved in before
             return self._encode_prompts(prompts)
 
-    def _encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         with devices.autocast():
             cond: torch.Tensor = self._model.get_learned_conditioning(list(prompts))
-        return cond.float()
+        return Conditions(cond.float())
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         # Through apply_model: it casts, opens autocast and, with --medvram, brings the UNet to the device.
-        output: torch.Tensor = self._model.apply_model(latents, timesteps, {"c_crossattn": [cond]})
+        output: torch.Tensor = self._model.apply_model(latents, timesteps, {"c_crossattn": [cond.crossattn]})
         return output
 
     def _forget(self, path: Path) -> None:
@@ -167,7 +168,7 @@ def _check(model: Any) -> None:
 
 
 def _make_pristine(model: Any) -> None:
-    """Undo what earlier pictures left in the model: merged LoRAs, tiling, a replaced UNet, hypernetworks."""
+    """Undo what earlier pictures left in `model`: merged LoRAs, tiling, a replaced UNet, hypernetworks."""
     remove_timed_loras()
     _unmerge_loras(model)
     hypernetwork.load_hypernetworks([])

@@ -1,9 +1,9 @@
-"""Reads an SD1.x single file and says in one sentence why another file is none."""
+"""Reads the single file of an SD1.x checkpoint. For any other file a HostError says what it is and what to do."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ _OTHER_MODELS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The three models of an SD1.x file, with diffusers' and transformers' names."""
+    """The tensors of the three models in an SD1.x file, with diffusers' and transformers' names."""
 
     unet: dict[str, torch.Tensor]
     vae: dict[str, torch.Tensor]
@@ -39,7 +39,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises HostError for anything but a whole SD1.x text-to-image checkpoint."""
+    """Read a whole SD1.x text-to-image checkpoint. Raises HostError for any other file."""
     with _opened(path) as file:
         keys = list(file.keys())
         tensors = {key: file.get_tensor(key) for key in keys if key.startswith(_PREFIXES)}
@@ -53,7 +53,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 class LayerWeights:
-    """The weights of an open SD1.x file that a LoRA can change, by kohya name; see `open_weights`."""
+    """The weights of an open SD1.x file that a LoRA can change, by kohya name; see `open_weights`.
+
+    `shapes` are those of the weights as they stand in the file.
+    """
 
     def __init__(self, path: Path, file: Any) -> None:
         self.title = path.name
@@ -67,22 +70,24 @@ class LayerWeights:
 
     @functools.cached_property
     def sha256(self) -> str:
+        """Of the whole file, hex."""
         return sha256_of(self._path)
 
     def weight(self, layer: str) -> torch.Tensor:
+        """Read the weight of a layer. Raises KeyError for a name that is not in `shapes`."""
         tensor: torch.Tensor = self._file.get_tensor(self._keys[layer])
         return tensor
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[LayerWeights]:
-    """An SD1.x file whose layers can be read one at a time inside the block. Raises HostError."""
+    """An SD1.x file whose layers can be read one at a time inside the block. Raises HostError for any other file."""
     with _opened(path) as file:
         yield LayerWeights(path, file)
 
 
 def _lora_name(path: Path, key: str) -> str:
-    """The name that a layer has in LoRA files; '' for what LoRA files have no place for."""
+    """The name in LoRA files of the layer whose weight is `key`; '' for what LoRA files have no place for."""
     try:
         if key.startswith(names.UNET_PREFIX):
             name = names.kohya(names.unet_to_diffusers(key[len(names.UNET_PREFIX) : -len(".weight")]))
@@ -96,7 +101,7 @@ def _lora_name(path: Path, key: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file, if it holds an SD1.x UNet; what goes wrong while it is read becomes a sentence."""
+    """The open file. Raises HostError when it holds no SD1.x UNet, and for errors while it is read."""
     if not path.is_file():
         raise HostError(f"the checkpoint '{path}' is no file: check the path.")
     if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
@@ -140,9 +145,9 @@ def _check_shapes(path: Path, file: Any) -> None:
 
 
 def _part(
-    path: Path, what: str, tensors: dict[str, torch.Tensor], prefix: str, translate: object
+    path: Path, what: str, tensors: dict[str, torch.Tensor], prefix: str, translate: Callable[[str], str]
 ) -> dict[str, torch.Tensor]:
-    assert callable(translate)
+    """The tensors of one of the models, by translated name. Raises HostError, in which it is called `what`."""
     try:
         part = {translate(key[len(prefix) :]): value for key, value in tensors.items() if key.startswith(prefix)}
     except KeyError as error:
@@ -154,6 +159,7 @@ def _part(
 
 
 def _text_name(name: str) -> str:
+    """transformers' name of a tensor of the text model; '' for one that SD1.x does not use."""
     name = name.removeprefix("text_model.")  # old merges leave it out, and WebUIs read them
     if name.endswith("position_ids") or not name.startswith(("embeddings.", "encoder.", "final_layer_norm.")):
         return ""  # a constant, or a projection that SD1.x does not use
@@ -168,6 +174,6 @@ def _vae_matrices(vae: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _prediction_type(keys: list[str], metadata: dict[str, str]) -> str:
-    """v-prediction files say so by an empty tensor 'v_pred' or in their modelspec; everything else is epsilon."""
+    """'v_prediction' where an empty tensor 'v_pred' or the file's modelspec says so, else 'epsilon'."""
     is_v = "v_pred" in keys or metadata.get("modelspec.prediction_type", "") in ("v", "v_prediction")
     return "v_prediction" if is_v else "epsilon"

@@ -1,8 +1,9 @@
 """Forge (main) and Forge Neo: trains the UNet of the engine that it has loaded.
 
 Forge loads, moves and patches models in inference mode, so its weights are inference tensors, of which autograd saves
-none for backward. We borrow the UNet with ordinary tensors over the same memory, and give it back before everything
-that may move models: the VAE, the text model, other pictures. Where the text model learns too, we borrow both together.
+none for backward. For training the UNet is patched: ordinary tensors over the same memory replace them. It is restored
+before everything that may move models: the VAE, the text model, other pictures. Where the text model is trained too,
+both are patched together.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ import torch
 from modules import sd_models
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
-from lib_addift.hosts import patching as borrow
+from lib_addift.hosts import patching
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
 
 T = TypeVar("T")
 
-# Forge's ways of computing attention through which one can train. Of the others some keep all scores for backward, at
-# 512 px three times as much as all else, and some (sage) have no backward at all.
+# The attention functions of Forge that training can use. Of the others some keep all scores for backward, at 512 px
+# three times as much as all other activations, and some (sage) have no backward at all.
 _TRAINABLE_ATTENTION = ("attention_xformers", "attention_pytorch")
 _TRAINING_MEMORY = 3 * 2**30  # bytes that Forge is asked to keep free beside the UNet: one step at 512 px
 
 
 class ForgeHost(WebUIHost):
-    """Implements `Host`. Everything but the facts needs `exclusive()`."""
+    """Implements `Host` on Forge and Forge Neo."""
 
     name = "forge"
 
     def __init__(self) -> None:
-        self._borrowed: ExitStack | None = None  # open while the UNet is ours
-        self._has_text = False  # whether the text model is ours as well
+        self._patched: ExitStack | None = None  # restores the UNet; None while it is not patched
+        self._has_text = False  # whether the text model is patched as well
 
     @property
     def _model(self) -> Any:
@@ -104,19 +106,19 @@ class ForgeHost(WebUIHost):
         return model
 
     @contextmanager
-    def _take(self) -> Iterator[None]:
+    def _trainable_model(self) -> Iterator[None]:
         model = self._load()
         _check(model)
         remove_timed_loras()
         objects = model.forge_objects
         try:
-            # The text model and the VAE without LoRAs too.
+            # The text model and the VAE without LoRAs too: pictures put theirs into `forge_objects`.
             model.forge_objects = model.forge_objects_original.shallow_copy()
-            self._borrow()
+            self._patch()
             with self._trainable_attention():
                 yield
         finally:
-            self._give_back()
+            self._restore()
             model.forge_objects = objects
 
     @property
@@ -132,42 +134,43 @@ class ForgeHost(WebUIHost):
         code, name, functions = self._attention
         with ExitStack() as stack:
             if getattr(code, name).__name__ not in _TRAINABLE_ATTENTION:
-                stack.enter_context(borrow.replaced(code, name, functions.attention_pytorch))
+                stack.enter_context(patching.replaced(code, name, functions.attention_pytorch))
             yield
 
-    def _borrow(self, *, with_text: bool = False) -> None:
-        """The pristine UNet on its device, usable for autograd; with it the text model. Does nothing while it is ours.
+    def _patch(self, *, with_text: bool = False) -> None:
+        """Load the UNet without LoRAs and patch it for autograd; with `with_text` the text model too.
 
-        Both are loaded in one call, or one of them might have to leave for the other.
+        Does nothing where they are patched already. Both are loaded in one call: in two, loading one might unload the
+        other.
         """
-        if self._borrowed is not None and (self._has_text or not with_text):
+        if self._patched is not None and (self._has_text or not with_text):
             return
-        self._give_back()
+        self._restore()
         with torch.inference_mode():
             # Undoes merged LoRAs as well: these patchers have none.
             patchers = [self._patcher, self._clip.patcher] if with_text else [self._patcher]
             self.memory.load_models_gpu(patchers, memory_required=_TRAINING_MEMORY)
         with ExitStack() as stack:
             for model in [self.unet, self.text_model] if with_text else [self.unet]:
-                stack.enter_context(borrow.without_inference_tensors(model))
-                stack.enter_context(borrow.frozen(model))
-            stack.enter_context(borrow.safe_residual_sums(self.unet))
-            self._borrowed, self._has_text = stack.pop_all(), with_text
+                stack.enter_context(patching.without_inference_tensors(model))
+                stack.enter_context(patching.frozen(model))
+            stack.enter_context(patching.safe_residual_sums(self.unet))
+            self._patched, self._has_text = stack.pop_all(), with_text
 
-    def _give_back(self) -> None:
-        if self._borrowed is not None:
-            stack, self._borrowed = self._borrowed, None
+    def _restore(self) -> None:
+        if self._patched is not None:
+            stack, self._patched = self._patched, None
             stack.close()
 
-    def _in_forges_way(self, work: Callable[[], T]) -> T:
-        """Do what may load or move models, in inference mode, with the UNet given back."""
-        self._give_back()
+    def _in_inference_mode(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which may load or move models: done in inference mode, with the UNet restored."""
+        self._restore()
         with torch.inference_mode():
             return work()
 
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).float() / 255  # (B, H, W, 3), as Forge's VAE takes it
-        return self._in_forges_way(lambda: self._encode(pixels)).clone().to(self.device)
+        return self._in_inference_mode(lambda: self._encode(pixels)).clone().to(self.device)
 
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """The mean of the VAE's posterior: Forge's own `encode` would draw a sample. One picture at a time."""
@@ -190,25 +193,27 @@ class ForgeHost(WebUIHost):
         return scaled
 
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
-        pixels = self._in_forges_way(lambda: self._model.decode_first_stage(latents.float()))  # (B, 3, H, W) in -1..1
+        # (B, 3, H, W) in -1..1
+        pixels = self._in_inference_mode(lambda: self._model.decode_first_stage(latents.float()))
         images = ((pixels.clone().float() + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
         result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
         return result
 
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
-        return self._in_forges_way(lambda: self._encode_prompts(list(prompts))).clone().float().to(self.device)
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        cond = self._in_inference_mode(lambda: self._encode_prompts(list(prompts)))
+        return Conditions(cond.clone().float().to(self.device))
 
     def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
         self._model.set_clip_skip(self.clip_skip)
         cond: torch.Tensor = self._model.get_learned_conditioning(prompts)
         return cond
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
-        self._borrow(with_text=True)
-        return self._run_text(list(prompts)).float()
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
+        self._patch(with_text=True)
+        return Conditions(self._run_text(list(prompts)).float())
 
     def _run_text(self, prompts: list[str]) -> torch.Tensor:
-        """As `_encode_prompts`, without inference mode and without moving anything."""
+        """As `_encode_prompts`, without inference mode and without moving any model."""
         place = self._clip.patcher.load_device
         if place.type != self.device.type:
             raise HostError(
@@ -219,10 +224,10 @@ class ForgeHost(WebUIHost):
         cond: torch.Tensor = self._model.text_processing_engine(prompts)
         return cond
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        self._borrow()
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        self._patch()
         output: torch.Tensor = self.unet(
-            latents.to(self.dtype), timesteps.float(), context=cond.to(self.dtype), transformer_options={}
+            latents.to(self.dtype), timesteps.float(), context=cond.crossattn.to(self.dtype), transformer_options={}
         )
         return output
 

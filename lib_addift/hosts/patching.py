@@ -1,6 +1,6 @@
-"""What makes a WebUI's model usable for training, and puts it back as it was. Works on any torch module.
+"""Patches that make a WebUI's model usable for training, and restore it. They work on any torch module.
 
-Each function is a context manager; what it finds changed by somebody else in between, it leaves alone.
+Each function is a context manager that restores the module on exit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _IN_PLACE_BLOCK = "BasicTransformerBlock"  # its residual sums are `x += n` in t
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter of `module` gets a gradient inside the block; flags and gradients are as before afterwards."""
+    """No parameter of `module` gets a gradient inside the block. Afterwards its flags and gradients are restored.
+
+    Parameters that have become inference tensors meanwhile are left as they are.
+    """
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     try:
         for parameter, *_ in before:
@@ -31,27 +34,28 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_inference_tensors(module: nn.Module) -> Iterator[None]:
-    """Ordinary tensors over the same memory stand in for inference tensors, which autograd cannot save for backward.
+    """Ordinary tensors over the same memory replace inference tensors, which autograd cannot save for backward.
 
     Nothing is copied. Enter and leave it outside of `torch.inference_mode()`, and do not move the module inside.
     """
-    with _stand_ins(module, torch.Tensor.is_inference):
+    with _replaced_tensors(module, torch.Tensor.is_inference):
         yield
 
 
 @contextmanager
 def staying_in_place(module: nn.Module) -> Iterator[None]:
-    """What autograd keeps of the weights in the block stays where it is now, also when the module is moved afterwards.
+    """The weights that autograd saves inside the block stay on their device, even if the module is moved afterwards.
 
-    Moving a module puts other memory under its parameters, which are what autograd keeps; so others stand in for them.
+    Moving a module changes the memory of its parameters, which autograd has saved; so inside the block other tensors
+    over the same memory replace them.
     """
-    with _stand_ins(module, lambda _tensor: True):
+    with _replaced_tensors(module, lambda _tensor: True):
         yield
 
 
 @contextmanager
-def _stand_ins(module: nn.Module, is_meant: Callable[[torch.Tensor], bool]) -> Iterator[None]:
-    """Other tensors over the same memory in the place of some parameters and buffers."""
+def _replaced_tensors(module: nn.Module, is_meant: Callable[[torch.Tensor], bool]) -> Iterator[None]:
+    """Other tensors over the same memory replace the parameters and buffers for which `is_meant` is true."""
     replaced: list[tuple[dict[str, torch.Tensor | None], str, torch.Tensor]] = []
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -106,12 +110,15 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def in_fp32(module: nn.Module) -> Iterator[None]:
-    """`module` in fp32 inside the block. Going back to fp16 or bf16 is exact: no weight changes in between."""
+    """`module` in fp32 inside the block. Going back to fp16 or bf16 is exact: no weight changes in between.
+
+    Raises ValueError when its parameters are of several types.
+    """
     dtypes = {parameter.dtype for parameter in module.parameters()}
     if dtypes == {torch.float32}:
         yield
         return
-    (dtype,) = dtypes  # a VAE of mixed types is not a thing that a WebUI loads
+    (dtype,) = dtypes  # no WebUI loads a VAE of mixed types
     try:
         module.float()
         yield

@@ -9,12 +9,12 @@ import torch
 from modules import sd_models, shared
 
 from lib_addift.errors import HostError
-from lib_addift.hosts import patching as borrow
+from lib_addift.hosts import patching
 from lib_addift.hosts.forge import ForgeHost
 
 
 class LdmPatchedHost(ForgeHost):
-    """Implements `Host`. What differs from Forge: where things are kept."""
+    """Implements `Host` on reForge and Forge Classic, which keep the model's parts elsewhere than Forge does."""
 
     name = "reforge"
 
@@ -74,8 +74,8 @@ class LdmPatchedHost(ForgeHost):
     def _run_text(self, prompts: list[str]) -> torch.Tensor:
         from modules_forge import forge_clip
 
-        # It would load the text model: that is there, and while it is ours no model may be moved.
-        with borrow.replaced(forge_clip, "move_clip_to_gpu", lambda: None):
+        # Without this it would load the text model, which is loaded: while it is patched no model may be moved.
+        with patching.replaced(forge_clip, "move_clip_to_gpu", lambda: None):
             return self._encode_prompts(prompts)
 
     def _forget_merged(self, model: Any) -> None:

@@ -1,23 +1,18 @@
-"""The host without a WebUI: any SD1.x single file, through diffusers and transformers, without network.
-
-All widths are read off the tensors, so that a narrow model loads like a full-size one.
-"""
+"""The host without a WebUI: any SD1.x single file, through diffusers and transformers, without network."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
@@ -27,13 +22,13 @@ from lib_addift.files import sha256_of
 from lib_addift.hosts.checkpoint import read_checkpoint
 from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, parts_of
 from lib_addift.hosts.prompt_tag.syntax import Tag, composition_of, read_prompt, text_weights
+from lib_addift.hosts.standalone_models import build_text_model, build_unet, build_vae, loaded
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import names
 from lib_addift.lora.file import check_name, read_lora
 from lib_addift.lora.network import LoraNetwork
 
 _SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
-State = dict[str, torch.Tensor]
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +37,7 @@ class StandaloneHost:
     """Implements `Host` on a checkpoint file. Raises HostError when the file or the device cannot be used."""
 
     name = "standalone"
+    latent_channels, pixels_per_latent = 4, 8  # SD1.x
 
     def __init__(
         self,
@@ -62,11 +58,11 @@ class StandaloneHost:
         self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
         self._lock = threading.RLock()  # a training run and a picture take turns
         self._tokenize = load_tokenizer()
-        self._unet = _ready("UNet", _build_unet, parts.unet, self._dtype, self.device)
+        self._unet = loaded("UNet", build_unet, parts.unet, self._dtype, self.device)
         # The VAE of SD1.x overflows in fp16, so it stays in fp32 there.
         vae_dtype = torch.float32 if self._dtype is torch.float16 else self._dtype
-        self._vae = _ready("VAE", _build_vae, parts.vae, vae_dtype, self.device)
-        self._text = _ready("text model", _build_text_model, parts.text, self._dtype, self.device)
+        self._vae = loaded("VAE", build_vae, parts.vae, vae_dtype, self.device)
+        self._text = loaded("text model", build_text_model, parts.text, self._dtype, self.device)
         _check_clip_skip(clip_skip, layers=len(self._text.encoder.layers))
 
     @property
@@ -103,7 +99,7 @@ class StandaloneHost:
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device, self._vae.dtype) / 127.5 - 1
-        # One picture at a time, here and below: the VAE needs the most memory of all.
+        # One picture at a time, here and when decoding: the VAE needs the most memory of the three models.
         latents = [self._vae.encode(picture).latent_dist.mode() for picture in pixels.split(1)]
         return torch.cat(latents).float() * _SCALE_FACTOR
 
@@ -116,15 +112,15 @@ class StandaloneHost:
         return result
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         return self.encode_prompts_with_grad(prompts)
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         ids = self._tokenize(prompts).to(self.device)  # (B, chunks, 77)
-        return torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float()
+        return Conditions(torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float())
 
     def _encode_chunk(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, 77) token ids -> (B, 77, width). Like A1111, clip skip leaves out layers, but not the last norm."""
+        """(B, 77) token ids -> (B, 77, width). As in A1111, clip skip leaves out layers, but not the final norm."""
         if self.clip_skip == 1:
             last: torch.Tensor = self._text(input_ids=ids).last_hidden_state
             return last
@@ -132,22 +128,22 @@ class StandaloneHost:
         normed: torch.Tensor = self._text.final_layer_norm(states[-self.clip_skip])
         return normed
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(dtype=self._dtype)).float()
         return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
-        # One picture of 64 px is one pixel at the deepest level. In a model of 32 channels there, each of group norm's
-        # groups is then a single value, which torch refuses: such a picture takes a copy of itself along.
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        # A picture of 64 px is a single pixel at the UNet's deepest level. If that has 32 channels, each group of group
+        # norm is a single value, which torch refuses for a batch of one: such a picture goes through twice in a batch.
         widths = self._unet.config.block_out_channels
         is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in widths
         if is_single:
-            latents, timesteps, cond = latents.repeat(2, 1, 1, 1), timesteps.repeat(2), cond.repeat(2, 1, 1)
-        output: torch.Tensor = self._unet(latents, timesteps, cond).sample
+            latents, timesteps, cond = latents.repeat(2, 1, 1, 1), timesteps.repeat(2), cond.repeat(2)
+        output: torch.Tensor = self._unet(latents, timesteps, cond.crossattn).sample
         return output[:1] if is_single else output
 
     def report(self, text: str, done: int, total: int) -> None:
-        """There is no display but the one of who started the job."""
+        """Nothing: the command line and the tab show the progress of their jobs themselves."""
 
     def lora_names(self) -> list[str]:
         return sorted(path.stem for path in self.lora_dir.glob("*.safetensors"))
@@ -164,19 +160,23 @@ class StandaloneHost:
         width: int = 512,
         height: int = 512,
     ) -> np.ndarray:
-        """By DDIM. Raises ConfigError for a wrong tag, and LoraFileError when its file is missing or does not fit."""
+        """As `Host.draw`, by DDIM.
+
+        Raises ConfigError for a wrong tag, and LoraFileError when its file is missing or does not fit the model.
+        """
         plain, tags = read_prompt(prompt)
         composition, problem = composition_of(tags)
         if problem:
             _log.warning(problem)
-        shape = (1, 4, height // 8, width // 8)
+        size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
+        shape = (1, self.latent_channels, *size)
         noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).to(self.device)
         with self.exclusive(), ExitStack() as attached:
             loras, text_loras = self._load(tags)
             for network in text_loras:
                 attached.enter_context(network.attach())
             attached.enter_context(PromptLoras(loras, composition).attach(self.unet))
-            uncond, cond = self.encode_prompts([negative_prompt, plain]).split(1)
+            uncond, cond = self.encode_prompts([negative_prompt, plain]).split()
             guidance = Guidance(uncond, cfg_scale) if cfg_scale > 1 else None
             latents = ddim(self, noise, cond, ddim_timesteps(steps), guidance=guidance)
             picture: np.ndarray = self.decode_latents(latents)[0]
@@ -191,7 +191,7 @@ class StandaloneHost:
         loras = [
             PromptLora(LoraNetwork.from_tensors(files[tag.name][0], self.unet, self.lora_name), tag)
             for tag in tags
-            if files[tag.name][0]  # without it, it would count in a composite's mean
+            if files[tag.name][0]  # a LoRA without a UNet part must not count in the mean of compose=composite
         ]
         text_loras = []
         for name, weight in text_weights(tags):
@@ -202,7 +202,7 @@ class StandaloneHost:
         return loras, text_loras
 
     def refresh_loras(self, path: Path) -> None:
-        """Nothing holds LoRA files open here."""
+        """Nothing: LoRA files are read anew for each picture."""
 
 
 def _check_clip_skip(clip_skip: int, *, layers: int) -> None:
@@ -226,7 +226,7 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:
-    """auto: bf16 where the card has it in hardware, fp16 on older CUDA cards, fp32 elsewhere."""
+    """auto is bf16 where the GPU has it in hardware, fp16 on older CUDA GPUs and fp32 elsewhere."""
     if precision == "auto":
         if device.type != "cuda":
             return torch.float32
@@ -234,57 +234,3 @@ def _dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision not in DTYPES:
         raise HostError(f"precision '{precision}' is unknown: choose auto, {', '.join(DTYPES)}.")
     return DTYPES[precision]
-
-
-def _ready(what: str, build: Callable[[State], Any], state: State, dtype: torch.dtype, device: torch.device) -> Any:
-    """The frozen model that `build` makes for the tensors, which become its weights without being copied."""
-    cast = {key: value.to(device, dtype) for key, value in state.items()}
-    try:
-        module = build(state)
-        missing, unexpected = module.load_state_dict(cast, strict=False, assign=True)
-        problem = f"{len(missing)} tensors are missing and {len(unexpected)} unknown, such as"
-        problem = f"{problem} {[*missing, *unexpected][0]}" if missing or unexpected else ""
-    except KeyError as error:  # a tensor that tells a width
-        problem = f"{error.args[0]} is missing"
-    except (ValueError, RuntimeError) as error:  # widths that fit no such model, or a tensor of another shape
-        problem = str(error).splitlines()[-1].strip().rstrip(".")
-    if problem:
-        raise HostError(f"the checkpoint's {what} is not SD1.x ({problem}). Choose an SD1.5 checkpoint.")
-    return module.to(device).eval().requires_grad_(False)  # buffers that are no weights are not there yet
-
-
-def _build_unet(state: State) -> UNet2DConditionModel:
-    widths = tuple(state[f"down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
-    context = state["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
-    with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=64, block_out_channels=widths, cross_attention_dim=context, attention_head_dim=8
-        )
-
-
-def _build_vae(state: State) -> AutoencoderKL:
-    widths = tuple(state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(4))
-    with torch.device("meta"):
-        return AutoencoderKL(
-            block_out_channels=widths,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=2,
-            latent_channels=4,
-        )
-
-
-def _build_text_model(state: State) -> CLIPTextModel:
-    tokens, width = state["embeddings.token_embedding.weight"].shape
-    layers = 1 + max((int(key.split(".")[2]) for key in state if key.startswith("encoder.layers.")), default=-1)
-    config = CLIPTextConfig(
-        vocab_size=tokens,
-        hidden_size=width,
-        intermediate_size=state["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=layers,
-        num_attention_heads=12,  # CLIP ViT-L/14's, at every width
-        max_position_embeddings=77,
-    )
-    # Not on meta: the position ids are a buffer outside the state dict.
-    model = CLIPTextModel(config)
-    return getattr(model, "text_model", model)  # transformers 5 has dissolved the wrapper

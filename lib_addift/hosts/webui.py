@@ -1,4 +1,4 @@
-"""What A1111 and the Forge family have in common: the queue lock, progress, names, and their own pipeline."""
+"""What A1111 and the Forge family have in common: the queue lock, progress, layer names, and drawing pictures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ import torch
 from modules import call_queue, processing, scripts, shared
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.errors import HostError
 from lib_addift.lora import names
 
 
 class WebUIHost:
-    """The part of `Host` that does not depend on how a WebUI keeps its model."""
+    """The part of `Host` that does not depend on where a WebUI keeps its model."""
 
     name: str
+    latent_channels, pixels_per_latent = 4, 8  # SD1.x
 
     @property
     def lora_dir(self) -> Path:
@@ -40,12 +42,12 @@ class WebUIHost:
 
     @property
     def model_hash(self) -> str:
-        """sha256, where the WebUI has computed it: we do not read gigabytes for it."""
+        """sha256, where the WebUI has computed it: computing it here would mean reading gigabytes."""
         return str(getattr(self._checkpoint_info(), "sha256", None) or "")
 
     @property
     def clip_skip(self) -> int:
-        """The page's own setting; the WebUI's text model obeys it by itself."""
+        """The WebUI's own setting."""
         return int(shared.opts.CLIP_stop_at_last_layers)
 
     @property
@@ -63,7 +65,7 @@ class WebUIHost:
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
-        """What the UNet computes in."""
+        """The type in which the UNet computes."""
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -74,24 +76,24 @@ class WebUIHost:
         """The WebUI's record of the chosen checkpoint, or None."""
 
     @abstractmethod
-    def _take(self) -> Any:
-        """A context manager: the pristine model, usable for autograd."""
+    def _trainable_model(self) -> Any:
+        """A context manager in which the model has the checkpoint's weights and is patched for autograd."""
 
     @abstractmethod
-    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor: ...
+    def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor: ...
 
     @abstractmethod
     def _forget(self, path: Path) -> None:
-        """Drop whatever the WebUI remembers of an earlier file of this name."""
+        """Drop what the WebUI has cached of an earlier file at this path."""
 
     @contextmanager
     def exclusive(self, *, precision: str = "auto") -> Iterator[None]:
-        """Holds the lock that every picture takes: pictures asked for meanwhile wait. Raises HostError."""
+        """Hold the lock that every picture of the WebUI takes: pictures asked for meanwhile wait. Raises HostError."""
         with call_queue.queue_lock:
             shared.state.begin(job="addift")
             try:
                 # A gradio handler of a WebUI may run in inference mode; training cannot.
-                with torch.inference_mode(False), torch.enable_grad(), self._take():
+                with torch.inference_mode(False), torch.enable_grad(), self._trainable_model():
                     check_precision(precision, self.dtype)
                     yield
             finally:
@@ -106,12 +108,12 @@ class WebUIHost:
     def text_lora_name(self, module_name: str) -> str:
         return names.text_kohya(module_name)
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         output = self._run_unet(latents, timesteps, cond).float()
         return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 
     def report(self, text: str, done: int, total: int) -> None:
-        """In the WebUI's own progress, which /sdapi/v1/progress shows too."""
+        """Show it in the WebUI's own progress, which /sdapi/v1/progress answers with too."""
         state = shared.state
         state.textinfo, state.job_count, state.job_no = text, 1, 0
         state.sampling_step, state.sampling_steps = done, max(total, 1)
@@ -121,7 +123,7 @@ class WebUIHost:
 
     def refresh_loras(self, path: Path) -> None:
         self._forget(path)
-        # Prompts are remembered in their encoded form, with the LoRAs of the text model that they had.
+        # The WebUI caches encoded prompts, and with them what the LoRA changed in the text model.
         for kind, caches in (
             (processing.StableDiffusionProcessing, ("cached_c", "cached_uc")),
             (processing.StableDiffusionProcessingTxt2Img, ("cached_hr_c", "cached_hr_uc")),
@@ -146,7 +148,7 @@ class WebUIHost:
             cfg_scale=cfg_scale, width=width, height=height, sampler_name="Euler", do_not_save_samples=True,
             do_not_save_grid=True,
         )  # fmt: skip
-        job.scripts = scripts.ScriptRunner()  # of no extension; reForge does not draw without one
+        job.scripts = scripts.ScriptRunner()  # without the scripts of extensions; reForge draws only with a runner
         with call_queue.queue_lock, closing(job):
             shared.state.begin(job="addift test")
             try:
@@ -169,7 +171,7 @@ def lora_networks() -> Any:
 
 
 def check_sd1(facts: dict[str, bool]) -> None:
-    """`facts`: what the loaded model is, by name. Raises HostError for anything but SD1.x."""
+    """Raises HostError when one of `facts` is true: each is a kind of model that cannot be trained, by name."""
     kinds = [kind for kind, is_so in facts.items() if is_so]
     if kinds:
         raise HostError(

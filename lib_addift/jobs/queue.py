@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from lib_addift.config.presets import DEFAULT_PRESET
-from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import HostError, JobError
 from lib_addift.jobs.files import without_shared_mask
@@ -23,6 +22,7 @@ from lib_addift.jobs.runner import Runner
 from lib_addift.jobs.store import JobStore, name_at_work
 from lib_addift.jobs.worker import Worker
 from lib_addift.training.events import Request
+from lib_addift.training.methods import make_config
 from lib_addift.training.request import check_request
 
 __all__ = ["Job", "JobState", "Jobs", "Runner"]
@@ -112,7 +112,7 @@ class Jobs:
         name, overwrite = changes.pop("name", request.name), changes.pop("overwrite", request.overwrite)
         if {"mask", "mask_file"} & set(changes):
             request = without_shared_mask(request)
-        config = TrainConfig.create(DEFAULT_PRESET, **{**request.config.to_dict(), **changes})
+        config = make_config(DEFAULT_PRESET, **{**request.config.to_dict(), **changes})
         return self.submit(replace(request, name=name, overwrite=overwrite, config=config))
 
     def all(self) -> list[Job]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import Finding, examine
 from lib_addift.data.pairs import PairSource, load_source
 from lib_addift.data.pictures import Size
@@ -19,7 +19,7 @@ from lib_addift.sets.pairing import find_pairs, holds_pictures, inner_folders
 from lib_addift.sets.settings_file import SetSettings, read_settings, settings_file
 from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request
-from lib_addift.training.methods import method_for_single_pictures
+from lib_addift.training.methods import from_mapping, method_for_single_pictures
 from lib_addift.training.request import check_sources
 
 
@@ -40,13 +40,13 @@ class PairSet:
     name: str  # of the LoRA
     folder: Path
     pairs: tuple[PairSource, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)  # the set's own, as `config.from_mapping` takes them
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the set's own, as `from_mapping` takes them
     notes: tuple[str, ...] = ()  # what was found in the folder and what was not used
     problem: str = ""  # one sentence when the set cannot be trained, or ''
     overwrite: bool | None = None  # as the set wants it; None = as all
 
     def config(self, base: Mapping[str, Any] | None = None) -> TrainConfig:
-        """The settings of all, as `config.from_mapping` takes them, with the set's own on top. Raises ConfigError.
+        """The settings of all, as `from_mapping` takes them, with the set's own on top. Raises ConfigError.
 
         Where none of them says how many steps, several pairs get more than one.
         """

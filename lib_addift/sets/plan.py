@@ -30,7 +30,7 @@ class Planned:
 def plan_batch(
     folder: Path, base: Mapping[str, Any], host: Host, *, overwrite: bool = False, estimate: bool = True
 ) -> list[Planned]:
-    """Plan the training of a folder of sets with the settings `base`, as `config.from_mapping` takes them.
+    """Plan the training of a folder of sets with the settings `base`, as `from_mapping` takes them.
 
     Trains nothing. With `estimate` the model runs once for each size of pictures, so it must be free. Never raises for
     a set; raises HostError when there is no model to time.

@@ -29,7 +29,7 @@ class SetSettings:
     suffix: str = ""  # of the targets' names; '' = detected
     overwrite: bool | None = None
     weights: Mapping[str, float] = field(default_factory=dict)  # by the key of a pair's name
-    config: Mapping[str, Any] = field(default_factory=dict)  # as `config.from_mapping` takes it
+    config: Mapping[str, Any] = field(default_factory=dict)  # as `from_mapping` takes it
 
     @property
     def mask_file(self) -> Path | None:

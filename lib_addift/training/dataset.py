@@ -11,7 +11,7 @@ import torch
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.augment import views, views_count
 from lib_addift.data.pairs import ImagePair, PairSource
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, Role, encode_pair, unrelated_pairs
 from lib_addift.training.events import Stage
 from lib_addift.training.methods import method_of, total_steps
@@ -51,7 +51,7 @@ class Dataset:
 
 
 def encode_dataset(
-    model: Host, pairs: Sequence[ImagePair], sources: Sequence[PairSource], config: TrainConfig
+    model: Model, pairs: Sequence[ImagePair], sources: Sequence[PairSource], config: TrainConfig
 ) -> Generator[Stage, None, Dataset]:
     """Pictures and prompts, each through the model once; `pairs` are the loaded `sources`."""
     left_out = _left_out(config, sources)

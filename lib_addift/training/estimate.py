@@ -8,7 +8,7 @@ import time
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.training.dataset import held_out_pairs
@@ -49,14 +49,15 @@ def about(seconds: float) -> str:
 
 
 @torch.no_grad()
-def seconds_a_pass(host: Host, size: tuple[int, int], batch: int = 8) -> float:
+def seconds_a_pass(model: Model, size: tuple[int, int], batch: int = 8) -> float:
     """Measure one sample's pass for pictures of `size` (width, height in px); the model must be ours (`exclusive`)."""
     width, height = size
-    latents = torch.zeros(batch, 4, height // 8, width // 8, device=host.device)
-    cond = host.encode_prompts([""]).expand(batch, -1, -1)
-    timesteps = torch.full((batch,), 500, device=host.device)
+    scale = model.pixels_per_latent
+    latents = torch.zeros(batch, model.latent_channels, height // scale, width // scale, device=model.device)
+    cond = model.encode_prompts([""]).expand(batch)
+    timesteps = torch.full((batch,), 500, device=model.device)
     for _ in range(2):  # the first one warms up
         begun = time.monotonic()
-        float(host.predict_noise(latents, timesteps, cond).sum())  # a number waits for the GPU
+        float(model.predict_noise(latents, timesteps, cond).sum())  # a number waits for the GPU
         seconds = time.monotonic() - begun
     return seconds / batch

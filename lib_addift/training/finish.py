@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lib_addift.data.checks import PairReport
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Host, Model
 from lib_addift.errors import TrainingError
 from lib_addift.evaluation.preview import preview_strip
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
@@ -36,7 +36,7 @@ def check_changes_something(network: LoraNetwork) -> None:
 
 
 def evaluate(
-    model: Host, network: LoraNetwork, dataset: Dataset, request: Request, *, path: Path, steps: int, seconds: float
+    model: Model, network: LoraNetwork, dataset: Dataset, request: Request, *, path: Path, steps: int, seconds: float
 ) -> Generator[Stage, None, Result]:
     """Measure the LoRA as it was trained on its pairs, decide on its weight and draw it at that.
 

@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from lib_addift.diffusion.host import Host, encode_to_length
+from lib_addift.diffusion.conditions import Conditions, encode_to_length
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import TrainingError
 from lib_addift.lora.network import LoraNetwork, LoraStack
@@ -18,7 +19,7 @@ from lib_addift.training.targets import noisy_batch
 StepReports = dict[TrainState, StepReport | TrainingError]
 
 
-def train(model: Host, states: Sequence[TrainState]) -> Iterator[StepReports]:
+def train(model: Model, states: Sequence[TrainState]) -> Iterator[StepReports]:
     """Take the optimizer steps that are left; closing the iterator stops training. LoRAs act only inside of a step.
 
     ADDifT (hako-mikan 2024): with the LoRA at +m the model sees a pair's noisy target, and at -m its noisy original; it
@@ -54,7 +55,7 @@ def train(model: Host, states: Sequence[TrainState]) -> Iterator[StepReports]:
         yield {state: state.take_step(note) for state in active}
 
 
-def train_one(model: Host, state: TrainState) -> Iterator[StepReport]:
+def train_one(model: Model, state: TrainState) -> Iterator[StepReport]:
     """`train` for one LoRA. Raises TrainingError when gradients stay non-finite."""
     for reports in train(model, [state]):
         report = reports[state]
@@ -90,6 +91,6 @@ def _choose_samples(loras: LoraNetwork | LoraStack, batch: MicroBatch) -> None:
         loras.owners = torch.tensor(batch.owners, device=device)
 
 
-def _learnt_conditions(model: Host, batch: MicroBatch, cond: torch.Tensor) -> torch.Tensor:
+def _learnt_conditions(model: Model, batch: MicroBatch, cond: Conditions) -> Conditions:
     """The conditions of the samples' prompts through the text encoder that learns, as long as those without LoRA."""
-    return encode_to_length(model.encode_prompts_with_grad, [side.prompt for side in batch.sides], cond.shape[1])
+    return encode_to_length(model.encode_prompts_with_grad, [side.prompt for side in batch.sides], cond.tokens)

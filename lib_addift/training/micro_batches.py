@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import Side
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, recomputing
 from lib_addift.training.encoder_cache import leave_encoder_alone, replaying
@@ -76,7 +76,7 @@ def wished(states: Sequence[TrainState]) -> MicroBatching:
 class MicroBatcher:
     """Cuts steps into micro-batches: planned before the first step by the free memory; smaller after a full GPU."""
 
-    def __init__(self, model: Host, states: Sequence[TrainState]) -> None:
+    def __init__(self, model: Model, states: Sequence[TrainState]) -> None:
         self._model = model
         self._wished = self._noted = wished(states)
         self._current: MicroBatching | None = None

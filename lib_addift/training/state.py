@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, Role
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import TrainingError
@@ -37,7 +37,7 @@ class StepReport:
     note: str = ""  # what a person should know of it
 
 
-def width_factor(model: Host) -> float:
+def width_factor(model: Model) -> float:
     """How much higher a narrower UNet's learning rate is: it has fewer weights to make the same change with.
 
     The square is measured (docs/method.md): on the tiny world, at a fifth of SD1.5's width, 25 times the rate is best.
@@ -55,7 +55,7 @@ class TrainState:
 
     def __init__(
         self,
-        model: Host,
+        model: Model,
         networks: Sequence[LoraNetwork],
         *,
         plans: Sequence[PhasePlan],

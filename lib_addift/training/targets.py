@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.schedule import NoiseSchedule
@@ -23,13 +24,13 @@ def sample_noise(sample: Sample, shape: torch.Size) -> torch.Tensor:
 
 def noisy_batch(
     sides: Sequence[Side], samples: Sequence[Sample], schedule: NoiseSchedule
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
     """Noisy latents (B, C, h, w), timesteps (B,) and conditions of some samples, of which `sides` are the pictures."""
     latents = torch.cat([side.latents for side in sides])
     noise = torch.cat([sample_noise(each, side.latents.shape) for each, side in zip(samples, sides, strict=True)])
     timesteps = torch.tensor([sample.timestep for sample in samples], device=latents.device)
     noisy_latents = schedule.add_noise(latents, noise.to(latents.device), timesteps)
-    return noisy_latents, timesteps, torch.cat([side.cond for side in sides])
+    return noisy_latents, timesteps, Conditions.cat([side.cond for side in sides])
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class TeacherPredictions:
 
     def __init__(
         self,
-        model: Host,
+        model: Model,
         pairs: Sequence[LatentPair],
         asked: Plan,
         batch_size: int = 0,

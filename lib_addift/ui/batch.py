@@ -11,12 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from lib_addift.config.settings import from_mapping
 from lib_addift.data.pictures import load_picture
 from lib_addift.errors import AddiftError, HostError, JobError, PictureError
 from lib_addift.jobs.files import side_by_side
 from lib_addift.jobs.queue import Jobs
 from lib_addift.sets.plan import Planned, plan_batch, with_seconds
+from lib_addift.training.methods import from_mapping
 from lib_addift.ui.background import BackgroundTask, Work
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from lib_addift.config.presets import DEFAULT_PRESET, METHOD_SETTINGS, PRESETS
-from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pictures import load_picture
 from lib_addift.errors import PictureError
 from lib_addift.training.events import Request
+from lib_addift.training.methods import from_mapping, make_config, method_settings
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
 FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures
@@ -83,23 +84,23 @@ def number_step(name: str) -> float:
 
 def preset_values(preset: str) -> dict[str, Any]:
     """What a preset sets: every setting that any preset names, so that nothing of another preset stays behind."""
-    config = TrainConfig.create(preset).to_dict()
+    config = make_config(preset).to_dict()
     return {name: config[name] for name in SETTINGS if any(name in settings for settings in PRESETS.values())}
 
 
 def method_values(method: str, preset: str) -> dict[str, Any]:
     """What a method sets on top of a preset: every setting that any method names."""
-    config = TrainConfig.create(preset, method=method).to_dict()
-    return {name: config[name] for name in SETTINGS if any(name in settings for settings in METHOD_SETTINGS.values())}
+    config = make_config(preset, method=method).to_dict()
+    return {name: config[name] for name in SETTINGS if any(name in settings for settings in method_settings().values())}
 
 
 def empty_form() -> dict[str, Any]:
     """The form as it is at first."""
-    return {"name": "", "overwrite": False, "preset": DEFAULT_PRESET, **TrainConfig.create(DEFAULT_PRESET).to_dict()}
+    return {"name": "", "overwrite": False, "preset": DEFAULT_PRESET, **make_config(DEFAULT_PRESET).to_dict()}
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a filled form, as `config.from_mapping` takes them."""
+    """The settings of a filled form, as `from_mapping` takes them."""
     settings = {name: value for name, value in values.items() if name in SETTINGS}
     return {"preset": str(values.get("preset") or DEFAULT_PRESET), **settings}
 
@@ -108,7 +109,7 @@ def base_settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings without those that the form's preset has too, so that a set's own preset can replace them."""
     settings = settings_of(values)
     preset = settings["preset"]
-    defaults = TrainConfig.create(preset).to_dict() if preset in PRESETS else {}
+    defaults = make_config(preset).to_dict() if preset in PRESETS else {}
     return {name: value for name, value in settings.items() if name == "preset" or value != defaults.get(name)}
 
 

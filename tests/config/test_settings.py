@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from lib_addift.config.presets import PRESETS
-from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import ConfigError
+from lib_addift.training import methods
+from lib_addift.training.methods import from_mapping, method_settings
 from lib_addift.training.optimizer import make_optimizer, parse_arguments
 
 
@@ -123,7 +125,9 @@ def test_optimizer_arguments_are_literals_only(text: str) -> None:
 
 def test_the_documentation_lists_every_setting() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
-    assert settings_table() in page, "run: python -m lib_addift settings, and paste it into docs/settings.md"
+    assert settings_table(method_settings()) in page, (
+        "run: python -m lib_addift settings, and paste it into docs/settings.md"
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,3 +143,7 @@ def test_the_documentation_lists_every_setting() -> None:
 def test_values_of_a_wrong_kind_get_a_sentence_too(settings, reason):
     with pytest.raises(ConfigError, match=reason):
         TrainConfig.create("action", **settings)
+
+
+def test_the_choices_of_method_are_the_modules() -> None:
+    assert tuple(methods.METHODS) == METHODS

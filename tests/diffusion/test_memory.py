@@ -18,8 +18,9 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, in_parts, recomputing
-from lib_addift.hosts import patching as borrow
+from lib_addift.hosts import patching
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
@@ -70,7 +71,7 @@ def test_without_knowledge_nothing_is_spared() -> None:
     assert chosen(None) == WAYS[0]
 
 
-def test_what_is_asked_for_is_the_least_thrift() -> None:
+def test_the_plan_keeps_the_checkpointing_that_is_asked_for() -> None:
     asked = MicroBatching(2, recomputes=True)
     assert fitting(asked, 10**12, 64 * 64, whole_unet=True, element_size=2) == asked
     assert asked.smaller() == MicroBatching(1, recomputes=True)
@@ -137,6 +138,11 @@ def test_work_that_fits_is_done_at_once() -> None:
     assert in_parts(list, range(5)) == [[0, 1, 2, 3, 4]]
 
 
+def test_work_is_done_in_parts_of_the_size_that_is_asked_for() -> None:
+    assert in_parts(list, range(5), 2) == [[0, 1], [2, 3], [4]]
+    assert in_parts(list, range(5), 5) == [[0, 1, 2, 3, 4]]
+
+
 def test_work_that_does_not_fit_is_done_in_halves() -> None:
     def work(items: Sequence[int]) -> list[int]:
         if len(items) > 2:
@@ -144,6 +150,7 @@ def test_work_that_does_not_fit_is_done_in_halves() -> None:
         return list(items)
 
     assert in_parts(work, range(5)) == [[0, 1], [2], [3, 4]]
+    assert in_parts(work, range(5), 4) == [[0, 1], [2, 3], [4]]
 
 
 def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
@@ -160,7 +167,7 @@ def test_an_item_that_does_not_fit_alone_is_an_error() -> None:
 def test_blocks_computed_again_give_the_same_gradients() -> None:
     torch.manual_seed(0)
     unet = UNetModel()
-    with borrow.safe_residual_sums(unet):
+    with patching.safe_residual_sums(unet):
         expected = latent_gradient(unet)
         for part in unet.input_blocks:
             part.runs = 0
@@ -189,7 +196,7 @@ class SmallHost(StandaloneHost):
     with_gradients = without = 100
     recomputed = 0  # passes
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         recomputes = any("forward" in vars(part) for part in self.unet.get_submodule("up_blocks").modules())
         room = self.with_gradients + recomputes if torch.is_grad_enabled() else self.without
         if len(latents) > room:

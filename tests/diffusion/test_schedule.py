@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
 from tests.support.fake_host import FakeHost
@@ -22,7 +23,7 @@ def test_noise_as_diffusers_adds_it() -> None:
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_ddim_as_diffusers_samples(strength: float) -> None:
-    host, cond = FakeHost(), torch.randn(1, 5, 6)
+    host, cond = FakeHost(), Conditions(torch.randn(1, 5, 6))
     timesteps = ddim_timesteps(10, strength)
     assert len(timesteps) == 10
     assert timesteps == sorted(set(timesteps), reverse=True)
@@ -42,7 +43,8 @@ def test_ddim_as_diffusers_samples(strength: float) -> None:
 
 def test_guidance_scale_1_is_no_guidance() -> None:
     host = FakeHost()
-    cond, uncond, start = torch.randn(2, 5, 6), torch.randn(1, 5, 6), torch.randn(2, 4, 8, 8)
+    cond, uncond = Conditions(torch.randn(2, 5, 6)), Conditions(torch.randn(1, 5, 6))
+    start = torch.randn(2, 4, 8, 8)
     plain = ddim(host, start, cond, ddim_timesteps(4))
     guided = ddim(host, start, cond, ddim_timesteps(4), guidance=Guidance(uncond, 1.0))
     torch.testing.assert_close(plain, guided, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Each way of borrowing a model, on its own."""
+"""Each way of patching a model, on its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from lib_addift.diffusion.memory import recomputing
-from lib_addift.hosts import patching as borrow
+from lib_addift.hosts import patching
 from tests.support.fake_unet import CONTEXT, BasicTransformerBlock, UNetModel
 from tests.support.models import fingerprint, latent_gradient
 
-BORROWINGS = [
-    borrow.frozen, borrow.without_inference_tensors, borrow.staying_in_place, borrow.safe_residual_sums, recomputing,
+PATCHES = [
+    patching.frozen, patching.without_inference_tensors, patching.staying_in_place, patching.safe_residual_sums,
+    recomputing,
 ]  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def objects(module: nn.Module) -> list[int]:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, torch.cuda.OutOfMemoryError, GeneratorExit])
-@pytest.mark.parametrize("take", BORROWINGS)
+@pytest.mark.parametrize("take", PATCHES)
 @pytest.mark.parametrize("made", [inference, lambda unet: unet])
 def test_whatever_happens_the_model_is_as_before(unet, take, made, error):
     made(unet)
@@ -56,12 +57,12 @@ def test_whatever_happens_the_model_is_as_before(unet, take, made, error):
 
 
 def test_all_of_them_together_make_forges_unet_trainable(unet):
-    with borrow.safe_residual_sums(unet):
+    with patching.safe_residual_sums(unet):
         expected = latent_gradient(unet)
     inference(unet)
     before = fingerprint(unet)
     with contextlib.ExitStack() as stack:
-        for take in (borrow.without_inference_tensors, borrow.frozen, borrow.safe_residual_sums, recomputing):
+        for take in (patching.without_inference_tensors, patching.frozen, patching.safe_residual_sums, recomputing):
             stack.enter_context(take(unet))
         torch.testing.assert_close(latent_gradient(unet), expected)
     assert fingerprint(unet) == before
@@ -75,7 +76,7 @@ def test_frozen_restores_mixed_flags_and_gradients():
     layer[0].bias.requires_grad_(False)
     layer[1].weight.grad = torch.ones(2, 2)
     flags, grad = [p.requires_grad for p in layer.parameters()], layer[1].weight.grad
-    with borrow.frozen(layer):
+    with patching.frozen(layer):
         assert not any(p.requires_grad for p in layer.parameters())
         layer(torch.ones(1, 2, requires_grad=True)).sum().backward()
         assert layer[0].weight.grad is None
@@ -101,7 +102,7 @@ def test_inference_tensors_are_replaced_over_the_same_memory_and_come_back():
     layer.add_module("plain", nn.Linear(2, 2))
     layer._parameters["missing"] = None
     before = {name: (tensor, tensor.data_ptr()) for name, tensor in layer.state_dict(keep_vars=True).items()}
-    with torch.inference_mode(), borrow.without_inference_tensors(layer):
+    with torch.inference_mode(), patching.without_inference_tensors(layer):
         inside = layer.state_dict(keep_vars=True)
         assert not any(tensor.is_inference() for tensor in inside.values())
         for name, (tensor, address) in before.items():
@@ -119,7 +120,7 @@ def test_views_and_other_layouts_keep_their_shape():
         layer.weight = nn.Parameter(storage[7:79].view(4, 2, 3, 3).to(memory_format=torch.channels_last), False)
         layer.bias = nn.Parameter(storage[::10][3:7], False)
     weight, bias = layer.weight, layer.bias
-    with borrow.without_inference_tensors(layer):
+    with patching.without_inference_tensors(layer):
         assert torch.equal(layer.weight, weight)
         assert torch.equal(layer.bias, bias)
         assert layer.weight.stride() == weight.stride()
@@ -136,7 +137,7 @@ def test_tensors_of_a_kind_of_their_own_are_left_alone():
     with torch.inference_mode():
         layer._parameters["weight"] = Quantized(torch.ones(2, 2), requires_grad=False)
     weight = layer.weight
-    with borrow.without_inference_tensors(layer):
+    with patching.without_inference_tensors(layer):
         assert layer.weight is weight
 
 
@@ -149,7 +150,7 @@ def test_a_backward_pass_finds_its_weights_though_the_module_has_moved():
     x = torch.randn(5, 3, requires_grad=True)
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     parameters, moved = list(layer.parameters()), []
-    with borrow.staying_in_place(layer):
+    with patching.staying_in_place(layer):
         loss = layer(x).square().sum()
     assert list(map(id, layer.parameters())) == list(map(id, parameters))
     for parameter in parameters:  # as Module.to does it
@@ -176,13 +177,13 @@ def test_without_it_the_backward_pass_finds_what_is_there_now():
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_attribute_is_replaced_for_a_while(error):
     owner = nn.Linear(2, 2)
-    with borrow.replaced(owner, "training", "something"):
+    with patching.replaced(owner, "training", "something"):
         assert owner.training == "something"
     assert owner.training is True
-    with pytest.raises(error), borrow.replaced(owner, "training", None):
+    with pytest.raises(error), patching.replaced(owner, "training", None):
         raise error
     assert owner.training is True
-    with pytest.raises(AttributeError), borrow.replaced(owner, "missing", None):
+    with pytest.raises(AttributeError), patching.replaced(owner, "missing", None):
         pass
     assert not hasattr(owner, "missing")
 
@@ -200,7 +201,7 @@ def test_the_norms_read_copies_only_while_gradients_are_kept(unet):
         expected = unet(torch.ones(1, 4, 8, 8), torch.tensor([5]), torch.ones(1, 5, CONTEXT))
     seen = []
     norm = unet.get_submodule("middle_block.1.transformer_blocks.0.norm1")
-    with borrow.safe_residual_sums(unet):
+    with patching.safe_residual_sums(unet):
         norm.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
         x = torch.ones(1, 4, 8)
         norm(x)
@@ -217,14 +218,14 @@ def test_a_transformer_block_without_the_norms_leaves_no_hook_behind(unet):
     assert type(block) is BasicTransformerBlock
     del block.norm2
     before = fingerprint(unet)
-    with pytest.raises(AttributeError), borrow.safe_residual_sums(unet):
+    with pytest.raises(AttributeError), patching.safe_residual_sums(unet):
         pass
     assert fingerprint(unet) == before
 
 
 def test_hooks_of_others_stay(unet):
     norm = unet.get_submodule("middle_block.1.transformer_blocks.0.norm1")
-    with borrow.safe_residual_sums(unet):
+    with patching.safe_residual_sums(unet):
         handle = norm.register_forward_pre_hook(lambda _m, _args: None)
     assert list(norm._forward_pre_hooks) == [handle.id]
 
@@ -242,7 +243,7 @@ def test_fp32_and_back_is_bit_exact_for_every_weight(dtype):
             values.isnan(), torch.zeros_like(values), values
         )  # the weights of a file are numbers
     before, parts = fingerprint(layer), objects(layer)
-    with pytest.raises(RuntimeError, match="broken"), borrow.in_fp32(layer):
+    with pytest.raises(RuntimeError, match="broken"), patching.in_fp32(layer):
         assert layer.weight.dtype is torch.float32
         raise RuntimeError("broken")
     assert fingerprint(layer) == before

@@ -18,6 +18,7 @@ from lib_addift.data.pairs import PairSource
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion import host as base
+from lib_addift.diffusion.conditions import Conditions, encode_to_length
 from lib_addift.errors import HostError
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.hosts.tokenizer import in_chunks, load_tokenizer, read_vocabulary
@@ -129,27 +130,29 @@ def test_chunks_are_encoded_alone_and_stand_side_by_side(host: StandaloneHost, c
     chunks = [[A] * min(75, count - start) for start in range(0, max(count, 1), 75)]
     with torch.no_grad():
         by_hand = [host.text_model(input_ids=torch.tensor([framed(*chunk)])).last_hidden_state for chunk in chunks]
-    assert torch.equal(host.encode_prompts(["a " * count]), torch.cat(by_hand, dim=1))
+    assert torch.equal(host.encode_prompts(["a " * count]).crossattn, torch.cat(by_hand, dim=1))
 
 
 def test_a_short_prompt_beside_a_long_one_is_followed_by_the_empty_prompt(host: StandaloneHost) -> None:
-    long, short = host.encode_prompts(["a " * 80, "a"]).split(1)
-    empty = host.encode_prompts([""])
-    torch.testing.assert_close(short, torch.cat([host.encode_prompts(["a"]), empty], dim=1))
-    torch.testing.assert_close(short, base.encode_to_length(host.encode_prompts, ["a"], 154))
-    torch.testing.assert_close(long, host.encode_prompts(["a " * 80]))
-    assert base.encode_to_length(host.encode_prompts, ["a", ""], 300).shape[:2] == (2, 231), "as near as chunks come"
+    long, short = host.encode_prompts(["a " * 80, "a"]).crossattn.split(1)
+    alone, empty = host.encode_prompts(["a"]).crossattn, host.encode_prompts([""]).crossattn
+    torch.testing.assert_close(short, torch.cat([alone, empty], dim=1))
+    torch.testing.assert_close(short, encode_to_length(host.encode_prompts, ["a"], 154).crossattn)
+    torch.testing.assert_close(long, host.encode_prompts(["a " * 80]).crossattn)
+    filled = encode_to_length(host.encode_prompts, ["a", ""], 300)
+    assert (len(filled), filled.tokens) == (2, 231), "as near as chunks come"
 
 
 def test_the_end_of_a_long_prompt_acts_in_the_unet(host: StandaloneHost) -> None:
     latents, timesteps = torch.ones(1, 4, 8, 8), torch.tensor([500])
     long, other = (host.encode_prompts(["a " * 80 + end]) for end in ("open eyes", "closed eyes"))
-    assert torch.equal(long[:, :77], other[:, :77])
+    assert torch.equal(long.crossattn[:, :77], other.crossattn[:, :77])
     with torch.no_grad():
         assert not torch.equal(
             host.predict_noise(latents, timesteps, long), host.predict_noise(latents, timesteps, other)
         )
-        twice = host.encode_prompts([""]).repeat(1, 2, 1)  # attention over the same twice is attention over it once
+        empty = host.encode_prompts([""]).crossattn
+        twice = Conditions(empty.repeat(1, 2, 1))  # attention over the same twice is attention over it once
         once = host.predict_noise(latents, timesteps, host.encode_prompts([""]))
         torch.testing.assert_close(host.predict_noise(latents, timesteps, twice), once, rtol=1e-4, atol=1e-5)
 
@@ -167,13 +170,13 @@ def test_clip_skip_takes_an_earlier_layer_through_the_last_norm(
         lambda _module, _args, output: states.append(output[0] if isinstance(output, tuple) else output)
     )
     try:
-        last = host.encode_prompts([text])
+        last = host.encode_prompts([text]).crossattn
     finally:
         handle.remove()
     with torch.no_grad():
         expected = host.text_model.get_submodule("final_layer_norm")(torch.cat(states, dim=1))
     assert (host.clip_skip, skipping.clip_skip) == (1, 2)
-    assert torch.equal(skipping.encode_prompts([text]), expected)
+    assert torch.equal(skipping.encode_prompts([text]).crossattn, expected)
     assert not torch.isclose(last, expected).all()
 
 
@@ -258,8 +261,8 @@ def test_gradients_are_those_of_merged_weights(
     before = fingerprint(chosen.text_model)
     network = acting(chosen)
     with chosen.exclusive(), network.attach():
-        cond = chosen.encode_prompts_with_grad(prompts)
-        assert torch.equal(cond, chosen.encode_prompts(prompts))
+        cond = chosen.encode_prompts_with_grad(prompts).crossattn
+        assert torch.equal(cond, chosen.encode_prompts(prompts).crossattn)
         cond.square().sum().backward()
     assert fingerprint(chosen.text_model) == before
     assert all(parameter.grad is None for parameter in chosen.text_model.parameters())
@@ -304,8 +307,8 @@ def test_the_text_model_learns_in_half_precision(precision: str) -> None:
     host = StandaloneHost(CHECKPOINT, device="cpu", precision=precision)
     network = acting(host)
     with host.exclusive(), network.attach():
-        cond = host.encode_prompts_with_grad(PROMPTS)
-        assert torch.equal(cond, host.encode_prompts(PROMPTS))
+        cond = host.encode_prompts_with_grad(PROMPTS).crossattn
+        assert torch.equal(cond, host.encode_prompts(PROMPTS).crossattn)
         cond.square().mean().backward()
     assert cond.dtype is torch.float32
     gradients = [layer.lora_up.grad for layer in network.layers.values()]
@@ -314,13 +317,13 @@ def test_the_text_model_learns_in_half_precision(precision: str) -> None:
 
 def test_the_fake_hosts_text_model_acts_only_where_it_has_hooks(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
-    plain = host.encode_prompts(PROMPTS)
-    assert torch.equal(host.encode_prompts_with_grad(PROMPTS), plain)
+    plain = host.encode_prompts(PROMPTS).crossattn
+    assert torch.equal(host.encode_prompts_with_grad(PROMPTS).crossattn, plain)
     network = acting(host)
     with network.attach():
-        cond = host.encode_prompts_with_grad(PROMPTS)
+        cond = host.encode_prompts_with_grad(PROMPTS).crossattn
         cond.sum().backward()
-        assert torch.equal(host.encode_prompts(PROMPTS), cond)
+        assert torch.equal(host.encode_prompts(PROMPTS).crossattn, cond)
     assert not torch.isclose(cond, plain).any()
     assert all(layer.lora_up.grad.any() for layer in network.layers.values())
-    assert torch.equal(host.encode_prompts(PROMPTS), plain)
+    assert torch.equal(host.encode_prompts(PROMPTS).crossattn, plain)

@@ -20,6 +20,7 @@ import lib_addift.training.finish
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.memory import recomputing
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.errors import ConfigError, HostError, LoraFileError
@@ -50,9 +51,9 @@ def tensors() -> Tensors:
     return load_file(CHECKPOINT)
 
 
-def inputs(host: StandaloneHost, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(host: StandaloneHost, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
     latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return latents, torch.arange(batch) * 300 + 100, host.encode_prompts(["a face"]).expand(batch, -1, -1)
+    return latents, torch.arange(batch) * 300 + 100, host.encode_prompts(["a face"]).expand(batch)
 
 
 def train(host: StandaloneHost, **settings: Any) -> TrainingRun:
@@ -70,7 +71,7 @@ def test_widths_are_read_off_the_tensors(host: StandaloneHost, tensors: Tensors)
         stored = tensors[f"model.diffusion_model.input_blocks.{block}.0.out_layers.3.weight"]
         assert host.unet.get_submodule(f"down_blocks.{level}.resnets.0.conv2").weight.shape == stored.shape
     context = tensors["model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
-    assert host.encode_prompts(["x"]).shape == (1, 77, context)
+    assert host.encode_prompts(["x"]).crossattn.shape == (1, 77, context)
 
 
 def test_every_tensor_of_the_file_arrives_unchanged(host: StandaloneHost, tensors: Tensors) -> None:
@@ -167,7 +168,7 @@ def test_text_models_of_old_merges_are_read(host: StandaloneHost, tensors: Tenso
     path = tmp_path / "old.safetensors"
     save_file({key.replace(".text_model.", "."): value for key, value in tensors.items()}, path)
     old = StandaloneHost(path, device="cpu")
-    assert torch.equal(old.encode_prompts(["a face"]), host.encode_prompts(["a face"]))
+    assert torch.equal(old.encode_prompts(["a face"]).crossattn, host.encode_prompts(["a face"]).crossattn)
 
 
 def test_what_training_leaves_in_a_file_is_ignored(host: StandaloneHost, tensors: Tensors, tmp_path: Path) -> None:

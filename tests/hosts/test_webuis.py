@@ -19,6 +19,7 @@ from torch import nn
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
 from lib_addift.diffusion import host as base
+from lib_addift.diffusion.conditions import Conditions, encode_to_length
 from lib_addift.diffusion.memory import recomputing
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.dtypes import DTYPES
@@ -82,7 +83,7 @@ def predict(webui, timesteps=(900, 100), **options: Any) -> torch.Tensor:
     latents = torch.randn(len(timesteps), 4, 8, 8, generator=generator)
     cond = torch.randn(len(timesteps), 5, CONTEXT, generator=generator)
     with webui.host.exclusive(**options):
-        return webui.host.predict_noise(latents, torch.tensor(timesteps), cond)
+        return webui.host.predict_noise(latents, torch.tensor(timesteps), Conditions(cond))
 
 
 # Attention
@@ -317,7 +318,9 @@ def test_inside_nothing_but_the_lora_can_learn_and_the_lock_is_held(webui):
 
 
 def predict_inside(webui) -> torch.Tensor:
-    return webui.host.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([500]), torch.zeros(1, 5, CONTEXT))
+    return webui.host.predict_noise(
+        torch.zeros(1, 4, 8, 8), torch.tensor([500]), Conditions(torch.zeros(1, 5, CONTEXT))
+    )
 
 
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
@@ -488,7 +491,7 @@ def test_latents_become_pictures(webui):
 
 def test_prompts_become_conditions(webui):
     with webui.host.exclusive():
-        cond = webui.host.encode_prompts(["", "a face"])
+        cond = webui.host.encode_prompts(["", "a face"]).crossattn
     assert (cond.shape, cond.dtype, cond.requires_grad) == ((2, 5, CONTEXT), torch.float32, False)
     assert not cond.is_inference()
     with torch.no_grad():
@@ -501,7 +504,7 @@ def test_the_pages_clip_skip_is_obeyed(webui, encode):
     conds = []
     for webui.shared.opts.CLIP_stop_at_last_layers in (1, 2, 3, 1):
         with webui.host.exclusive():
-            conds.append(getattr(webui.host, encode)(["a face"]))
+            conds.append(getattr(webui.host, encode)(["a face"]).crossattn)
         with torch.no_grad():
             torch.testing.assert_close(conds[-1], webui.text(["a face"], webui.host.clip_skip))
     assert torch.equal(conds[0], conds[3])
@@ -604,11 +607,11 @@ def test_conditions_with_gradients_are_the_same_as_without(open_webui, kind, pre
     webui = open_webui(kind, dtype=DTYPES[precision])
     network = text_lora(webui)
     with webui.host.exclusive():
-        plain = webui.host.encode_prompts(["a face", ""])
-        assert torch.equal(webui.host.encode_prompts_with_grad(["a face", ""]), plain)
+        plain = webui.host.encode_prompts(["a face", ""]).crossattn
+        assert torch.equal(webui.host.encode_prompts_with_grad(["a face", ""]).crossattn, plain)
         with network.attach():
-            acting = webui.host.encode_prompts(["a face", ""])
-            cond = webui.host.encode_prompts_with_grad(["a face", ""])
+            acting = webui.host.encode_prompts(["a face", ""]).crossattn
+            cond = webui.host.encode_prompts_with_grad(["a face", ""]).crossattn
     assert torch.equal(cond, acting)
     assert not torch.isclose(acting, plain).all()
     assert (cond.dtype, cond.requires_grad, cond.is_inference()) == (torch.float32, True, False)
@@ -618,17 +621,18 @@ def test_conditions_with_gradients_are_the_same_as_without(open_webui, kind, pre
 def test_long_prompts_have_more_tokens_and_short_ones_beside_them_too(webui):
     with webui.host.exclusive():
         host, long = webui.host, "one two three four"
-        together = host.encode_prompts([long, "a face"])
+        together = host.encode_prompts([long, "a face"]).crossattn
         assert together.shape == (2, 10, CONTEXT)
         for encode in (host.encode_prompts, host.encode_prompts_with_grad):
-            alone = encode([long])
+            alone = encode([long]).crossattn
             torch.testing.assert_close(alone, together[:1])  # torch 2.1 rounds a batch of two otherwise
             for tokens in (0, 5, 10):
-                assert torch.equal(base.encode_to_length(encode, [long], tokens), alone)
-            torch.testing.assert_close(base.encode_to_length(encode, ["a face"], 10), together[1:])
-            assert torch.equal(base.encode_to_length(encode, ["a face"], 5), encode(["a face"]))
-            assert base.encode_to_length(encode, ["a face", ""], 20).shape == (2, 20, CONTEXT)
-        assert torch.equal(host.encode_prompts_with_grad([long, "a face"]), together)
+                assert torch.equal(encode_to_length(encode, [long], tokens).crossattn, alone)
+            torch.testing.assert_close(encode_to_length(encode, ["a face"], 10).crossattn, together[1:])
+            short = encode_to_length(encode, ["a face"], 5)
+            assert torch.equal(short.crossattn, encode(["a face"]).crossattn)
+            assert encode_to_length(encode, ["a face", ""], 20).crossattn.shape == (2, 20, CONTEXT)
+        assert torch.equal(host.encode_prompts_with_grad([long, "a face"]).crossattn, together)
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True, "preview_every": 1}])
@@ -763,7 +767,7 @@ def test_v_predictions_become_epsilon(webui):
     with webui.host.exclusive():
         webui.unet.register_forward_hook(lambda _m, _args, output: output * 0)
         x, t = torch.ones(2, 4, 8, 8), torch.tensor([0, 999])
-        noise_pred = webui.host.predict_noise(x, t, torch.zeros(2, 5, CONTEXT))
+        noise_pred = webui.host.predict_noise(x, t, Conditions(torch.zeros(2, 5, CONTEXT)))
     expected = (1 - sd15_alphas_cumprod()[t]).sqrt().view(-1, 1, 1, 1).expand_as(x)
     torch.testing.assert_close(noise_pred, expected)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import AddiftError, HostError, TrainingError
 from lib_addift.jobs.local_runner import LocalRunner, room_for
 from lib_addift.lora.file import read_lora
@@ -161,7 +162,7 @@ class SmallHost(FakeHost):
 
     room = 3
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         if torch.is_grad_enabled() and len(latents) > self.room:
             raise torch.cuda.OutOfMemoryError("full")
         return super().predict_noise(latents, timesteps, cond)

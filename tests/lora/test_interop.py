@@ -49,7 +49,7 @@ def lora_file(request: pytest.FixtureRequest, host: StandaloneHost, tmp_path_fac
 def output(host: StandaloneHost, unet: UNet2DConditionModel | None = None) -> torch.Tensor:
     """What a UNet says to two noisy pictures of 128 px."""
     latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(2))
-    cond = host.encode_prompts(["a face", "open eyes, red hair"])
+    cond = host.encode_prompts(["a face", "open eyes, red hair"]).crossattn
     timesteps = torch.tensor([300, 900])
     return (unet or host.unet)(latents, timesteps, cond).sample
 

@@ -22,6 +22,7 @@ from lib_addift.lora.layers import DeltaLayer
 from lib_addift.lora.lycoris import split_size
 from lib_addift.lora.network import LoraNetwork, combine
 from lib_addift.training.joint import can_share
+from lib_addift.training.methods import make_config
 from lib_addift.training.optimizer import make_optimizer
 from tests.support import webui_formulas
 from tests.support.models import HALF_DTYPES
@@ -507,7 +508,7 @@ def test_only_plain_loras_without_dropout_learn_in_one_pass() -> None:
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        TrainConfig.create(**settings)
+        make_config(**settings)
 
 
 def test_a_second_factor_is_whole_where_its_own_factors_would_save_nothing() -> None:

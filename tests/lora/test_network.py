@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import LoraFileError
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
 from tests.support.fake_host import FakeHost
@@ -24,7 +25,7 @@ def predict(host: FakeHost, batch: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     latents = torch.randn(1, 4, 8, 8, generator=generator).expand(batch, -1, -1, -1)
     cond = torch.randn(1, 5, 6, generator=generator).expand(batch, -1, -1)
-    return host.predict_noise(latents, torch.full((batch,), 500), cond)
+    return host.predict_noise(latents, torch.full((batch,), 500), Conditions(cond))
 
 
 def test_each_kind_of_layer_is_found_and_nothing_else() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import LoraFileError
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
@@ -175,7 +176,7 @@ def predict(host: FakeHost) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     latents, cond = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 5, 6, generator=generator)
     with torch.no_grad():
-        return host.predict_noise(latents, torch.tensor([500]), cond)
+        return host.predict_noise(latents, torch.tensor([500]), Conditions(cond))
 
 
 def save(path: Path, network: LoraNetwork, weight: float = 1.0, precision: str = "fp32", **settings: Any) -> Path:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.lora.names import kohya, text_kohya
 
@@ -87,6 +88,7 @@ class FakeHost:
     model_title = "fake.safetensors"
     model_hash = "0" * 64
     prediction_type = "epsilon"
+    latent_channels, pixels_per_latent = 4, 8
     device = torch.device("cpu")
     needs_loss_scaling = False
     clip_skip = 1
@@ -121,19 +123,19 @@ class FakeHost:
         return ((pixels + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
 
     @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         return self.encode_prompts_with_grad(prompts)
 
-    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> torch.Tensor:
+    def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         codes = [[math.sin(len(p) + n) for n in range(5 * CONTEXT)] for p in prompts]
         cond = torch.tensor(codes).view(len(prompts), 5, CONTEXT)
-        return cond + self.text_model(cond.to(self._dtype)).float()
+        return Conditions(cond + self.text_model(cond.to(self._dtype)).float())
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         self.calls += 1
         if self.calls == self._fail_at:
             raise RuntimeError("out of memory (simulated)")
-        return self.unet(latents.to(self._dtype), timesteps, cond.to(self._dtype)).float()
+        return self.unet(latents.to(self._dtype), timesteps, cond.crossattn.to(self._dtype)).float()
 
     def report(self, text: str, done: int, total: int) -> None:
         self.reported.append(text)

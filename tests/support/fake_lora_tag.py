@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras, wrap_lora_tag
 from lib_addift.lora.network import LoraNetwork, select_layers
 from tests.support.fake_host import FakeHost
@@ -123,7 +124,7 @@ class WebUI:
         generator = torch.Generator().manual_seed(3)
         latents = torch.randn(len(timesteps), 4, 4, 4, generator=generator)
         cond = torch.randn(len(timesteps), 5, 6, generator=generator)
-        return self.host.predict_noise(latents, torch.tensor(timesteps), cond)
+        return self.host.predict_noise(latents, torch.tensor(timesteps), Conditions(cond))
 
     def is_untouched(self):
         return fingerprint(self.host.unet) == self.before

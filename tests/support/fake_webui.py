@@ -483,7 +483,7 @@ class MemoryManagement:
 def _move(model: nn.Module) -> None:
     """New parameters, made in inference mode; nobody may be using the old ones."""
     for part in model.modules():
-        assert not part._forward_hooks or not part._forward_pre_hooks, "moved while it was borrowed"
+        assert not part._forward_hooks or not part._forward_pre_hooks, "moved while it was patched"
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 part._parameters[name] = nn.Parameter(parameter.clone(), requires_grad=parameter.requires_grad)

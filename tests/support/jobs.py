@@ -13,6 +13,7 @@ import torch
 
 from lib_addift.config.settings import BLOCKS, TrainConfig
 from lib_addift.demo import world
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
 from tests.support.fake_host import FakeHost
@@ -43,7 +44,7 @@ class WatchedHost(FakeHost):
             with self._lock:
                 self.users -= 1
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         assert self.users, "outside of exclusive()"
         if self.error is not None:
             raise self.error

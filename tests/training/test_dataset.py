@@ -16,6 +16,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.augment import views, views_count
 from lib_addift.data.pairs import ImagePair, PairSource, load_pair
 from lib_addift.demo import world
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import PictureError
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.lora.file import read_lora
@@ -64,7 +65,7 @@ def test_each_pair_has_its_prompts_and_the_settings_for_the_rest(
     asked: list[tuple[str, ...]] = []
     encode = FakeHost.encode_prompts
 
-    def spy(self: FakeHost, prompts: Any) -> torch.Tensor:
+    def spy(self: FakeHost, prompts: Any) -> Conditions:
         asked.append(tuple(prompts))
         return encode(self, prompts)
 
@@ -173,7 +174,7 @@ def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings:
     samples = 0
 
     class CountingHost(FakeHost):
-        def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+        def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
             nonlocal samples
             samples += len(latents) * (2 if torch.is_grad_enabled() else 1)  # backward costs about as much
             return super().predict_noise(latents, timesteps, cond)

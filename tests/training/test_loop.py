@@ -9,6 +9,7 @@ import torch
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
@@ -103,7 +104,7 @@ class NonFiniteHost(FakeHost):
         super().__init__()
         self._bad_calls = bad_calls
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         result = super().predict_noise(latents, timesteps, cond)
         return result * float("nan") if self.calls in self._bad_calls else result
 

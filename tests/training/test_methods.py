@@ -10,6 +10,7 @@ import torch
 
 from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.data.pairs import ImagePair, PairSource
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import lora_modules, text_layers
 from lib_addift.diffusion.latents import Direction, LatentPair, Role, conds_at, encode_pair, unrelated_pairs
 from lib_addift.diffusion.schedule import NoiseSchedule
@@ -19,7 +20,7 @@ from lib_addift.lora.network import LoraNetwork, select_layers
 from lib_addift.training.dataset import steps_of
 from lib_addift.training.events import Request
 from lib_addift.training.loop import train_one
-from lib_addift.training.methods import Goal, is_simple, method_of
+from lib_addift.training.methods import Goal, is_simple, make_config, method_of
 from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import TrainState
@@ -198,7 +199,7 @@ def test_self_regularisation_keeps_unrelated_predictions() -> None:
 def _moved(host: FakeHost, network: LoraNetwork, pairs: list[LatentPair]) -> float:
     """How much the LoRA changes the predictions for the originals, mean square."""
     latents = torch.cat([pair.original.latents for pair in pairs])
-    cond = torch.cat([pair.original.cond for pair in pairs])
+    cond = Conditions.cat([pair.original.cond for pair in pairs])
     timesteps = torch.full((len(pairs),), 600)
     before = host.predict_noise(latents, timesteps, cond)
     network.multiplier = 1.0
@@ -310,7 +311,7 @@ def test_repeats_are_how_often_a_picture_is_seen() -> None:
 
 def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no use for first_lora"):
-        TrainConfig.create(first_lora="x.safetensors")
+        make_config(first_lora="x.safetensors")
     config = TrainConfig.create(method="copier", first_lora=str(tmp_path / "none.safetensors"), **QUICK)
     with pytest.raises(LoraFileError, match="does not exist"):
         TrainingRun(FakeHost(tmp_path), Request.of(*pictures(), "x", config))
@@ -333,10 +334,10 @@ def test_a_text_encoder_lora_learns_and_acts_in_the_conditions(tmp_path: Path) -
     network = LoraNetwork.over(lora_modules(host), tensors)
     before = host.encode_prompts(["a cat"])
     with network.attach():
-        moved = conds_at(host, ["a cat"] * 3, before.expand(3, -1, -1), network, torch.tensor([0.0, 1.0, -1.0]))
-    assert torch.allclose(moved[0], before[0])
-    assert all((each - before[0]).abs().max() > 1e-6 for each in moved[1:])
-    assert torch.equal(host.encode_prompts(["a cat"]), before)
+        moved = conds_at(host, ["a cat"] * 3, before.expand(3), network, torch.tensor([0.0, 1.0, -1.0]))
+    assert torch.allclose(moved.crossattn[0], before.crossattn[0])
+    assert all((each - before.crossattn[0]).abs().max() > 1e-6 for each in moved.crossattn[1:])
+    assert torch.equal(host.encode_prompts(["a cat"]).crossattn, before.crossattn)
     assert not any(module._forward_hooks for module in [*host.unet.modules(), *host.text_model.modules()])
 
 

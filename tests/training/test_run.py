@@ -17,6 +17,7 @@ import lib_addift.training.finish
 import lib_addift.training.run
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo import world
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
@@ -411,7 +412,7 @@ class BrokenHost(FakeHost):
     error: BaseException | None = None
     in_backward = False
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         result = super().predict_noise(latents, timesteps, cond)
         if self.error is not None and not self.in_backward:
             raise self.error
@@ -500,7 +501,7 @@ class ChangedHost(FakeHost):
         super().__init__(lora_dir)
         self._change = change
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         return self._change(super().predict_noise(latents, timesteps, cond))
 
 
@@ -605,7 +606,7 @@ class PainterHost(FakeHost):
         self.unet.requires_grad_(False)
         self._seen = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         moved = self.unet["canvas"](torch.ones(len(latents), 1)).view(latents.shape)
         abar = sd15_alphas_cumprod()[timesteps].view(-1, 1, 1, 1)
         return (latents - abar.sqrt() * (self._seen + moved)) / (1 - abar).sqrt()
@@ -619,7 +620,7 @@ def painted_proof(
     name = kohya("canvas")
     layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
     network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
-    cond = torch.zeros(1, 5, 6)
+    cond = Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros_like(difference), cond), Side(difference, cond), mask)
     with network.attach():
         return round_trip(host, network, [pair], TrainConfig.create(sampling_steps=3))
@@ -733,7 +734,7 @@ class OverflowingHost(PainterHost):
 
     limit = 1.1 * DIFFERENCE.abs().max()
 
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: torch.Tensor) -> torch.Tensor:
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         moved = self.unet["canvas"](torch.ones(len(latents), 1)).abs().amax(dim=1).view(-1, 1, 1, 1)
         return super().predict_noise(latents, timesteps, cond).masked_fill(moved > self.limit, float("nan"))
 
@@ -755,7 +756,7 @@ def test_strength_multiplies_the_weight(tmp_path: Path) -> None:
 def test_the_pictures_of_the_round_trip_show_both_ways() -> None:
     """The painter ends at the picture it sees, moved by what the LoRA adds at +weight or at -weight."""
     host, learnt = PainterHost(DIFFERENCE.numel()), 0.2 * DIFFERENCE
-    name, cond = kohya("canvas"), torch.zeros(1, 5, 6)
+    name, cond = kohya("canvas"), Conditions(torch.zeros(1, 5, 6))
     layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
     network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
     original, target = torch.full_like(DIFFERENCE, -0.5), torch.full_like(DIFFERENCE, 0.5)

@@ -16,11 +16,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from lib_addift.config.presets import PRESETS
-from lib_addift.config.settings import TrainConfig, from_mapping
+from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import Finding
 from lib_addift.errors import ConfigError, JobError
 from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.training.events import Request
+from lib_addift.training.methods import from_mapping
 from lib_addift.ui import form, render
 from lib_addift.ui.curve import curve
 from lib_addift.ui.form import FORM, SETTINGS, Draft

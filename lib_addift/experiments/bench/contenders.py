@@ -12,6 +12,7 @@ from lib_addift.diffusion.host import Host
 from lib_addift.experiments.bench.rival import train_as_rival
 from lib_addift.experiments.lab.variants import VARIANTS
 from lib_addift.training.events import Request
+from lib_addift.training.methods import make_config
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
@@ -28,7 +29,7 @@ class Contender:
     run: Callable[[Host, PairSource, TrainConfig], Steps]
 
     def config(self, *, steps: int, pixels: int) -> TrainConfig:
-        return TrainConfig.create("action", **{**self.settings, "max_train_steps": steps, "resolution": pixels})
+        return make_config("action", **{**self.settings, "max_train_steps": steps, "resolution": pixels})
 
     def turns(self, steps: int) -> int:
         """The number of samples in so many steps."""

@@ -23,7 +23,7 @@ from lib_addift.experiments.lab.variants import VARIANTS, Variant
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import Request, Result
-from lib_addift.training.methods import method_of, total_steps
+from lib_addift.training.methods import make_config, method_of, total_steps
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 
@@ -107,7 +107,7 @@ def _recovery(bench: Bench, task: LabTask, seed: int, network: LoraNetwork) -> d
 
     Measured alike for all methods, with the mask of the task's preset. The recovery is 0 where that weight is negative.
     """
-    config = TrainConfig.create(task.preset)
+    config = make_config(task.preset)
     with bench.host.exclusive(), network.attach():
         proof = round_trip(bench.host, network, _latents(bench.host, task.pairs(seed), config), config)
     return {"recovery": proof.recovery if proof.weight > 0 else 0.0, "best_weight": proof.weight}

@@ -8,6 +8,7 @@ from typing import Any
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.experiments.lab.tasks import LabTask
+from lib_addift.training.methods import make_config
 
 _LINEAR = ("self_attention", "cross_attention", "feed_forward", "projections")
 _EVERYWHERE = {"layers": (*_LINEAR, "convolutions"), "blocks": ("IN", "MID", "OUT")}
@@ -42,7 +43,7 @@ class Variant:
     def config(self, task: LabTask, seed: int) -> TrainConfig:
         """The settings for a task: its preset, and over it the variant's and the seed."""
         more = self.kinds.get(task.kind, {})
-        return TrainConfig.create(task.preset, **{**self.settings, **more, "seed": seed})
+        return make_config(task.preset, **{**self.settings, **more, "seed": seed})
 
 
 def _long(method: str, words: str) -> Variant:

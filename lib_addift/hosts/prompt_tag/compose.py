@@ -1,8 +1,8 @@
-"""The LoRAs of one prompt, which follow the calls of the UNet: before each call its timesteps say which of them act.
+"""The LoRAs of one prompt, attached by hooks on the UNet: before each call its timesteps say which of them act.
 
-With `composite` one call becomes one pass for each LoRA, in which it acts alone, and the answer is the mean of their
-outputs. The host keeps its own forward: a pass is a whole call of the UNet with the arguments of the host's, before its
-own one. It needs no more memory than that one, and whatever the host has hung onto the UNet acts in each of them.
+With `composite` one call becomes one pass for each LoRA, in which it acts alone, and the output is the mean of theirs.
+The host's forward is not replaced: further passes are whole calls of the UNet with the same arguments, made before the
+host's own. They need no more memory than one call, and all hooks that the host has on the UNet act in each of them.
 
 Zhong et al. 2024 take the mean of the guided predictions u + s * (c - u). That is linear in u and c, so the means of
 the unguided and of the conditional predictions, guided by the host afterwards, are the same.
@@ -22,7 +22,7 @@ from torch import nn
 from lib_addift.hosts.prompt_tag.syntax import COMPOSITE, MERGE, SWITCH, Composition, Tag
 from lib_addift.lora.network import LoraNetwork
 
-_ROUNDING = 0.01  # timesteps that are nearer than this are one: samplers compute them in different ways
+_ROUNDING = 0.01  # timesteps nearer than this are the same: samplers compute them in different ways
 
 Share = float | torch.Tensor  # of the mean; a tensor (B,) where samples differ
 
@@ -34,7 +34,7 @@ def parts_of(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tenso
 
 
 class StepCounter:
-    """The number of the sampling step, told by the timesteps of the UNet's calls.
+    """Counts sampling steps by the timesteps of the UNet's calls.
 
     A smaller timestep is the next step, and a larger one the first step of another pass through the timesteps. Calls at
     one timestep (the conditional one and the other) are one step.
@@ -60,7 +60,7 @@ class PromptLora:
     tag: Tag
 
     def weights(self, timesteps: Sequence[float]) -> list[float]:
-        """At which weight it acts in each sample."""
+        """Its weight in each sample, given the timestep of each."""
         tag = self.tag
         return [tag.unet_weight if tag.low <= timestep <= tag.high else 0.0 for timestep in timesteps]
 
@@ -77,7 +77,7 @@ class Pass:
 
 
 class PromptLoras:
-    """`step` gives the number of the sampling step for the timestep of a call."""
+    """Attaches the LoRAs of a prompt. `step` maps a call's timestep to the number of the sampling step."""
 
     def __init__(
         self, loras: Sequence[PromptLora], composition: Composition, step: Callable[[float], int] | None = None
@@ -85,14 +85,14 @@ class PromptLoras:
         self._loras, self._composition = list(loras), composition
         self._step = step or StepCounter()
         self._attached = ExitStack()  # the LoRAs that act in the host's own pass
-        self._parts: list[tuple[Any, Share]] = []  # what the further passes gave
+        self._parts: list[tuple[Any, Share]] = []  # outputs of the further passes
         self._share: Share = 1.0  # of the host's own pass
         self._is_further_pass = False
 
     @contextmanager
     def attach(self, unet: nn.Module) -> Iterator[None]:
-        """Inside the block the LoRAs act in the calls of `unet`; afterwards it is as before, whatever happened."""
-        # First of all hooks: the further passes must get the arguments as the host gives them.
+        """Inside the block the LoRAs act in the calls of `unet`; afterwards it is restored, also after an error."""
+        # Before all other hooks: the further passes must get the arguments as the host gives them.
         before = unet.register_forward_pre_hook(self._before, prepend=True, with_kwargs=True)
         after = unet.register_forward_hook(self._after)
         try:
@@ -135,7 +135,7 @@ class PromptLoras:
         self._parts.clear()
 
     def _passes(self, timesteps: list[float]) -> list[Pass]:
-        """Which LoRAs act in which pass of this call."""
+        """The passes of a call with these timesteps (one per sample), the host's own last."""
         mode, every = self._composition.mode, self._composition.every
         step = self._step(max(timesteps))
         always: Acting = []
@@ -153,7 +153,7 @@ class PromptLoras:
 
 
 def _shares(weights: Sequence[Sequence[float]]) -> list[Share]:
-    """What each pass counts in the mean: in a sample the passes whose LoRA acts there, all of them where none does."""
+    """The share of each pass in the mean. In a sample those count whose LoRA acts there, all where none does."""
     counts = [sum(weight != 0 for weight in sample) for sample in zip(*weights, strict=True)]
     return [
         _one_or_each([
@@ -164,7 +164,7 @@ def _shares(weights: Sequence[Sequence[float]]) -> list[Share]:
 
 
 def _one_or_each(values: list[float]) -> Share:
-    """One number where it will do: some patches (hypertile) let the layers see more samples than we do."""
+    """One number where all are equal: with some patches (hypertile) the layers see more samples than the UNet."""
     return values[0] if len(set(values)) == 1 else torch.tensor(values)
 
 

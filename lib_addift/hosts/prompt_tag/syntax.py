@@ -1,4 +1,4 @@
-"""What stands in a `<lora:...>` tag: the weights, when its LoRA acts, and how several LoRAs share one picture."""
+"""Reads `<lora:...>` tags: weights, the timesteps in which a LoRA acts, and how several LoRAs are composed."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _LAST = 1000  # timesteps go from 0 to 999; whole thousands are easier to write
 
 
 class Params(Protocol):
-    """What stands between the colons of a tag: modules.extra_networks.ExtraNetworkParams."""
+    """The arguments of a tag, between its colons: modules.extra_networks.ExtraNetworkParams."""
 
     @property
     def items(self) -> Sequence[str]:
-        """All of it."""
+        """All arguments."""
         ...
 
     @property
     def positional(self) -> Sequence[str]:
-        """Without '='."""
+        """Those without '='."""
         ...
 
     @property
     def named(self) -> Mapping[str, str]:
-        """With '='."""
+        """Those with '='."""
         ...
 
 
 @dataclass(frozen=True)
 class TagParams:
-    """`Params` of a tag that we read ourselves."""
+    """`Params` of a tag that was read without a WebUI."""
 
     items: Sequence[str]
 
@@ -53,7 +53,7 @@ class TagParams:
 
 @dataclass(frozen=True)
 class Tag:
-    """One tag, read and checked. Its LoRA acts in the UNet where low <= timestep <= high."""
+    """A tag that was read and checked. Its LoRA acts in the UNet where low <= timestep <= high."""
 
     name: str
     text_weight: float = 1.0
@@ -61,7 +61,7 @@ class Tag:
     low: float = 0.0
     high: float = _LAST
     mode: str = MERGE
-    every: int | None = None  # None: not said
+    every: int | None = None  # steps; None where the tag does not say
 
     @property
     def is_plain(self) -> bool:
@@ -83,12 +83,12 @@ class Composition:
 
 
 def is_ours(params: Params) -> bool:
-    """Whether a tag says something that the WebUI does not understand."""
+    """Whether a tag has arguments that the WebUI does not understand."""
     return bool(params.named.keys() & {"from", "to", "every"}) or _mode(params) != MERGE
 
 
 def read_tag(params: Params) -> Tag:
-    """Raises ConfigError when a number or a word is wrong."""
+    """Read and check a tag's arguments. Raises ConfigError when a number or a word is wrong."""
     name = params.positional[0] if params.positional else ""
     text_weight, unet_weight = _weights(params)
     low, high = _window(params)
@@ -111,7 +111,7 @@ def read_prompt(prompt: str) -> tuple[str, list[Tag]]:
 
 
 def composition_of(tags: Sequence[Tag]) -> tuple[Composition, str]:
-    """What the tags of one prompt ask for together, and a sentence where they contradict each other, or ''."""
+    """The composition that the tags of one prompt ask for, and a sentence where they contradict each other, or ''."""
     modes = list(dict.fromkeys(tag.mode for tag in tags if tag.mode != MERGE))
     if len(modes) > 1:
         asked = " and ".join(f"compose={mode}" for mode in modes)
@@ -127,8 +127,8 @@ def composition_of(tags: Sequence[Tag]) -> tuple[Composition, str]:
 def text_weights(tags: Sequence[Tag]) -> list[tuple[str, float]]:
     """The weights at which the LoRAs act in the text encoder, by name.
 
-    It knows no sampling steps, so that neither from= nor compose= means anything to it: a LoRA with several such tags
-    acts there once, at the weight of the first one.
+    The text encoder runs once, not in each sampling step, so from= and compose= have no meaning there: a LoRA with
+    several such tags acts once, at the weight of the first.
     """
     weights, seen = [], set()
     for tag in tags:
@@ -140,7 +140,7 @@ def text_weights(tags: Sequence[Tag]) -> list[tuple[str, float]]:
 
 
 def with_mode(prompt: str, mode: str) -> str:
-    """The prompt with compose=`mode` in each of its LoRA tags, whatever they said of it before."""
+    """The prompt with compose=`mode` in each of its LoRA tags, in place of their own."""
 
     def say(match: re.Match[str]) -> str:
         dropped = ("compose=",) if mode == SWITCH else ("compose=", "every=")
@@ -151,6 +151,7 @@ def with_mode(prompt: str, mode: str) -> str:
 
 
 def has_tag(prompt: str) -> bool:
+    """Whether the prompt has a LoRA tag."""
     return _TAG.search(prompt) is not None
 
 

@@ -1,7 +1,7 @@
 """`<lora:NAME:1:from=1000:to=500>` and `<lora:NAME:1:compose=switch>` in the prompt of a WebUI.
 
-The WebUI's own `lora` tag stays in charge: tags that say nothing of ours reach it untouched. Of the others it gets the
-part for the text encoder, and the part for the UNet joins the loaded UNet by hooks (see compose.py).
+Tags without our arguments go to the WebUI's own `lora` tag unchanged. Of the others it gets the part for the text
+encoder, and the part for the UNet is attached to the loaded UNet by hooks (see compose.py).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from lib_addift.lora.network import LoraNetwork
 
 _log = logging.getLogger(__name__)
 
-_MARK = "addift_timed_tag"  # on the WebUI's tag object: it knows our arguments
+_MARK = "addift_timed_tag"  # an attribute of the WebUI's tag object once it knows our arguments
 _HASHES = "Lora hashes"  # the WebUI's key in the text that it saves with a picture
 
-# What the tags of the current picture have put on the UNet. It outlives 'Reload UI', which makes a new tag object: the
-# hooks that a failed picture left behind must still be found.
+# The LoRAs that the tags of the current picture have attached to the UNet. Not an attribute of the tag object, of which
+# 'Reload UI' makes a new one: the hooks that a failed picture left behind must still be found.
 _attached = ExitStack()
 
 
 def wrap_lora_tag(host: Host) -> None:
-    """Teach the WebUI's `lora` tag our arguments. A second call changes nothing.
+    """Make the WebUI's `lora` tag understand our arguments. A second call changes nothing.
 
     To be called when the app has started, also after 'Reload UI': the WebUI registers its tag in a before_ui callback,
     and those run in reverse order, so that in one of ours the tag would not be there yet.
@@ -49,7 +49,7 @@ def wrap_lora_tag(host: Host) -> None:
 
 
 def remove_timed_loras() -> None:
-    """Take what the tags have attached off the UNet. To be called under the WebUI's generation lock."""
+    """Detach from the UNet the LoRAs that tags have attached. To be called under the WebUI's generation lock."""
     _attached.close()
 
 
@@ -58,13 +58,13 @@ class TimedLoraTag:
 
     def __init__(self, host: Host, tag: Any) -> None:
         self._host = host
-        self._files: dict[Path, tuple[int, int]] = {}  # time and size of each LoRA file, when it was last named
+        self._files: dict[Path, tuple[int, int]] = {}  # mtime in ns and size of each LoRA file when a tag last named it
         self._activate, self._deactivate = tag.activate, tag.deactivate
 
     def activate(self, p: Any, params_list: list[Params]) -> None:
-        """Before each batch, hires pass and refiner, with all tags of the prompt; each call replaces the one before.
+        """Called before each batch, hires pass and refiner, with all tags of the prompt; replaces the call before.
 
-        Nothing is raised for a wrong tag: the WebUI would drop all LoRAs and say so in the console only.
+        Raises nothing for a wrong tag: the WebUI would leave all LoRAs off and say so in the console only.
         """
         remove_timed_loras()
         self._notice_replaced_files(params_list)
@@ -80,12 +80,12 @@ class TimedLoraTag:
             self._attach(p, loaded, any("compose" not in params.named for params in params_list))
 
     def deactivate(self, p: Any) -> None:
-        """After the last batch."""
+        """Called after the last batch."""
         remove_timed_loras()
         self._deactivate(p)
 
     def _notice_replaced_files(self, params_list: Sequence[Params]) -> None:
-        """Make the WebUI forget a file that was replaced under its name, by whatever process: it may not see that."""
+        """Refresh the LoRAs whose files were replaced, by whatever process, since a tag last named them."""
         for name in {params.positional[0] for params in params_list if params.positional}:
             entry = _find(name)
             path = Path(entry.filename) if entry else None
@@ -97,7 +97,7 @@ class TimedLoraTag:
                     self._host.refresh_loras(path)
 
     def _load_all(self, p: Any, ours: Sequence[Params]) -> tuple[list[_Loaded], list[Params]]:
-        """What could be read, and the tags that are left to the WebUI. What is wrong is said under the picture."""
+        """The LoRAs that could be read, and the tags that are left to the WebUI. Errors are shown under the picture."""
         loaded, unread = [], []
         for params in ours:
             try:
@@ -111,7 +111,7 @@ class TimedLoraTag:
         return loaded, unread
 
     def _load(self, p: Any, params: Params) -> _Loaded:
-        """Raises ConfigError when the tag is wrong, and another AddiftError when only the WebUI can use the file."""
+        """Read one LoRA. Raises ConfigError for a wrong tag; another AddiftError if only the WebUI can use it."""
         tag = read_tag(params)
         entry = _find(tag.name)
         if entry is None:
@@ -121,7 +121,7 @@ class TimedLoraTag:
             raise LoraFileError("it has nothing for the UNet.")
         try:
             network = LoraNetwork.from_tensors(tensors, self._host.unet, self._host.lora_name)
-        except LoraFileError as error:  # an SDXL model with its own LoRA too
+        except LoraFileError as error:  # also an SDXL LoRA on an SDXL model
             raise LoraFileError(f"it must be an SD1.5 LoRA on an SD1.5 model, and {error}") from error
         if "dyn" in params.named or len(params.positional) > 3:
             _comment(p, f"{_text(params)}: dyn= has no effect together with {', '.join(f'{name}=' for name in OURS)}.")
@@ -130,7 +130,7 @@ class TimedLoraTag:
         return _Loaded(PromptLora(network.requires_grad_(False), tag), bool(text), name_and_hash)
 
     def _attach(self, p: Any, loaded: Sequence[_Loaded], some_lack_it: bool) -> None:
-        """`some_lack_it`: there are tags in the prompt that say nothing of compose=."""
+        """Attach the LoRAs to the UNet. `some_lack_it`: some tags of the prompt have no compose=."""
         tags = [each.lora.tag for each in loaded]
         composition, problem = composition_of(tags)
         members = [tag for tag in tags if tag.mode != MERGE]
@@ -145,7 +145,7 @@ class TimedLoraTag:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What was read for one tag."""
+    """The LoRA of one tag."""
 
     lora: PromptLora
     has_text_part: bool
@@ -153,10 +153,10 @@ class _Loaded:
 
 
 def _step_of(p: Any) -> Callable[[float], int]:
-    """What gives the number of the sampling step.
+    """A function from a call's timestep to the number of the sampling step.
 
-    The timesteps alone would mislead with samplers that call the UNet twice a step: one LoRA would always get the
-    second call, which decides. So we ask the WebUI's sampler, which counts its calls, where there is one.
+    Timesteps alone are wrong for samplers that call the UNet twice a step: one LoRA would always get the second call,
+    which decides. So the number comes from the WebUI's sampler, which counts its calls, where there is one.
     """
     by_timestep = StepCounter()
 
@@ -172,7 +172,7 @@ def _step_of(p: Any) -> Callable[[float], int]:
 
 
 def _text_parts(loaded: Sequence[_Loaded]) -> list[Params]:
-    """Tags with which the WebUI uses the LoRAs' parts for the text encoder and nothing else of them."""
+    """Tags with which the WebUI uses only the LoRAs' parts for the text encoder."""
     make: Any = import_module("modules.extra_networks").ExtraNetworkParams
     tags = [each.lora.tag for each in loaded if each.has_text_part]
     return [make(items=[name, f"{weight:g}", "0"]) for name, weight in text_weights(tags) if weight]

@@ -23,7 +23,7 @@ METHODS: dict[str, Method] = {
 __all__ = [
     "METHODS", "Goal", "Method", "Phase", "Supports",
     "check_method", "from_mapping", "is_simple", "make_config", "method_for_single_pictures", "method_of",
-    "total_steps",
+    "method_settings", "total_steps",
 ]  # fmt: skip
 
 
@@ -44,6 +44,11 @@ def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> Tra
     """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
     settings = dict(values)
     return make_config(str(settings.pop("preset", preset)), **settings)
+
+
+def method_settings() -> dict[str, dict[str, Any]]:
+    """For each method that has any: the settings that it changes."""
+    return {name: dict(method.defaults) for name, method in METHODS.items() if method.defaults}
 
 
 def check_method(config: TrainConfig) -> None:

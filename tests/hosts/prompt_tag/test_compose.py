@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.errors import ConfigError
 from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, StepCounter
@@ -244,7 +245,7 @@ def test_switch_passes_over_loras_outside_their_window(webui, loras):
 
 def test_the_sampler_of_the_engine_takes_turns_too(webui, loras):
     host, steps = webui.host, ddim_timesteps(4)
-    guidance = Guidance(UNCOND, SCALE)
+    cond, guidance = Conditions(COND), Guidance(Conditions(UNCOND), SCALE)
     calls, predict = [], host.predict_noise
 
     def by_hand(latents, timesteps, cond):
@@ -254,10 +255,10 @@ def test_the_sampler_of_the_engine_takes_turns_too(webui, loras):
             return predict(latents, timesteps, cond)
 
     host.predict_noise = by_hand
-    expected = ddim(host, LATENTS, COND, steps, guidance=guidance)
+    expected = ddim(host, LATENTS, cond, steps, guidance=guidance)
     host.predict_noise = predict
     with composed(loras[:2], SWITCH).attach(host.unet):
-        assert torch.equal(ddim(host, LATENTS, COND, steps, guidance=guidance), expected)
+        assert torch.equal(ddim(host, LATENTS, cond, steps, guidance=guidance), expected)
 
 
 def test_steps_are_counted_by_timesteps():
