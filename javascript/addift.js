@@ -1,14 +1,14 @@
-// The tab 'Train Difference LoRA': asks the server for news while a job runs, keeps the draft, inserts tags into
-// prompts, and brings pictures from the galleries. Works on the DOM of gradio 3.41 (A1111), 4.40 (Forge) and 6.
+// The tab 'Train Difference LoRA': polls the server while a job runs, sends it what is typed, inserts tags into
+// prompts, and copies pictures from the galleries. Works on the DOM of gradio 3.41 (A1111), 4.40 (Forge) and 6.
 (() => {
     "use strict";
     if (window.addift) return;
 
     const POLL = 700; // ms
-    const GIVE_UP = 10_000; // ms after which a question without an answer is given up
-    const QUIET = 300; // ms without input after which the server hears of it
+    const TIMEOUT = 10_000; // ms after which the answer to a request is not waited for any more
+    const QUIET = 300; // ms without input after which it is sent to the server
     const GALLERIES = ["txt2img", "img2img", "extras"];
-    const QUEUE = // attributes that tell of a change in the queue
+    const QUEUE = // attributes that change when the queue does
         ["open", "data-addift-row", "data-addift-act", "data-percent", "data-left", "data-text"];
     const ROLES = ["original", "target"];
     const FILLING = "#addift_preset, #addift_set_method"; // a choice there fills in other fields
@@ -17,59 +17,59 @@
     const press = (id) => byId(id)?.click();
     const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-    let asked = 0; // when the question without an answer was asked; 0 = none
-    const questions = new Set(); // the hidden buttons still to be pressed
+    let askedAt = 0; // when the request was sent whose answer is missing, ms since 1970; 0 = there is none
+    const requests = new Set(); // the hidden buttons still to be pressed
     let wasVisible = false;
     let shownStrip = ""; // of the LoRA on show
     const timers = {};
-    const acts = []; // pressed in the queue and not yet told to the server: "retry 1234abcd"
+    const rowButtons = []; // pressed in the queue and not yet sent to the server: "retry 1234abcd"
     const openLogs = new Set(); // the jobs whose log is unfolded
-    let touched = null; // what had the focus in the queue: its row and what it is there
+    let lastFocus = null; // the element of the queue that had the focus: its row, and its action if it is a button
 
     const isVisible = () => byId("addift_root")?.offsetParent != null && document.visibilityState === "visible";
     const isRestored = () => document.querySelector("#addift_page [data-addift-restored]") !== null;
     const isActive = () => document.querySelector('#addift_root [data-addift-active="1"]') !== null;
 
-    // The server answers several calls at a time, in any order: so one question after the other.
-    function ask(question) {
-        questions.add(question);
+    // The server answers calls at the same time and in any order: each is sent after the answer to the one before.
+    function ask(request) {
+        requests.add(request);
         askNext();
     }
 
     function askNext() {
-        if (!questions.size || (asked && Date.now() - asked < GIVE_UP)) return;
-        const [question] = questions;
-        questions.delete(question);
-        asked = Date.now();
-        press(`addift_${question}`);
+        if (!requests.size || (askedAt && Date.now() - askedAt < TIMEOUT)) return;
+        const [request] = requests;
+        requests.delete(request);
+        askedAt = Date.now();
+        press(`addift_${request}`);
     }
 
     function answered() {
-        asked = 0;
-        if (acts.length) questions.add("do");
+        askedAt = 0;
+        if (rowButtons.length) requests.add("do");
         askNext();
     }
 
-    function askSoon(question) {
-        clearTimeout(timers[question]);
-        timers[question] = setTimeout(() => ask(question), QUIET);
+    function askSoon(request) {
+        clearTimeout(timers[request]);
+        timers[request] = setTimeout(() => ask(request), QUIET);
     }
 
-    // The server fills in what a choice sets, and keeps it: the form as it was until then must not come after that.
-    function forgetDraft() {
+    // The server stores what a preset or method fills in: the form as it was before must not be sent after that.
+    function cancelDraft() {
         clearTimeout(timers.keep_draft);
-        questions.delete("keep_draft");
+        requests.delete("keep_draft");
     }
 
-    // Fields that were edited meanwhile are told with those that came.
+    // Fields that were edited meanwhile are sent together with those that were filled in.
     function filled() {
         ask("refresh");
         askSoon("keep_draft");
     }
 
-    function heard(event) {
+    function onInput(event) {
         if (!isRestored()) return;
-        if (event.target.closest(FILLING)) return forgetDraft();
+        if (event.target.closest(FILLING)) return cancelDraft();
         if (event.target.closest("#addift_scrub")) askSoon("look");
         if (event.target.closest("#addift_form") && !event.target.closest("button[id]")) askSoon("keep_draft");
     }
@@ -77,8 +77,8 @@
     function listen(root) {
         if (root.dataset.addiftListens) return;
         root.dataset.addiftListens = "1";
-        for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, heard);
-        new MutationObserver(tidyQueue).observe(root, { childList: true, subtree: true, attributeFilter: QUEUE });
+        for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, onInput);
+        new MutationObserver(restoreQueue).observe(root, { childList: true, subtree: true, attributeFilter: QUEUE });
         const live = byId("addift_live");
         live?.setAttribute("role", "status");
         live?.setAttribute("aria-live", "polite");
@@ -88,7 +88,7 @@
         const root = byId("addift_root");
         if (!root) return;
         if (!isRestored()) {
-            press("addift_restore"); // again until it answers: early clicks come before gradio listens
+            press("addift_restore"); // repeated until it answers: gradio may not listen yet
             return;
         }
         listen(root);
@@ -97,7 +97,7 @@
         wasVisible = visible;
         askNext();
         nameNumberBoxes(root);
-        showCard();
+        refreshLoraCards();
     }
 
     // gradio 3 labels of a slider only the track, not the box with the number.
@@ -108,8 +108,8 @@
         }
     }
 
-    // The cards of the Lora tabs are made once for each page: a LoRA that is new there needs the tabs' own refresh.
-    function showCard() {
+    // The cards of the Lora tabs are made when the page opens: a new LoRA appears there after the tabs' own refresh.
+    function refreshLoraCards() {
         const strip = document.querySelector("#addift_result .addift-final-strip")?.src ?? "";
         if (strip && strip !== shownStrip) {
             for (const tab of ["txt2img", "img2img"]) press(`${tab}_lora_extra_refresh_internal`);
@@ -117,15 +117,15 @@
         shownStrip = strip;
     }
 
-    // The queue. When something in its list changes, gradio 3 and 4 replace all of it, and 6 makes the old elements
-    // those of other jobs: folds and focus are put back where they were before anybody sees it.
+    // The queue. When its list changes, gradio 3 and 4 replace all elements, and 6 reuses elements for other jobs:
+    // open logs and the focus are restored before the browser draws.
 
-    function pressed(event) {
+    function onClick(event) {
         const log = event.target.closest("[data-addift-log] > summary")?.parentElement;
-        if (log) openLogs[log.open ? "delete" : "add"](log.dataset.addiftLog); // it is about to change
+        if (log) openLogs[log.open ? "delete" : "add"](log.dataset.addiftLog); // `open` changes after this event
         const { addiftAct: act, addiftJob: job } = event.target.closest("[data-addift-act]")?.dataset ?? {};
         if (!act) return;
-        acts.push(`${act} ${job}`);
+        rowButtons.push(`${act} ${job}`);
         ask("do");
         if (act === "show" || act === "repeat") openTab("addift_tab_pair");
     }
@@ -137,11 +137,11 @@
 
     const isNothing = (element) => !element || element === document.body;
 
-    function touch(event) {
-        touched = event.target.matches?.("button, summary") ? placeOf(event.target) : null;
+    function rememberFocus(event) {
+        lastFocus = event.target.matches?.("button, summary") ? placeOf(event.target) : null;
     }
 
-    function tidyQueue() {
+    function restoreQueue() {
         const queue = byId("addift_queue");
         for (const log of queue?.querySelectorAll("[data-addift-log]") ?? []) {
             const isOpen = openLogs.has(log.dataset.addiftLog);
@@ -149,25 +149,27 @@
         }
         for (const news of document.querySelectorAll("#addift_queue_news [data-addift-news]")) {
             const row = queue?.querySelector(`[data-addift-row="${news.dataset.addiftNews}"]`);
-            if (row) tell(row, news.dataset);
+            if (row) updateRow(row, news.dataset);
         }
         const now = placeOf(document.activeElement);
-        const isLost = now ? now.row !== touched?.row || now.act !== touched.act : isNothing(document.activeElement);
-        if (touched && queue && isLost) {
-            const row = queue.querySelector(`[data-addift-row="${touched.row}"]`);
-            const same = row?.querySelector(touched.act ? `[data-addift-act="${touched.act}"]:enabled` : "summary");
+        const isSame = now?.row === lastFocus?.row && now?.act === lastFocus?.act;
+        const isLost = now ? !isSame : isNothing(document.activeElement);
+        if (lastFocus && queue && isLost) {
+            const row = queue.querySelector(`[data-addift-row="${lastFocus.row}"]`);
+            const same = row?.querySelector(lastFocus.act ? `[data-addift-act="${lastFocus.act}"]:enabled` : "summary");
             (same ?? row?.querySelector("button:enabled"))?.focus({ preventScroll: true });
         }
     }
 
-    function tell(row, { percent, steps, left, text }) {
+    function updateRow(row, { percent, steps, left, text }) {
         const bar = row.querySelector(".addift-bar");
         bar?.setAttribute("aria-valuenow", percent);
         bar?.setAttribute("aria-valuetext", steps);
         bar?.firstElementChild.style.setProperty("width", `${percent}%`);
         for (const [css, words] of [[".addift-step", steps], [".addift-left", left], [".addift-text", text]]) {
             const place = row.querySelector(css);
-            if (place && place.textContent !== words) place.textContent = words; // else this would call itself for ever
+            // Only if it differs: each change calls the observer, which calls this.
+            if (place && place.textContent !== words) place.textContent = words;
         }
     }
 
@@ -177,7 +179,8 @@
         const tag = document.querySelector("#addift_result [data-addift-tag]")?.dataset.addiftTag;
         const prompt = document.querySelector(`#${tab}_prompt textarea`);
         if (!tag || !prompt) return;
-        if (!prompt.value.includes(tag.replace(/[^:]*>$/, ""))) { // the same LoRA at another weight is there already
+        // Not if the LoRA is there already, maybe at another weight.
+        if (!prompt.value.includes(tag.replace(/[^:]*>$/, ""))) {
             prompt.value = prompt.value.trim() ? `${prompt.value.trimEnd()} ${tag}` : tag;
             prompt.dispatchEvent(new Event("input", { bubbles: true }));
         }
@@ -252,9 +255,10 @@
         }
     }
 
-    window.addift = { insert, answered, filled, refresh: () => ask("refresh"), act: () => acts.shift() ?? "" };
-    document.addEventListener("click", pressed);
-    for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, touch);
+    const nextRowButton = () => rowButtons.shift() ?? "";
+    window.addift = { insert, answered, filled, refresh: () => ask("refresh"), nextRowButton };
+    document.addEventListener("click", onClick);
+    for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, rememberFocus);
     setInterval(() => {
         tick();
         addSendButtons();

@@ -15,7 +15,7 @@ from PIL import Image
 _CHUNK = 1 << 22  # bytes read at once: checkpoints do not fit into memory twice
 
 
-DATA = Path(__file__).resolve().parents[1] / "data"  # jobs outlive the program; the folder is made when it is needed
+DATA = Path(__file__).resolve().parents[1] / "data"  # the stores of jobs, which outlive the program
 
 
 def temporary_name(path: Path) -> Path:

@@ -45,21 +45,19 @@ class Calls(list):
 def parts(monkeypatch, webui):
     """The tab, the API and the tag, replaced by what notes their calls."""
     parts = SimpleNamespace(build_tab=Calls(), add_routes=Calls(), wrap_lora_tag=Calls())
-    for name in ("build_tab", "add_routes"):
-        package = {"build_tab": "ui", "add_routes": "api"}[name]
-        stand_in = ModuleType(f"lib_addift.{package}")
+    for name, module_name in (("build_tab", "lib_addift.ui.tab"), ("add_routes", "lib_addift.api.routes")):
+        stand_in = ModuleType(module_name)
         setattr(stand_in, name, getattr(parts, name))
-        monkeypatch.setitem(sys.modules, f"lib_addift.{package}", stand_in)
-        monkeypatch.setattr("lib_addift." + package, stand_in, raising=False)
+        monkeypatch.setitem(sys.modules, module_name, stand_in)
     monkeypatch.setattr("lib_addift.hosts.prompt_tag.webui.wrap_lora_tag", parts.wrap_lora_tag)
     return parts
 
 
-def test_the_tab_and_its_id(webui, fake, parts):
+def test_the_tab_and_its_id(webui, parts):
     assert webui.tabs() == [("made", "Train Difference LoRA", "addift")]
     ((args, kwargs),) = parts.build_tab
     assert args == (webui.jobs(),)
-    assert kwargs == {"host_name": fake.name}
+    assert kwargs == {"in_webui": True}
 
 
 def test_reloading_the_ui_keeps_the_jobs(webui, parts):
@@ -98,17 +96,23 @@ def test_with_the_option_the_api_has_its_password_and_folders(webui, fake, parts
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_an_open_api(webui, nothing):
-    assert webui._credentials(nothing) is None
+def test_an_open_api(fake, nothing):
+    fake.shared.cmd_opts.api, fake.shared.cmd_opts.api_auth = True, nothing
+    access = import_module("lib_addift.hosts.webui").api_access()
+    assert access.is_enabled
+    assert access.credentials is None
 
 
-def test_picture_folders(webui):
+def test_picture_folders(fake):
+    host = import_module("lib_addift.hosts.webui")
     options = SimpleNamespace(
         outdir_samples="/all", outdir_txt2img_samples="t", outdir_img2img_samples="i", outdir_extras_samples=None,
         outdir_grids="not here", lora_dir="nor this",
     )  # fmt: skip
-    assert webui._picture_dirs(options) == [Path("/all"), Path("t"), Path("i")]
-    assert webui._picture_dirs(SimpleNamespace()) == []
+    fake.shared.opts = options
+    assert host.api_access().picture_dirs == [Path("/all"), Path("t"), Path("i")]
+    fake.shared.opts = SimpleNamespace()
+    assert host.api_access().picture_dirs == []
 
 
 def test_the_script_registers_two_callbacks_and_does_nothing_else(fake, monkeypatch):

@@ -1,4 +1,4 @@
-"""The answers of the API, from what the core knows."""
+"""The API's answers, made from jobs, results, pairs and settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _JSON_TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "s
 
 
 def job_answer(job: Job, *, pictures: bool = False) -> JobAnswer:
-    """How a job stands. The worker may write meanwhile, so that lists are copied first."""
+    """The state of a job. Its lists are copied first, as the worker may append to them meanwhile."""
     results, snapshots = list(job.results), list(job.snapshots)
     finished = next((result for result in reversed(results) if result.path.stem == job.name), None)
     strips = [snapshot.strip for snapshot in snapshots] + [result.strip for result in results] if pictures else []

@@ -1,4 +1,4 @@
-"""How the API refuses: kinds of errors, their HTTP codes, and the routes that answer with them."""
+"""Errors of the API: their kinds, their HTTP codes, and the class of routes that answers with them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class UnknownJobError(JobError):
     """There is no such job, or it did not keep this step."""
 
 
-# An error's own class counts before its parents'. All others are bad input.
+# The code of the nearest class in the error's MRO; AddiftError, the last, is bad input.
 _CODES: dict[type[Exception], int] = {
     AuthError: 401,
     UnknownJobError: 404,
@@ -63,15 +63,15 @@ _DESCRIPTIONS = {
 }
 
 
-def described(*codes: int) -> dict[int | str, dict[str, Any]]:
+def error_responses(*codes: int) -> dict[int | str, dict[str, Any]]:
     """The error answers of a route, for its documentation."""
     return {code: {"model": ErrorAnswer, "description": _DESCRIPTIONS[code]} for code in codes}
 
 
 def route_class(credentials: Mapping[str, str] | None) -> type[APIRoute]:
-    """Routes that ask for one of `credentials` (user -> password; None = nobody is asked) and refuse as ErrorAnswer.
+    """Routes that demand one of `credentials` (user -> password; None = none) and answer errors as ErrorAnswer.
 
-    A class of routes, and not exception handlers, because the app belongs to the WebUI.
+    A class of routes rather than exception handlers, which would act on all routes of the WebUI's app.
     """
 
     class AddiftRoute(APIRoute):
@@ -82,13 +82,13 @@ def route_class(credentials: Mapping[str, str] | None) -> type[APIRoute]:
                 try:
                     if credentials is not None:  # before the body is read
                         _check(await BASIC(request), credentials)
-                    return await handle(_limited(request))
+                    return await handle(_with_size_limit(request))
                 except AddiftError as error:
-                    return _refusal(error)
+                    return _error_response(error)
                 except RequestValidationError as error:
-                    return _refusal(RequestError(_sentence(error.errors())))
+                    return _error_response(RequestError(_complaint(error.errors())))
                 except AnyHTTPException as error:
-                    return _refusal(_translated(error))
+                    return _error_response(_addift_error(error))
 
             return answer
 
@@ -96,7 +96,7 @@ def route_class(credentials: Mapping[str, str] | None) -> type[APIRoute]:
 
 
 def _check(given: HTTPBasicCredentials | None, credentials: Mapping[str, str]) -> None:
-    """Raises AuthError; takes as long for a wrong password as for a right one."""
+    """Compare in a time that does not depend on the password. Raises AuthError."""
     if given is not None:
         password = credentials.get(given.username, "")
         is_right = secrets.compare_digest(given.password.encode(), password.encode())
@@ -105,8 +105,8 @@ def _check(given: HTTPBasicCredentials | None, credentials: Mapping[str, str]) -
     raise AuthError("user name or password are missing or wrong: send those of --api-auth with HTTP Basic.")
 
 
-def _limited(request: Request) -> Request:
-    """The request, whose reading ends with 413 after MAX_BODY bytes, whatever its headers promised."""
+def _with_size_limit(request: Request) -> Request:
+    """The request, reading which raises 413 after MAX_BODY bytes, whatever its headers say."""
     received = 0
 
     async def receive() -> Message:
@@ -114,22 +114,22 @@ def _limited(request: Request) -> Request:
         message = await request.receive()
         received += len(message.get("body", b""))
         if received > MAX_BODY:
-            raise HTTPException(413)  # fastapi lets nothing else through
+            raise HTTPException(413)  # the only exception that fastapi passes on
         return message
 
     return Request(request.scope, receive)
 
 
-def _refusal(error: AddiftError) -> JSONResponse:
+def _error_response(error: AddiftError) -> JSONResponse:
     code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    # Half characters, which JSON can smuggle in and messages may quote, cannot be sent.
+    # Lone surrogates, which JSON can contain and messages may quote, cannot be encoded as UTF-8.
     message = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
     headers = {"WWW-Authenticate": "Basic"} if code == 401 else None
     return JSONResponse({"error": type(error).__name__, "message": message}, code, headers)
 
 
-def _translated(error: AnyHTTPException) -> AddiftError:
-    """fastapi's own refusals as ours."""
+def _addift_error(error: AnyHTTPException) -> AddiftError:
+    """An error of fastapi's own as one of ours."""
     if error.status_code == 401:
         return AuthError("user name and password cannot be read: send them with HTTP Basic, in ASCII.")
     if error.status_code == 413:
@@ -137,8 +137,8 @@ def _translated(error: AnyHTTPException) -> AddiftError:
     return RequestError("the body cannot be read: send one JSON object in UTF-8.")
 
 
-def _sentence(errors: Sequence[Any]) -> str:
-    """The first of pydantic's complaints, whose wording differs from version to version, as one sentence."""
+def _complaint(errors: Sequence[Any]) -> str:
+    """The first of pydantic's errors as a sentence of ours, as its own wording depends on the version."""
     first = errors[0]
     kind, where = str(first["type"]), ".".join(map(str, first["loc"][1:]))
     if "json" in kind:

@@ -1,4 +1,4 @@
-"""What the API reads and answers. Written so that pydantic 1 (A1111) and pydantic 2 (Forge) both understand it."""
+"""The bodies of requests and answers, for pydantic 1 (A1111) as well as pydantic 2 (Forge)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures as requests bring them: base64, or files in folders that the WebUI opens to the API; and back to base64."""
+"""Pictures of requests: base64, or files in folders that the API may read; and pictures of answers as base64."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lib_addift.data.pictures import load_picture
 from lib_addift.errors import PictureError
+from lib_addift.files import png_bytes
 
 MAX_PICTURE = 64 * 2**20  # bytes of a picture file
 MAX_ENCODED = MAX_PICTURE // 3 * 4 + 1024  # characters of the same as base64, 'data:...' included
@@ -30,7 +31,7 @@ def read_picture(data: str | None, path: str | None, role: str, folders: Sequenc
     if len(content) > MAX_PICTURE:
         raise PictureError(f"the {role} has more than {MAX_PICTURE >> 20} MB: scale it down.")
     try:
-        # Decoded here and now: Pillow reads on demand, and a job's pictures are read by several threads.
+        # load_picture decodes at once: Pillow itself would do so on demand, in whichever thread needs the pixels first.
         return load_picture(Image.open(io.BytesIO(content), formats=_FORMATS), role)
     except UnidentifiedImageError:
         raise PictureError(f"the {role} is not a picture that can be read: {_REMEDY}.") from None
@@ -57,9 +58,7 @@ def allowed_file(given: str, field: str, folders: Sequence[Path]) -> Path:
 
 def encode_png(picture: Image.Image) -> str:
     """PNG as base64."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode("ascii")
+    return base64.b64encode(png_bytes(picture)).decode("ascii")
 
 
 def _inside(folder: Path, given: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""The routes under /addift/v1: a thin face over Jobs."""
+"""The routes under /addift/v1, a thin layer over Jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
+from lib_addift import TITLE
 from lib_addift.api.answers import config_answer, job_answer, pair_answer
-from lib_addift.api.errors import BASIC, LoraNameError, UnknownJobError, described, route_class
+from lib_addift.api.errors import BASIC, LoraNameError, UnknownJobError, error_responses, route_class
 from lib_addift.api.models import (
     ConfigAnswer,
     JobAnswer,
@@ -37,7 +38,7 @@ from lib_addift.training.events import Request
 from lib_addift.training.methods import make_config
 
 PREFIX = "/addift/v1"
-_LOOK_AGAIN = 0.1  # seconds
+_POLL_INTERVAL = 0.1  # seconds
 
 _JOB = Path(..., description="The job's id")
 _STEP = Path(..., description="One of the job's kept steps")
@@ -60,12 +61,14 @@ def add_routes(
     denied = () if credentials is None else (401,)
     router = APIRouter(
         prefix=PREFIX,
-        tags=["Train Difference LoRA"],
+        tags=[TITLE],
         route_class=route_class(credentials),
         dependencies=[Depends(BASIC)] if denied else [],  # for /docs only: the route class asks earlier
     )
     for method, path, endpoint, summary, codes in _table(_Api(jobs, picture_dirs)):
-        router.add_api_route(path, endpoint, methods=[method], summary=summary, responses=described(*denied, *codes))
+        router.add_api_route(
+            path, endpoint, methods=[method], summary=summary, responses=error_responses(*denied, *codes)
+        )
     app.include_router(router)
     app.openapi_schema = None  # if somebody has looked at /docs already, it is written anew
 
@@ -230,6 +233,6 @@ class _Api:
 
 
 async def _answer(job: Job, wait: bool, pictures: bool) -> JobAnswer:
-    while wait and job.is_active:  # asleep rather than in a thread: the WebUI has but 40 of them
-        await asyncio.sleep(_LOOK_AGAIN)
+    while wait and job.is_active:  # without a thread, of which the WebUI's server has 40
+        await asyncio.sleep(_POLL_INTERVAL)
     return await run_in_threadpool(job_answer, job, pictures=pictures)

@@ -31,16 +31,16 @@ def run_ui(options: argparse.Namespace) -> int:
         raise HostError(
             "the tab needs gradio: run 'python3 install.py ui', which installs it, or 'pip install gradio'."
         )
-    from lib_addift import ui
     from lib_addift.demo.run import CHECKPOINT
     from lib_addift.jobs.local_runner import LocalRunner
     from lib_addift.jobs.queue import Jobs
     from lib_addift.jobs.store import JobStore
+    from lib_addift.ui.standalone import launch
 
     host = open_host(options, options.checkpoint or CHECKPOINT, options.lora_dir)
     # Not the WebUI's: that has another model and another LoRA folder.
     jobs = Jobs(host, JobStore(options.jobs_db or DATA / "ui"), LocalRunner())
-    address = ui.launch(jobs, port=options.port, open_browser=not options.no_browser, block=False)
+    address = launch(jobs, port=options.port, open_browser=not options.no_browser, block=False)
     print(f"Train Difference LoRA on {host.model_title}: {address}\nLoRAs go to {options.lora_dir}. Ctrl-C ends it.")
     jobs.start()
     try:

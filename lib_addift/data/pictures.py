@@ -20,12 +20,15 @@ Size = tuple[int, int]  # width, height in px
 GRID = 64  # px; 8 of the VAE times 8 of the UNet's three halvings
 MAX_SIDE = 16_384
 MAX_PIXELS = 100_000_000
+_ORIENTATION = 0x0112  # tag of EXIF; 1: upright
 # What Pillow's readers raise for broken files.
 _UNREADABLE = (OSError, SyntaxError, ValueError, NotImplementedError, LookupError, EOFError, struct.error, zlib.error)
 
 
 def load_picture(source: PictureSource, role: str) -> Image.Image:
     """Open, check and orient a picture: RGBA when some of it is transparent, else RGB; of an animation the first frame.
+
+    A picture that is so already, such as what this function returned, is only checked and returned as it is.
 
     Args:
         source: a path, a Pillow picture, or an array of (H, W), (H, W, 3) or (H, W, 4), uint8 or float in 0..1.
@@ -96,6 +99,8 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
     if not isinstance(picture, Image.Image):
         raise PictureError(f"{name} is missing or no picture: choose one.")
     _check_size(picture.size, name)  # known from the header: a huge file is refused before its pixels are decoded
+    if _is_decoded(picture):
+        return picture
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = Image.fromarray(_to_8_bit(np.asarray(picture), picture.mode))
@@ -106,6 +111,17 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
         if np.asarray(picture.getchannel("A")).min() < 255:
             return picture
     return picture.convert("RGB")
+
+
+def _is_decoded(picture: Image.Image) -> bool:
+    """Whether the pixels are in memory, upright, and RGB or RGBA with a transparent part."""
+    if type(picture) is not Image.Image or picture.readonly:  # it reads a file on demand, or shares an array's memory
+        return False
+    if "transparency" in picture.info or picture.getexif().get(_ORIENTATION, 1) != 1:
+        return False
+    if picture.mode == "RGBA":
+        return bool(np.asarray(picture.getchannel("A")).min() < 255)
+    return picture.mode == "RGB"
 
 
 def _to_8_bit(values: np.ndarray, mode: str) -> np.ndarray:

@@ -6,6 +6,7 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,36 @@ def check_sd1(facts: dict[str, bool]) -> None:
         raise HostError(
             f"the loaded checkpoint is {kinds[0]}, and only SD1.x can be trained: choose an SD1.5 checkpoint."
         )
+
+
+@dataclass(frozen=True)
+class ApiAccess:
+    """Who may use the HTTP API, and which pictures it may read."""
+
+    is_enabled: bool
+    credentials: dict[str, str] | None  # user -> password; None = everybody may
+    picture_dirs: list[Path]  # folders whose pictures requests may name by path
+
+
+def api_access() -> ApiAccess:
+    """What the WebUI's options --api, --nowebui and --api-auth and its output folders say of the API."""
+    options = shared.cmd_opts
+    return ApiAccess(
+        is_enabled=bool(options.api or options.nowebui),
+        credentials=_credentials(options.api_auth),
+        picture_dirs=_picture_dirs(shared.opts),
+    )
+
+
+def _credentials(api_auth: str | None) -> dict[str, str] | None:
+    """'user:password,other:word' as the WebUI reads it; None when its API is open."""
+    if not api_auth:
+        return None
+    return {user: password for user, _, password in (entry.partition(":") for entry in api_auth.split(","))}
+
+
+def _picture_dirs(options: Any) -> list[Path]:
+    """The folders into which the WebUI writes pictures, as far as its settings name them."""
+    names = ("outdir_samples", "outdir_txt2img_samples", "outdir_img2img_samples", "outdir_extras_samples")
+    folders = [getattr(options, name, "") for name in names]
+    return [Path(folder) for folder in folders if folder]

@@ -1,10 +1,10 @@
-"""The tab 'Batch': a folder of image sets, looked at and then queued, in a thread, for both take a while. No gradio."""
+"""The tab 'Batch': find the image sets in a folder, then queue them. Both run in the background. No gradio."""
 
 from __future__ import annotations
 
-import logging
+import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,17 @@ from typing import Any
 from PIL import Image
 
 from lib_addift.data.pictures import load_picture
-from lib_addift.errors import OUT_OF_MEMORY, AddiftError, HostError, JobError, PictureError
+from lib_addift.errors import AddiftError, HostError, JobError, PictureError
 from lib_addift.jobs.files import side_by_side
 from lib_addift.jobs.queue import Jobs
 from lib_addift.sets.plan import Planned, plan_batch, with_seconds
 from lib_addift.training.methods import from_mapping
-
-_log = logging.getLogger(__name__)
+from lib_addift.ui.background import BackgroundTask, Work
 
 
 @dataclass
 class Row:
-    """One set of the folder: what it would become, and whether it is on its way."""
+    """One set of the folder: the request that it gives, and whether that is queued."""
 
     planned: Planned
     thumbnail: Image.Image | None  # of its first pair
@@ -41,108 +40,78 @@ class Row:
 
 
 class Batch:
-    """The folder that was looked at last; `version` grows with every change."""
+    """The sets of the folder that was scanned last; `task` says what is being done with them."""
 
     def __init__(self, jobs: Jobs) -> None:
-        self._jobs, self._lock = jobs, threading.Lock()
-        self.folder, self.overwrite = "", False  # as they were asked for
-        self.settings: Mapping[str, Any] = {}  # those for all sets at that time
+        self._jobs = jobs
+        self.task = BackgroundTask("addift-batch")
+        self.folder, self.overwrite = "", False  # as the latest scan was given them
+        self.settings: Mapping[str, Any] = {}  # those for all sets, at the latest scan
         self.rows: list[Row] = []
-        self.text = ""  # what it is doing, or how it ended
-        self.error = ""  # why it did not get there
-        self.is_busy = False
-        self.looked = 0  # how often there were new rows
-        self.version = 0
+        self.scans = 0  # how often `rows` was replaced
 
     @property
-    def ready(self) -> int:
+    def ready_count(self) -> int:
         """How many sets can be queued now."""
-        return 0 if self.is_busy else sum(row.is_ready for row in self.rows)
+        return 0 if self.task.is_busy else sum(row.is_ready for row in self.rows)
 
-    def look(self, folder: str, settings: Mapping[str, Any], *, overwrite: bool) -> threading.Thread:
-        """Begin to look at a folder. Raises an AddiftError when that makes no sense."""
+    def scan(self, folder: str, settings: Mapping[str, Any], *, overwrite: bool) -> threading.Thread:
+        """Start to find and check the sets of a folder. Raises PictureError, ConfigError or JobError."""
         text = folder.strip().strip('"')  # Windows copies a path with quotes
         path = Path(text).expanduser()
         if not text:
             raise PictureError("no folder is named: type the path of a folder with pairs, or with folders of pairs.")
         if not path.is_dir():
             raise PictureError(f"there is no folder '{text}' on the computer that trains: check the path.")
-        from_mapping(settings)  # said once, and not of every set
+        from_mapping(settings)  # one error about the settings, rather than one for each set
 
-        def work() -> None:
-            planned = plan_batch(path, settings, self._jobs.host, overwrite=overwrite, estimate=False)
-            self.rows, self.looked = [Row(each, _thumbnail(each)) for each in planned], self.looked + 1
-            self._estimate()
+        def prepare() -> Work:
+            self.folder, self.overwrite, self.settings = folder, overwrite, settings
+            return functools.partial(self._scan, path, settings, overwrite)
 
-        thread = self._begin(work, "looking at the pictures")
-        self.folder, self.overwrite, self.settings = folder, overwrite, settings
-        return thread
+        return self.task.start(prepare, "looking at the pictures")
 
-    def train(self, settings: Mapping[str, Any], *, overwrite: bool) -> threading.Thread:
-        """Begin to queue every set on show that can be trained. Raises an AddiftError when there is none."""
+    def queue_all(self, settings: Mapping[str, Any], *, overwrite: bool) -> threading.Thread:
+        """Start to queue every set that can be trained. Raises ConfigError, or JobError when there is none."""
         rows = [row for row in self.rows if row.is_ready]
         if not rows:
             raise JobError("there is nothing to queue: look at a folder in which a set can be trained.")
         from_mapping(settings)
+        return self.task.start(lambda: functools.partial(self._queue, rows, settings, overwrite), "queueing")
 
-        def work() -> None:
-            with self._jobs.held():
-                for number, row in enumerate(rows, 1):
-                    self._say(f"queueing {number} of {len(rows)}: {row.planned.set.name}")
-                    try:
-                        self._jobs.submit(row.planned.set.request(settings, overwrite))
-                        row.is_queued = True
-                    except AddiftError as error:
-                        row.refusal = str(error)
-            queued = sum(row.is_queued for row in rows)
-            self._say(f"{queued} of {len(rows)} queued: the tab 'Queue' shows how they get on")
-
-        return self._begin(work, "queueing")
+    def _scan(self, folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
+        planned = plan_batch(folder, settings, self._jobs.host, overwrite=overwrite, estimate=False)
+        self.rows, self.scans = [Row(each, _thumbnail(each)) for each in planned], self.scans + 1
+        self._estimate()
 
     def _estimate(self) -> None:
-        """Add how long each set will take, if the model is free to be asked."""
+        """Add how long each set will take, if the model is free to be measured."""
         if not any(row.planned.request for row in self.rows):
-            self._say("")
+            self.task.set_text("")
         elif any(job.is_running for job in self._jobs.all()):
-            self._say("no times yet, as a training runs: look again when it has ended")
+            self.task.set_text("no times yet, as a training runs: look again when it has ended")
         else:
-            self._say("measuring how long they will take")
+            self.task.set_text("measuring how long they will take")
             try:
                 planned = with_seconds([row.planned for row in self.rows], self._jobs.host)
             except HostError as error:
-                self._say(f"no times: {error}")
+                self.task.set_text(f"no times: {error}")
                 return
             for row, each in zip(self.rows, planned, strict=True):
                 row.planned = each
-            self._say("")
+            self.task.set_text("")
 
-    def _begin(self, work: Callable[[], None], text: str) -> threading.Thread:
-        """Do `work` in a thread of its own, one at a time. Raises JobError while another goes on."""
-        with self._lock:
-            if self.is_busy:
-                raise JobError(f"wait a moment, this is not done yet: {self.text}.")
-            self.is_busy, self.error = True, ""
-            self._say(text)
-        thread = threading.Thread(target=self._do, args=(work,), name="addift-batch", daemon=True)
-        thread.start()
-        return thread
-
-    def _do(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except AddiftError as error:
-            self.error = str(error)
-        except MemoryError:
-            self.error = OUT_OF_MEMORY
-        except Exception as error:  # the thread ends here; a person sees the sentence
-            _log.exception("the batch of '%s' failed", self.folder)
-            self.error = f"unexpected {type(error).__name__}: {error}. The console has the details."
-        self.is_busy = False
-        self._say("" if self.error else self.text)
-
-    def _say(self, text: str) -> None:
-        self.text = text
-        self.version += 1
+    def _queue(self, rows: Sequence[Row], settings: Mapping[str, Any], overwrite: bool) -> None:
+        with self._jobs.held():
+            for number, row in enumerate(rows, 1):
+                self.task.set_text(f"queueing {number} of {len(rows)}: {row.planned.set.name}")
+                try:
+                    self._jobs.submit(row.planned.set.request(settings, overwrite))
+                    row.is_queued = True
+                except AddiftError as error:
+                    row.refusal = str(error)
+        queued = sum(row.is_queued for row in rows)
+        self.task.set_text(f"{queued} of {len(rows)} queued: the tab 'Queue' shows how they get on")
 
 
 def _thumbnail(planned: Planned) -> Image.Image | None:

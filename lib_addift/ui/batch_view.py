@@ -8,7 +8,7 @@ from lib_addift.ui import render
 from lib_addift.ui.batch import Batch, Row
 from lib_addift.ui.render import escape, sentence
 
-_WARNINGS_ON_SHOW = 2  # of a set; more are folded
+_OPEN_WARNINGS = 2  # of each set; more are folded
 _EMPTY = """\
 <div class="addift-card"><h3>Many LoRAs from one folder</h3>
 <p class="addift-text">Name a folder and press Look: nothing is trained before you have seen what was found in it.</p>
@@ -26,38 +26,38 @@ def hint(*, is_stale: bool) -> str:
     )
 
 
-def faces(batch: Batch) -> str:
-    """The thumbnails of the sets on show."""
+def thumbnail_styles(batch: Batch) -> str:
+    """The style sheet with the thumbnails of the sets on show."""
     pictures = {_key(batch, number): row.thumbnail for number, row in enumerate(batch.rows)}
-    return render.faces({key: picture for key, picture in pictures.items() if picture})
+    return render.thumbnail_styles({key: picture for key, picture in pictures.items() if picture})
 
 
 def table(batch: Batch) -> str:
-    """The sets, one below the other, and their sum."""
-    busy = ' data-addift-active="1"' if batch.is_busy else ""
+    """The sets, one below the other, how many can be trained, and what is being done with them."""
+    busy = ' data-addift-active="1"' if batch.task.is_busy else ""
     rows = "".join(_row(row, _key(batch, number)) for number, row in enumerate(batch.rows))
     shown = f'<ul class="addift-rows" aria-label="Sets in the folder">{rows}</ul>' if rows else ""
-    welcome = _EMPTY if not rows and not batch.is_busy and not batch.error else ""
-    status = f'<p class="addift-hint addift-batch-text" role="status">{sentence(batch.text)}</p>'
-    return f"<div{busy}>{welcome}{shown}{_sum(batch)}{status}{render.error(batch.error)}</div>"
+    welcome = _EMPTY if not rows and not batch.task.is_busy and not batch.task.error else ""
+    status = f'<p class="addift-hint addift-batch-text" role="status">{sentence(batch.task.text)}</p>'
+    return f"<div{busy}>{welcome}{shown}{_summary(batch)}{status}{render.error(batch.task.error)}</div>"
 
 
 def _key(batch: Batch, number: int) -> str:
-    return f"set{batch.looked}-{number}"
+    return f"set{batch.scans}-{number}"
 
 
 def _row(row: Row, key: str) -> str:
     found, problem = row.planned.set, row.problem
     state = "queued" if row.is_queued else "problem" if problem else "ready"
-    word = {"queued": "queued", "problem": "left out", "ready": ""}[state]
+    label = {"queued": "queued", "problem": "left out", "ready": ""}[state]
     kind = "failed" if state == "problem" else "done"
-    badge = f'<span class="addift-badge addift-{kind}">{word}</span>' if word else ""
+    badge = f'<span class="addift-badge addift-{kind}">{label}</span>' if label else ""
     seconds = row.planned.seconds
     count = len(found.pairs)
     facts = [f"{count} pair{'' if count == 1 else 's'}" if count else "", about(seconds) if seconds else ""]
     return (
         f'<li class="addift-row" data-addift-set="{escape(found.name)}" data-addift-state="{state}">'
-        f"{render.face(key, f'The first pair of {found.name}')}"
+        f"{render.thumbnail(key, f'The first pair of {found.name}')}"
         f'<div class="addift-row-main"><div class="addift-head"><h4>{escape(found.name)}</h4>{badge}</div>'
         f"{_notes(found)}"
         f"{_warnings(row.planned.checks)}{render.problem(problem)}</div>"
@@ -80,19 +80,19 @@ def _warnings(checks: tuple[PairCheck, ...]) -> str:
     ]
     if not lines:
         return ""
-    first, rest = "".join(lines[:_WARNINGS_ON_SHOW]), lines[_WARNINGS_ON_SHOW:]
+    first, rest = "".join(lines[:_OPEN_WARNINGS]), lines[_OPEN_WARNINGS:]
     label = "What the pair doctor warns of"
     folded = f"<details><summary>{len(rest)} more</summary><ul>{''.join(rest)}</ul></details>" if rest else ""
     return f'<div class="addift-warnings"><ul aria-label="{label}">{first}</ul>{folded}</div>'
 
 
-def _sum(batch: Batch) -> str:
+def _summary(batch: Batch) -> str:
     """'2 of 3 sets can be trained, together in about 4 min.'"""
     if not batch.rows:
         return ""
-    can = [row for row in batch.rows if not row.problem]
-    times = [row.planned.seconds for row in can]
+    trainable = [row for row in batch.rows if not row.problem]
+    times = [row.planned.seconds for row in trainable]
     seconds = sum(time for time in times if time)
-    together = f", together in {about(seconds)}" if can and all(times) else ""
-    count = f"{len(can)} of {len(batch.rows)} sets" if len(batch.rows) > 1 else f"{len(can)} of 1 set"
+    together = f", together in {about(seconds)}" if trainable and all(times) else ""
+    count = f"{len(trainable)} of {len(batch.rows)} sets" if len(batch.rows) > 1 else f"{len(trainable)} of 1 set"
     return f'<p class="addift-sum">{sentence(f"{count} can be trained{together}")}</p>'

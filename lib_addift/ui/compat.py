@@ -1,4 +1,4 @@
-"""What differs between gradio 3.41 (A1111), 4.40 (Forge) and 6 (on its own). No other module asks for the version."""
+"""What differs between gradio 3.41 (A1111), 4.40 (Forge) and 6 (standalone). No other module asks for the version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAJOR = int(gr.__version__.split(".", maxsplit=1)[0])
 
 
 def picture(label: str, elem_id: str) -> Any:
-    """A slot for one picture, which Python sees as it was uploaded: in its own mode, and back without loss."""
+    """A slot for one picture, which Python gets in the mode of the upload, and which comes back without loss."""
     options: dict[str, Any]
     if MAJOR < 4:
         options = {"source": "upload", "show_download_button": False}
@@ -27,7 +27,7 @@ def picture(label: str, elem_id: str) -> Any:
 
 
 def blocks(title: str) -> Any:
-    """An empty gr.Blocks; its looks and scripts come from the host, or from `launch`."""
+    """An empty gr.Blocks, whose style sheet and script come from the WebUI, or from `launch`."""
     return gr.Blocks(title=title, analytics_enabled=False)
 
 
@@ -40,7 +40,7 @@ def on(
     js: str | None = None,
     preprocess: bool = True,
 ) -> Any:
-    """Bind an event, outside of the queue: no handler works for long. It shows no spinner and is no part of the API."""
+    """Bind an event, outside of gradio's queue, as handlers are quick; without a spinner and not in gradio's API."""
     options: dict[str, Any] = {"queue": False, "show_progress": "hidden", "preprocess": preprocess}
     options |= {"api_visibility": "private"} if MAJOR >= 6 else {"api_name": False}
     if js is not None:
@@ -59,13 +59,14 @@ def _change(value: Any) -> Any:
 
 
 def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: bool, block: bool) -> str:
-    """Serve a page with its own looks and script; returns its address. Raises HostError when the port is taken."""
+    """Serve a page with a style sheet and a script; returns its address. Raises HostError when the port is taken."""
     with page:
-        on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 has no other place for a script
+        on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 offers no other way to add a script
     options: dict[str, Any] = {}
     if MAJOR >= 6:
-        fonts = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # gradio's own would come from the network
-        options = {"css": css, "theme": gr.themes.Default(font=fonts[0], font_mono=fonts[1])}
+        # The theme's own fonts would be fetched from the network.
+        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        options = {"css": css, "theme": theme}
     else:
         page.css = css
     if MAJOR >= 4:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 64.0, 3.0
-_MOST_POINTS = 300
-_INERTIA = 0.8
+_MAX_POINTS = 300
+_SMOOTHING = 0.8  # weight of the mean so far, beside that of one loss
 
 
 def curve(losses: Sequence[float], total: int) -> str:
-    """Losses by step: the single steps faintly, their running mean strongly. Nothing for fewer than two."""
+    """Losses by step, and their running mean on top. Nothing for fewer than two finite losses."""
     finite = [loss for loss in list(losses) if math.isfinite(loss)]
     if len(finite) < 2:
         return ""
@@ -30,16 +30,16 @@ def curve(losses: Sequence[float], total: int) -> str:
 
 
 def _running_means(values: Sequence[float]) -> list[float]:
-    """Exponential means, the first ones weighted by what there is."""
+    """Exponential moving averages, corrected for the start as in Adam."""
     means, mean, weight = [], 0.0, 0.0
     for value in values:
-        mean, weight = _INERTIA * mean + (1 - _INERTIA) * value, _INERTIA * weight + 1 - _INERTIA
+        mean, weight = _SMOOTHING * mean + (1 - _SMOOTHING) * value, _SMOOTHING * weight + 1 - _SMOOTHING
         means.append(mean / weight)
     return means
 
 
 def _points(values: Sequence[float], total: int, low: float, high: float) -> str:
-    every = math.ceil(len(values) / _MOST_POINTS)
+    every = math.ceil(len(values) / _MAX_POINTS)
     scale = (_HEIGHT - 2 * _MARGIN) / ((high - low) or 1.0)
     return " ".join(
         f"{_WIDTH * step / max(1, total - 1, len(values) - 1):.1f},{_HEIGHT - _MARGIN - (value - low) * scale:.1f}"

@@ -1,4 +1,4 @@
-"""The form as data: its fields, made from TrainConfig, and the draft that outlives a reload of the page. No gradio."""
+"""The form as data: its fields, made from TrainConfig, and the draft that survives a reload of the page. No gradio."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lib_addift.training.methods import from_mapping, make_config, method_settin
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
 FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures
 PICTURES = ("original", "target")
-# Where sentences about what went wrong stand: one in each tab.
+# The places for error sentences: one in each tab.
 ALERTS = ("alert", "batch_alert", "queue_alert", "tools_alert")
 
 OFTEN_USED = "Often used"
-_HEADINGS = {  # the setting with which each part of the form begins; a new setting joins the part in which it stands
+_HEADINGS = {  # first setting of each part of the form -> heading; the settings after it belong to the same part
     "rank": "The LoRA",
     "max_train_steps": "Learning",
     "method": "The method",
@@ -33,7 +33,7 @@ _HEADINGS = {  # the setting with which each part of the form begins; a new sett
     "precision": "The machine",
     "calibrate": "The result",
 }
-_SMALLEST_SHARE = 0.01  # a slider cannot walk through powers of ten
+_SMALLEST_SHARE = 0.01  # lower bounds below that need steps of powers of ten, which a slider does not have
 
 
 class Props(dict[str, Any]):
@@ -74,7 +74,7 @@ def help_text(name: str) -> str:
 
 
 def number_step(name: str) -> float:
-    """How much one press of an arrow key changes a number."""
+    """By how much an arrow key changes a number."""
     setting = SETTINGS[name]
     if setting.type == "int":
         return 1
@@ -95,7 +95,7 @@ def method_values(method: str, preset: str) -> dict[str, Any]:
 
 
 def empty_form() -> dict[str, Any]:
-    """The form as a first-time user meets it."""
+    """The form as it is at first."""
     return {"name": "", "overwrite": False, "preset": DEFAULT_PRESET, **make_config(DEFAULT_PRESET).to_dict()}
 
 
@@ -106,11 +106,11 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def base_settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without what the form's preset sets, so that the preset of a set's own acts on top of them."""
+    """The settings without those that the form's preset has too, so that a set's own preset can replace them."""
     settings = settings_of(values)
     preset = settings["preset"]
-    usual = make_config(preset).to_dict() if preset in PRESETS else {}
-    return {name: value for name, value in settings.items() if name == "preset" or value != usual.get(name)}
+    defaults = make_config(preset).to_dict() if preset in PRESETS else {}
+    return {name: value for name, value in settings.items() if name == "preset" or value != defaults.get(name)}
 
 
 def config_of(values: Mapping[str, Any]) -> TrainConfig:
@@ -132,7 +132,7 @@ def preset_of(config: TrainConfig) -> str:
 
 @dataclass
 class Draft:
-    """What one person has put into the form, and which job they look at. The lock is for whoever changes it."""
+    """What was put into the form, and what is on show. Changes of more than one field happen under the lock."""
 
     values: dict[str, Any] = field(default_factory=empty_form)
     pictures: dict[str, Image.Image | None] = field(default_factory=lambda: dict.fromkeys(PICTURES))
@@ -144,27 +144,30 @@ class Draft:
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def set_values(self, values: Mapping[str, Any]) -> None:
-        """Take over the fields that `values` has."""
+        """Replace the fields that `values` has."""
         with self.lock:
             self.values = {**self.values, **{name: values[name] for name in FORM if name in values}}
 
     def set_pictures(self, **pictures: Any) -> None:
-        """Take over `original`, `target` or both, upright and in a mode that every browser shows; None empties one."""
-        shown = {role: as_shown(picture) for role, picture in pictures.items()}
+        """Decode and keep `original`, `target` or both, upright and in a mode that browsers show; None empties one."""
+        decoded = {role: _decoded(picture) for role, picture in pictures.items()}
         with self.lock:
-            for role, picture in shown.items():
+            for role, picture in decoded.items():
                 self.pictures[role] = picture
                 self.digests[role] = _digest(picture)
 
     def show(self, job_id: str) -> None:
-        """Look at another job, at the end of it."""
+        """Show another job, with its last kept step and its newest file."""
         with self.lock:
             if job_id != self.job_id:
                 self.job_id, self.step, self.choice = job_id, 0, ""
 
 
-def as_shown(picture: Any) -> Image.Image | None:
-    """A picture as `load_pair` would see it; one that it refuses stays as it is, for the doctor to say why."""
+def _decoded(picture: Any) -> Image.Image | None:
+    """A picture as `load_picture` gives it, which no later step decodes again.
+
+    One that it refuses is kept in RGBA, so that the pair doctor can say why; None for what has no pixels.
+    """
     if picture is None:
         return None
     try:

@@ -1,64 +1,50 @@
-"""What each button does. Values come and go by name: dict in, dict of changes out. No gradio."""
+"""What each button of the tab 'Pair' does. Values come and go by name: dict in, dict of changes out. No gradio."""
 
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from lib_addift.errors import AddiftError, JobError, PictureError
+from lib_addift.errors import JobError, PictureError
 from lib_addift.hosts.prompt_tag.syntax import MERGE
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
-from lib_addift.ui import queue, tools_view
+from lib_addift.ui import tools_view
+from lib_addift.ui.background import report_error
 from lib_addift.ui.batch import Batch
-from lib_addift.ui.form import (
-    PICTURES,
-    Draft,
-    Props,
-    base_settings_of,
-    config_of,
-    form_of,
-    method_values,
-    preset_of,
-    preset_values,
-)
+from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, method_values, preset_of, preset_values
 from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial, TrialRequest
 
-_log = logging.getLogger(__name__)
 _RESTORED = '<span data-addift-restored="1"></span>'
 
 Values = Mapping[str, Any]
 Changes = dict[str, Any]
 
 
-class Speaker(Protocol):
-    """Who has handlers."""
+class HasPanels(Protocol):
+    """What `report_errors_in` needs of a class of handlers."""
 
     draft: Draft
     panels: Panels
 
 
-S = TypeVar("S", bound=Speaker)
+H = TypeVar("H", bound=HasPanels)
 
 
-def report_errors_in(place: str) -> Callable[[Callable[[S, Values], Changes]], Callable[[S, Values], Changes]]:
-    """The handler; what it refuses or fails to do becomes the sentence in `place`, then panels follow."""
+def report_errors_in(place: str) -> Callable[[Callable[[H, Values], Changes]], Callable[[H, Values], Changes]]:
+    """A decorator for handlers: an error becomes the sentence in `place`; the panels that changed are added."""
 
-    def wrap(handler: Callable[[S, Values], Changes]) -> Callable[[S, Values], Changes]:
+    def wrap(handler: Callable[[H, Values], Changes]) -> Callable[[H, Values], Changes]:
         @functools.wraps(handler)
-        def call(self: S, values: Values) -> Changes:
+        def call(self: H, values: Values) -> Changes:
             changes: Changes = {}
             try:
                 changes = handler(self, values)
-            except AddiftError as error:
-                self.draft.alerts[place] = str(error)
             except Exception as error:
-                _log.exception("the tab's '%s' failed", handler.__name__)
-                self.draft.alerts[place] = f"unexpected {type(error).__name__}: {error}. The console has the details."
+                self.draft.alerts[place] = report_error(error, f"the tab's '{handler.__name__}'")
             return {**self.panels.changes(values["seen"]), **changes}
 
         return call
@@ -66,11 +52,8 @@ def report_errors_in(place: str) -> Callable[[Callable[[S, Values], Changes]], C
     return wrap
 
 
-_told = report_errors_in("alert")
-
-
 class Handlers:
-    """The tab's server side: one draft, the jobs and one test, whatever page asks."""
+    """The state of the whole tab, one for every page that shows it, and what the tab 'Pair' does with it."""
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs, self.draft, self.trial, self.batch = jobs, Draft(), Trial(jobs.host), Batch(jobs)
@@ -78,23 +61,23 @@ class Handlers:
         self.panels = Panels(jobs, self.draft, self.trial, self.batch, self.tools)
 
     def restore(self, _values: Values) -> Changes:
-        """A page was opened: everything is as it was."""
+        """A page was opened: fill it with everything that was typed and shown before."""
         draft = self.draft
         with draft.lock:
             form = {**draft.values, **self._pictures()}
-        self.tools.look()
+        self.tools.refresh_names()
         panels = self.panels.changes("")
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
         batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
         filled = {**panels, **form, "overwrite": overwrite, **batch, **tools_view.restored(self.tools)}
-        return {**filled, "page": _RESTORED, **self._test_fields()}
+        return {**filled, "page": _RESTORED, **self.test_fields()}
 
-    @_told
+    @report_errors_in("alert")
     def refresh(self, _values: Values) -> Changes:
-        """What has changed since the page last asked."""
+        """Only the panels that have changed since the page last asked."""
         return {}
 
-    @_told
+    @report_errors_in("alert")
     def keep_draft(self, values: Values) -> Changes:
         """Remember the form. A new name starts without permission to overwrite."""
         is_renamed = values["name"] != self.draft.values["name"]
@@ -102,40 +85,40 @@ class Handlers:
         self.draft.set_values(kept)
         return {}
 
-    @_told
+    @report_errors_in("alert")
     def take_pictures(self, values: Values) -> Changes:
-        """A picture was put in or taken out. A page that was not restored yet has nothing to say.
+        """A picture was put in or taken out. A page that was not restored yet sends empty slots, which are ignored.
 
-        Each slot speaks for itself: calls run at the same time, and an older one may end last.
+        Each call is about one slot: calls run at the same time, and an older one may end last.
         """
         if values["seen"]:
             self.draft.set_pictures(**{role: values[role] for role in PICTURES if role in values})
             self.draft.alerts["alert"] = ""
         return {}
 
-    @_told
+    @report_errors_in("alert")
     def swap(self, values: Values) -> Changes:
         """The original becomes the target, and the target the original."""
         self.draft.set_pictures(original=values["target"], target=values["original"])
         return self._pictures()
 
-    @_told
+    @report_errors_in("alert")
     def choose_preset(self, values: Values) -> Changes:
         """Fill in what the preset sets; everything else stays."""
         settings = preset_values(values["preset"])
         self.draft.set_values({**values, **settings})
         return settings
 
-    @_told
+    @report_errors_in("alert")
     def choose_method(self, values: Values) -> Changes:
         """Fill in what the method sets; everything else stays."""
         settings = method_values(values["method"], values["preset"])
         self.draft.set_values({**values, **settings})
         return settings
 
-    @_told
+    @report_errors_in("alert")
     def train(self, values: Values) -> Changes:
-        """Queue a job for the form as it stands."""
+        """Queue a job for the form and the pictures as the page has them: their own events may come later."""
         self.draft.alerts["alert"] = ""
         self.draft.set_values(values)
         self.draft.set_pictures(original=values["original"], target=values["target"])
@@ -146,31 +129,33 @@ class Handlers:
         name, overwrite = str(values["name"] or "").strip(), bool(values["overwrite"])
         job = self.jobs.submit(Request.of(original, target, name, config_of(values), overwrite=overwrite))
         self.draft.show(job.id)
-        return self._test_fields()
+        return self.test_fields()
 
-    @_told
+    @report_errors_in("alert")
     def stop(self, _values: Values) -> Changes:
+        """End the job on show after its current step."""
         self.jobs.stop(self._job().id)
         return {}
 
-    @_told
+    @report_errors_in("alert")
     def stop_keep(self, _values: Values) -> Changes:
+        """The same, and save what was learnt so far."""
         self.jobs.stop(self._job().id, keep=True)
         return {}
 
-    @_told
+    @report_errors_in("alert")
     def show_job(self, values: Values) -> Changes:
-        """Look at another job of this session."""
+        """Show another job of the list."""
         self.draft.show(job_id(values["jobs"]))
-        return self._test_fields()
+        return self.test_fields()
 
-    @_told
-    def look(self, values: Values) -> Changes:
-        """Look at the kept step where the slider stands."""
+    @report_errors_in("alert")
+    def show_step(self, values: Values) -> Changes:
+        """Show the kept step at the slider's position."""
         self.draft.step = int(values["scrub"] or 0)
         return {}
 
-    @_told
+    @report_errors_in("alert")
     def save_step(self, _values: Values) -> Changes:
         """Save the kept step on show as a LoRA of its own; when it is saved, the newest file is shown."""
         self.draft.alerts["alert"] = ""
@@ -182,75 +167,19 @@ class Handlers:
         self.draft.choice = ""
         return {}
 
-    @_told
-    def choose(self, values: Values) -> Changes:
-        """Look at another file of the job."""
+    @report_errors_in("alert")
+    def show_file(self, values: Values) -> Changes:
+        """Show another saved file of the job."""
         self.draft.choice = str(values["choice"] or "")
         return {}
 
-    @_told
-    def again(self, _values: Values) -> Changes:
-        """Fill the form with what the job on show was asked."""
-        return self._filled(self._job().request)
+    @report_errors_in("alert")
+    def fill_from_job(self, _values: Values) -> Changes:
+        """Fill the form with the request of the job on show."""
+        return self.fill_form(self._job().request)
 
-    @report_errors_in("batch_alert")
-    def look_at_folder(self, values: Values) -> Changes:
-        """Look at a folder of sets, with the settings of the form for all of them."""
-        self.draft.alerts["batch_alert"] = ""
-        self.batch.look(str(values["batch_folder"] or ""), self._settings(), overwrite=bool(values["batch_overwrite"]))
-        return {}
-
-    @report_errors_in("batch_alert")
-    def allow_overwriting(self, values: Values) -> Changes:
-        """The permission was given or taken back: other sets of the folder on show can be trained now."""
-        return self.look_at_folder(values) if self.batch.rows else {}
-
-    @report_errors_in("batch_alert")
-    def train_all(self, values: Values) -> Changes:
-        """Queue the sets on show that can be trained."""
-        self.draft.alerts["batch_alert"] = ""
-        self.batch.train(self._settings(), overwrite=bool(values["batch_overwrite"]))
-        return {}
-
-    @report_errors_in("queue_alert")
-    def act(self, values: Values) -> Changes:
-        """A button in a row of the queue was pressed: 'retry 1234abcd'."""
-        action, _, job = str(values["act"] or "").partition(" ")
-        self.draft.alerts["queue_alert"] = ""
-        if not action:  # the script has told of it already
-            return {}
-        if action not in ("show", "repeat"):
-            queue.act(self.jobs, action, job)
-            return {}
-        self.draft.show(self.jobs.get(job).id)
-        filled = self._filled(self._job().request) if action == "repeat" else {}
-        return {**filled, **self._test_fields()}
-
-    @report_errors_in("queue_alert")
-    def pause(self, _values: Values) -> Changes:
-        """Begin no further job."""
-        self.jobs.pause()
-        return {}
-
-    @report_errors_in("queue_alert")
-    def resume(self, _values: Values) -> Changes:
-        self.jobs.resume()
-        return {}
-
-    def _settings(self) -> dict[str, Any]:
-        return base_settings_of(self.draft.values)
-
-    def _filled(self, request: Request) -> Changes:
-        """The form as for this request, taken over into the draft."""
-        self.draft.set_pictures(original=request.pairs[0].original, target=request.pairs[0].target)
-        form = form_of(request, preset_of(request.config))
-        self.draft.set_values(form)
-        self.draft.alerts["alert"] = ""
-        del form["overwrite"]
-        return {**form, **self._pictures()}
-
-    @_told
-    def test(self, values: Values) -> Changes:
+    @report_errors_in("alert")
+    def draw_test(self, values: Values) -> Changes:
         """Draw one prompt at several weights of the LoRA on show, with the host's own pipeline."""
         job = self._job()
         result = self.panels.shown_result(job)
@@ -264,21 +193,21 @@ class Handlers:
                 mode=str(values["test_mode"] or MERGE),
             )  # fmt: skip
             self.trial.start(request)
-        except JobError as error:  # said beside its own button
-            self.trial.refuse(str(error))
+        except JobError as error:  # shown beside the test's own button
+            self.trial.task.set_error(str(error))
         return {}
 
-    def _job(self) -> Job:
-        job = self.panels.shown_job()
-        if job is None:
-            raise JobError("nothing was trained yet: put in two pictures and press Train.")
-        return job
+    def fill_form(self, request: Request) -> Changes:
+        """Take a request over into the draft; returns the fields and pictures of the form."""
+        self.draft.set_pictures(original=request.pairs[0].original, target=request.pairs[0].target)
+        form = form_of(request, preset_of(request.config))
+        self.draft.set_values(form)
+        self.draft.alerts["alert"] = ""
+        del form["overwrite"]
+        return {**form, **self._pictures()}
 
-    def _pictures(self) -> Changes:
-        return dict(self.draft.pictures)
-
-    def _test_fields(self) -> Changes:
-        """The test's box, filled as for the latest test or for the job on show."""
+    def test_fields(self) -> Changes:
+        """The fields of the test, as for the latest test if it was of the job on show, or else from that job."""
         job, asked = self.panels.shown_job(), self.trial.request
         if asked is not None and job is not None and any(r.path.stem == asked.lora for r in job.results):
             return {
@@ -289,6 +218,16 @@ class Handlers:
             return {}
         config = job.request.config
         return {"test_prompt": config.preview_prompt or config.prompt, "test_seed": config.seed}
+
+    def _job(self) -> Job:
+        """The job on show. Raises JobError."""
+        job = self.panels.shown_job()
+        if job is None:
+            raise JobError("nothing was trained yet: put in two pictures and press Train.")
+        return job
+
+    def _pictures(self) -> Changes:
+        return dict(self.draft.pictures)
 
 
 def _seed(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""What the tab shows besides the form: each panel with a key that changes when its content does. No gradio."""
+"""The panels: what the tab shows besides the form, sent only when it has changed. No gradio."""
 
 from __future__ import annotations
 
@@ -31,33 +31,37 @@ PANELS = (
     "queue_alert", "queue_faces", "queue", "queue_news", "pause", "resume", *tools_view.TOOLS_PANELS,
 )  # fmt: skip
 
-Panel = tuple[object, Callable[[], Any]]  # the key, and what makes the content
+Panel = tuple[object, Callable[[], Any]]  # a key that changes when the content does, and what makes the content
 
 
 class Panels:
-    """Looks at the jobs, the draft and the test, and says which panels a page lacks."""
+    """Makes the panels from the jobs, the draft, the test, the batch and the tools."""
 
     def __init__(self, jobs: Jobs, draft: Draft, trial: Trial, batch: Batch, tools: Tools) -> None:
         self._jobs, self._draft, self._trial, self._batch, self._tools = jobs, draft, trial, batch, tools
         self._thumbnails: dict[str, Image.Image | None] = {}  # by job
-        self._pair: tuple[object, str] = (None, "")  # the doctor's panel and its key: it takes a while to make
+        self._doctor: tuple[object, str] = (None, "")  # key and HTML of the latest: examining a pair takes a while
 
     def changes(self, seen: str) -> dict[str, Any]:
-        """The panels that differ from those in `seen`, which is what an earlier call gave; and the new `seen`."""
+        """The panels that have changed since the call that returned `seen`, by name; with them the new `seen`.
+
+        Args:
+            seen: digests of the keys of the panels that a page has, as JSON; '' for a page that has none.
+        """
         known: dict[str, str] = json.loads(seen or "{}")
-        panels = {name: (_digest(key), make) for name, (key, make) in self._all().items()}
+        panels = {name: (_digest(key), make) for name, (key, make) in self._panels().items()}
         changes = {name: make() for name, (digest, make) in panels.items() if known.get(name) != digest}
         if changes:
             changes["seen"] = json.dumps({name: digest for name, (digest, _make) in panels.items()})
         return changes
 
     def shown_job(self) -> Job | None:
-        """The job that the person looks at: the one chosen, or else the one that runs, or the latest."""
+        """The job on show: the one chosen, or else the one that runs, or the latest."""
         chosen = next((job for job in self._jobs.all() if job.id == self._draft.job_id), None)
         return chosen or self._jobs.active() or self._jobs.latest()
 
     def shown_result(self, job: Job) -> KeptResult | None:
-        """The file that the person looks at: the one chosen, or else the newest."""
+        """The saved file on show: the one chosen, or else the newest."""
         results = job.results
         chosen = (result for result in results if result.path.stem == self._draft.choice)
         return next(chosen, results[-1] if results else None)
@@ -69,33 +73,33 @@ class Panels:
             return kept[-1] if kept else None
         return min(kept, key=lambda snapshot: abs(snapshot.step - step))
 
-    def _all(self) -> dict[str, Panel]:
+    def _panels(self) -> dict[str, Panel]:
         return {
-            **self._of_form(), **self._of_job(self.shown_job()), "test_grid": self._of_test(), **self._of_batch(),
-            **self._of_queue(), **tools_view.panels(self._tools),
+            **self._form_panels(), **self._job_panels(self.shown_job()), "test_grid": self._test_panel(),
+            **self._batch_panels(), **self._queue_panels(), **tools_view.panels(self._tools),
         }  # fmt: skip
 
-    def _of_form(self) -> dict[str, Panel]:
+    def _form_panels(self) -> dict[str, Panel]:
         draft, values = self._draft, dict(self._draft.values)
         name, is_taken = str(values["name"] or ""), self._is_taken(str(values["name"] or ""))
-        settings_problem = _problem_of(values)
+        settings_problem = _settings_problem(values)
         return {
-            "doctor": self._of_pair(values),
+            "doctor": self._doctor_panel(values),
             "name_note": ((name, is_taken), lambda: _about_name(name, is_taken)),
-            # Another name has no permission yet.
+            # Each name needs a permission of its own, so that a change of the name takes it back.
             "overwrite": ((name, is_taken), lambda: Props(visible=is_taken, value=False)),
             "settings_note": (settings_problem, lambda: render.error(settings_problem)),
             **{place: (text, functools.partial(render.error, text)) for place, text in draft.alerts.items()},
         }
 
-    def _of_pair(self, values: Mapping[str, Any]) -> Panel:
+    def _doctor_panel(self, values: Mapping[str, Any]) -> Panel:
         key = (*self._draft.digests.values(), *(values[name] for name in ("mask", "mask_file", "resolution")))
-        return key, lambda: self._doctor(key, values)
+        return key, lambda: self._doctor_html(key, values)
 
-    def _doctor(self, key: object, values: Mapping[str, Any]) -> str:
-        if self._pair[0] != key:
-            self._pair = key, _examined(self._draft, values)
-        return self._pair[1]
+    def _doctor_html(self, key: object, values: Mapping[str, Any]) -> str:
+        if self._doctor[0] != key:
+            self._doctor = key, _make_doctor(self._draft, values)
+        return self._doctor[1]
 
     def _is_taken(self, name: str) -> bool:
         try:
@@ -104,7 +108,7 @@ class Panels:
         except (LoraFileError, OSError):
             return False
 
-    def _of_job(self, job: Job | None) -> dict[str, Panel]:
+    def _job_panels(self, job: Job | None) -> dict[str, Panel]:
         jobs = self._jobs.all()
         active = self._jobs.active()
         other = active if active is not job else None
@@ -118,15 +122,15 @@ class Panels:
                 lambda: Props(choices=labels, value=job and _label(job), visible=len(labels) > 1),
             ),
             "progress": (key, lambda: render.progress(job, other)),
-            "live": (render.spoken(job), lambda: render.spoken(job)),
+            "live": (render.announcement(job), lambda: render.announcement(job)),
             "stop": (is_busy, lambda: Props(visible=is_busy)),
             "stop_keep": (is_busy, lambda: Props(visible=is_busy)),
             "again": (can_repeat, lambda: Props(visible=can_repeat)),
-            **self._of_kept(job),
-            **self._of_result(job),
+            **self._kept_panels(job),
+            **self._result_panels(job),
         }
 
-    def _of_kept(self, job: Job | None) -> dict[str, Panel]:
+    def _kept_panels(self, job: Job | None) -> dict[str, Panel]:
         snapshot = self.shown_snapshot(job) if job else None
         steps = [kept.step for kept in job.snapshots] if job else []
         can_scrub = job is not None and job.has_ended and bool(steps)
@@ -139,7 +143,7 @@ class Panels:
             ),
         }
 
-    def _of_result(self, job: Job | None) -> dict[str, Panel]:
+    def _result_panels(self, job: Job | None) -> dict[str, Panel]:
         result = self.shown_result(job) if job else None
         results = list(job.results) if job else []
         names = list(dict.fromkeys(each.path.stem for each in results))
@@ -154,41 +158,42 @@ class Panels:
             "result": (key, lambda: render.result(result, others) if result else ""),
         }
 
-    def _of_test(self) -> Panel:
+    def _test_panel(self) -> Panel:
         trial = self._trial
-        return trial.version, lambda: render.grid(trial.row(), trial.text, trial.error, is_running=trial.is_running)
+        task = trial.task
+        return task.version, lambda: render.grid(trial.row(), trial.text, task.error, is_running=task.is_busy)
 
-    def _of_batch(self) -> dict[str, Panel]:
-        batch, ready = self._batch, self._batch.ready
+    def _batch_panels(self) -> dict[str, Panel]:
+        batch, ready = self._batch, self._batch.ready_count
         is_stale = bool(batch.rows) and batch.settings != base_settings_of(self._draft.values)
         text = f"Train all {ready}" if ready > 1 else "Train it"
         return {
             "batch_hint": (is_stale, lambda: batch_view.hint(is_stale=is_stale)),
-            "batch_faces": (batch.looked, lambda: batch_view.faces(batch)),
-            "batch": (batch.version, lambda: batch_view.table(batch)),
+            "batch_faces": (batch.scans, lambda: batch_view.thumbnail_styles(batch)),
+            "batch": (batch.task.version, lambda: batch_view.table(batch)),
             "batch_train": (ready, lambda: Props(value=text, visible=ready > 0)),
         }
 
-    def _of_queue(self) -> dict[str, Panel]:
+    def _queue_panels(self) -> dict[str, Panel]:
         jobs, is_paused = self._jobs.all(), self._jobs.is_paused
-        rows = queue.in_order(jobs, self._jobs.queue())
-        moving = [job for job in rows if job.is_active and not job.is_queued]
+        rows = queue.display_order(jobs, self._jobs.queue())
+        running = [job for job in rows if job.is_active and not job.is_queued]
         return {
-            "queue_faces": (sorted(job.id for job in rows), lambda: self._faces(rows)),
+            "queue_faces": (sorted(job.id for job in rows), lambda: self._thumbnail_styles(rows)),
             "queue": (
-                (is_paused, len(jobs), [queue.key(job) for job in rows]),
+                (is_paused, len(jobs), [queue.row_key(job) for job in rows]),
                 lambda: queue.table(rows, len(jobs) - len(rows), is_paused=is_paused),
             ),
-            "queue_news": ([(job.id, job.version) for job in moving], lambda: queue.news(moving)),
+            "queue_news": ([(job.id, job.version) for job in running], lambda: queue.progress_updates(running)),
             "pause": (is_paused, lambda: Props(visible=not is_paused)),
             "resume": (is_paused, lambda: Props(visible=is_paused)),
         }
 
-    def _faces(self, jobs: Sequence[Job]) -> str:
-        """The jobs' thumbnails; each file is read once."""
+    def _thumbnail_styles(self, jobs: Sequence[Job]) -> str:
+        """The style sheet with the jobs' thumbnails; each file is read once."""
         known = self._thumbnails
         self._thumbnails = {job.id: known.get(job.id) or job.thumbnail for job in jobs}
-        return render.faces({job_id: face for job_id, face in self._thumbnails.items() if face})
+        return render.thumbnail_styles({job_id: picture for job_id, picture in self._thumbnails.items() if picture})
 
 
 def _digest(key: object) -> str:
@@ -196,7 +201,7 @@ def _digest(key: object) -> str:
 
 
 def job_id(label: str | None) -> str:
-    """The job that an entry of the list of jobs stands for."""
+    """The id of the job behind an entry of the list of jobs; '' for none."""
     return str(label or "").rpartition("#")[2]
 
 
@@ -205,7 +210,7 @@ def _label(job: Job) -> str:
 
 
 def _slider(steps: list[int], snapshot: KeptSnapshot | None) -> Props:
-    """From the first to the last kept step, in strides that reach each of them."""
+    """From the first to the last kept step, in strides that stop at each of them."""
     if len(steps) < 2 or snapshot is None:
         return Props(visible=False)
     stride = functools.reduce(math.gcd, (step - steps[0] for step in steps))
@@ -213,6 +218,7 @@ def _slider(steps: list[int], snapshot: KeptSnapshot | None) -> Props:
 
 
 def _about_name(name: str, is_taken: bool) -> str:
+    """What is wrong with the name, or that it is taken."""
     if not name:
         return ""
     try:
@@ -222,7 +228,8 @@ def _about_name(name: str, is_taken: bool) -> str:
     return render.note("a LoRA of this name exists: allow overwriting, or choose another name") if is_taken else ""
 
 
-def _problem_of(values: Mapping[str, Any]) -> str:
+def _settings_problem(values: Mapping[str, Any]) -> str:
+    """Why the settings of the form cannot be used, or ''."""
     try:
         config_of(values)
     except ConfigError as error:
@@ -230,7 +237,7 @@ def _problem_of(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _examined(draft: Draft, values: Mapping[str, Any]) -> str:
+def _make_doctor(draft: Draft, values: Mapping[str, Any]) -> str:
     """The doctor's panel for the pictures in the draft."""
     original, target = (draft.pictures[role] for role in PICTURES)
     if original is None or target is None:
@@ -239,7 +246,7 @@ def _examined(draft: Draft, values: Mapping[str, Any]) -> str:
     try:
         try:
             config = config_of(values)
-        except ConfigError:  # said elsewhere; the pictures can be looked at all the same
+        except ConfigError:  # shown as settings_note; the pictures can be examined all the same
             config = TrainConfig()
         pair = load_pair(original, target, config)
         return render.doctor(examine(pair).findings, mask_overlay(pair))

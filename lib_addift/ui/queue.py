@@ -1,40 +1,40 @@
 """The tab 'Queue' as HTML: all jobs, one below the other.
 
-What changes with every step of a job is kept apart (`news`), and so are the thumbnails: the list itself is sent again
-only when its `key` changes, so that nothing in it moves under a person's hand.
+What changes with every training step (`progress_updates`) and the thumbnails are sent apart from the list, which is
+replaced only when the `row_key` of a job changes: otherwise its buttons would be replaced while a person presses them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from lib_addift.jobs.queue import Job, Jobs, JobState
-from lib_addift.ui.render import WORDS, bar, doing, escape, face, problem, sentence, steps, time_left
+from lib_addift.jobs.queue import Job, JobState
+from lib_addift.ui.render import STATE_LABELS, bar, escape, problem, sentence, status_text, steps, thumbnail, time_left
 
-_MOST_ENDED = 100  # jobs on show that have ended
+_MAX_ENDED = 100  # jobs on show that have ended
 _EMPTY = """\
 <div class="addift-card"><h3>Nothing was trained yet</h3>
 <p class="addift-text">What you start in 'Pair' or 'Batch' waits here for its turn, and stays when the program ends.</p>
 </div>"""
 
 
-def in_order(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
-    """Those that run, those that wait with the next one first, and those that have ended with the latest first."""
+def display_order(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
+    """Jobs that run, then those that wait with the next one first, then those that have ended with the latest first."""
     running = [job for job in jobs if job.is_running]
     ended = sorted((job for job in jobs if job.has_ended), key=lambda job: job.finished or 0.0, reverse=True)
-    return [*running, *(job for job in waiting if job.is_queued), *ended[:_MOST_ENDED]]
+    return [*running, *(job for job in waiting if job.is_queued), *ended[:_MAX_ENDED]]
 
 
-def key(job: Job) -> object:
-    """Changes when the job's row does, its `news` aside."""
+def row_key(job: Job) -> object:
+    """A value that changes when the job's row does, apart from what `progress_updates` brings."""
     text = "" if job.is_running else job.text
     return job.id, job.state, text, job.error, job.is_stopping, job.saving, len(job.log), job.log[-1:]
 
 
 def summary(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
     """'1 training, 3 waiting, 2 done.'"""
-    counts = {word: sum(job.state is state for job in rows) for state, word in WORDS.items()}
+    counts = {word: sum(job.state is state for job in rows) for state, word in STATE_LABELS.items()}
     order = ("training", "waiting", "done", "stopped", "failed")
     text = ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
     older = f" {hidden} older ones are not shown." if hidden else ""
@@ -43,7 +43,7 @@ def summary(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
 
 
 def table(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
-    """All jobs; while one of them may change by itself, the page asks again."""
+    """All jobs. While one is active, the attribute `data-addift-active` makes the page ask again."""
     waiting = [job for job in rows if job.is_queued]
     lines = "".join(_row(job, waiting) for job in rows)
     shown = f'<ul class="addift-rows" aria-label="Trainings">{lines}</ul>' if rows else _EMPTY
@@ -51,8 +51,8 @@ def table(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
     return f'<div data-addift-active="{int(is_active)}">{summary(rows, hidden, is_paused=is_paused)}{shown}</div>'
 
 
-def news(jobs: Sequence[Job]) -> str:
-    """How those that run get on; the script puts it into their rows."""
+def progress_updates(jobs: Sequence[Job]) -> str:
+    """The progress of jobs that run, as data attributes; the script writes them into the rows."""
     return "".join(
         f'<span data-addift-news="{job.id}" data-percent="{round(100 * job.progress)}" '
         f'data-steps="{sentence(steps(job))[:-1]}" data-left="{time_left(job.seconds_left)}" '
@@ -62,15 +62,16 @@ def news(jobs: Sequence[Job]) -> str:
 
 
 def _text(job: Job) -> str:
-    return job.text if job.state is JobState.DONE and not job.saving else doing(job)
+    """What a job does, or how it ended: of a done one its verdict."""
+    return job.text if job.state is JobState.DONE and not job.saving else status_text(job)
 
 
 def _row(job: Job, waiting: Sequence[Job]) -> str:
     name = escape(job.name)
-    word = "stopping" if job.is_running and job.is_stopping else WORDS[job.state]
+    word = "stopping" if job.is_running and job.is_stopping else STATE_LABELS[job.state]
     return (
         f'<li class="addift-row" data-addift-row="{job.id}" data-addift-state="{job.state.value}">'
-        f"{face(job.id, f'The first pair of {job.name}')}"
+        f"{thumbnail(job.id, f'The first pair of {job.name}')}"
         f'<div class="addift-row-main"><div class="addift-head"><h4>{name}</h4>'
         f'<span class="addift-badge addift-{job.state.value}">{word}</span></div>{_progress(job)}'
         f'<p class="addift-text">{"" if job.error else sentence(_text(job))}</p>{problem(job.error)}</div>'
@@ -80,7 +81,7 @@ def _row(job: Job, waiting: Sequence[Job]) -> str:
 
 
 def _progress(job: Job) -> str:
-    """The bar where there is something to go, and the figures."""
+    """The bar, unless the job is done or has not begun; the step; the time left."""
     is_begun = job.is_running or job.step > 0
     shown = bar(job) if is_begun and job.state is not JobState.DONE else ""
     pairs = f"<span>{len(job.request.pairs)} pairs</span>" if len(job.request.pairs) > 1 else ""
@@ -114,11 +115,11 @@ def _buttons(job: Job, waiting: Sequence[Job]) -> str:
     return "".join(buttons)
 
 
-def _button(job: Job, act: str, text: str, title: str, *, is_off: bool = False) -> str:
-    spoken = text if text.isascii() else title
+def _button(job: Job, action: str, text: str, title: str, *, is_off: bool = False) -> str:
+    label = text if text.isascii() else title  # an arrow has no name
     return (
-        f'<button type="button" data-addift-act="{act}" data-addift-job="{job.id}" title="{title}." '
-        f'aria-label="{spoken}: {escape(job.name)}"{" disabled" if is_off else ""}>{text}</button>'
+        f'<button type="button" data-addift-act="{action}" data-addift-job="{job.id}" title="{title}." '
+        f'aria-label="{label}: {escape(job.name)}"{" disabled" if is_off else ""}>{text}</button>'
     )
 
 
@@ -131,20 +132,3 @@ def _log(job: Job) -> str:
         f'<details class="addift-log" data-addift-log="{job.id}"><summary aria-label="Log of {escape(job.name)}">Log'
         f'</summary><ol tabindex="0" aria-label="Log of {escape(job.name)}">{lines}</ol></details>'
     )
-
-
-def act(jobs: Jobs, action: str, job_id: str) -> None:
-    """Do what a button in a row stands for. Raises an AddiftError."""
-    job = jobs.get(job_id)
-    waiting = [each.id for each in jobs.queue()]
-    place = waiting.index(job.id) if job.id in waiting else 0
-    actions: dict[str, Callable[[], object]] = {
-        "stop": lambda: jobs.stop(job.id),
-        "cancel": lambda: jobs.stop(job.id),
-        "up": lambda: jobs.move(job.id, waiting[place - 1] if place else job.id),
-        "down": lambda: jobs.move(job.id, next(iter(waiting[place + 2 :]), None)),
-        "retry": lambda: jobs.retry(job.id),
-        "fresh": lambda: jobs.retry(job.id, from_start=True),
-        "remove": lambda: jobs.remove(job.id),
-    }
-    actions[action]()

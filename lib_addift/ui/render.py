@@ -1,4 +1,4 @@
-"""The live panels as HTML, from plain values. Every text goes through `escape`, every picture is a data: address."""
+"""Panels as HTML, from plain values. Every text goes through `escape`, every picture becomes a data: URL."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from PIL import Image
 from lib_addift.data.checks import Finding
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import LEARNT
+from lib_addift.files import png_bytes
 from lib_addift.jobs.files import KeptResult
 from lib_addift.jobs.queue import Job, JobState
 from lib_addift.training.estimate import about
 from lib_addift.ui.curve import curve
 
 _STRIP_WEIGHTS = ", ".join(f"{weight:g}" for weight in WEIGHTS)
-_LOSSLESS_PIXELS = 512 * 512  # up to here a picture is sent as it is; larger ones would be some MB
+_LOSSLESS_PIXELS = 512 * 512  # up to here a picture is sent as PNG; of larger ones that would be some MB
 _SIGNS = {"ok": "✓", "note": "i", "warning": "!"}
-_SPOKEN = {"ok": "Good", "note": "Note", "warning": "Warning"}
-WORDS = {
+_LEVEL_NAMES = {"ok": "Good", "note": "Note", "warning": "Warning"}
+STATE_LABELS = {
     JobState.QUEUED: "waiting",
     JobState.RUNNING: "training",
     JobState.DONE: "done",
     JobState.STOPPED: "stopped",
     JobState.FAILED: "failed",
 }
-_MEANING = {
+_RESULT_TEXTS = {
     "good": "in a prompt draws the change you showed; with -1 its opposite.",
     "weak": "in a prompt draws a part of the change you showed; with -1 its opposite.",
     "failed": "is saved all the same, but can do little.",
@@ -47,7 +48,7 @@ Best: generate one and inpaint the other from it.</li>
 
 
 def escape(text: object) -> str:
-    """Text that is only text in HTML, and in the templates that gradio 6 takes HTML for."""
+    """Text without any meaning in HTML, nor in the templates as which gradio 6 reads HTML."""
     result = html.escape(str(text))
     for character in "{}$@":
         result = result.replace(character, f"&#{ord(character)};")
@@ -64,37 +65,39 @@ def sentence(text: object) -> str:
 
 
 def error(text: str) -> str:
-    """A sentence about what went wrong, read aloud at once; nothing for no text."""
+    """A sentence about what went wrong, which screen readers read at once; nothing for no text."""
     return f'<div class="addift-error" role="alert">{sentence(text)}</div>' if text else ""
 
 
 def problem(text: str) -> str:
-    """The same as a part of a list, which is not read aloud at once."""
+    """The same as a part of a list, which screen readers do not read at once."""
     return f'<p class="addift-error">{sentence(text)}</p>' if text else ""
 
 
 def note(text: str) -> str:
+    """A sentence in small print; nothing for no text."""
     return f'<div class="addift-hint">{sentence(text)}</div>' if text else ""
 
 
 def picture(image: Image.Image, alt: str, kind: str, data: str = "") -> str:
     """An <img> with the class addift-`kind`; `data` is one more attribute, made of plain figures."""
-    return f'<img class="addift-{kind}" alt="{escape(alt)}" src="{_address(image)}" {data}>'
+    return f'<img class="addift-{kind}" alt="{escape(alt)}" src="{_picture_url(image)}" {data}>'
 
 
-def _address(image: Image.Image) -> str:
-    file = io.BytesIO()
+def _picture_url(image: Image.Image) -> str:
     if image.width * image.height <= _LOSSLESS_PIXELS:
-        image.save(file, "PNG")
-        kind = "png"
-    else:
-        image.convert("RGB").save(file, "JPEG", quality=90)
-        kind = "jpeg"
-    return _as_address(file, kind)
+        return _data_url(png_bytes(image), "png")
+    return _data_url(_jpeg_bytes(image, quality=90), "jpeg")
 
 
-def _as_address(file: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+def _jpeg_bytes(image: Image.Image, *, quality: int) -> bytes:
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def doctor(findings: Iterable[Finding], overlay: Image.Image) -> str:
@@ -107,10 +110,10 @@ def doctor(findings: Iterable[Finding], overlay: Image.Image) -> str:
     )
 
 
-def finding(found: Finding, of: str = "") -> str:
-    """One line of the pair doctor's; `of` stands before it."""
-    sign = f'<span class="addift-sign" role="img" aria-label="{_SPOKEN[found.level]}">{_SIGNS[found.level]}</span>'
-    text = f"<span>{escape(of)}{sentence(found.text)}</span>"
+def finding(found: Finding, prefix: str = "") -> str:
+    """One finding of the pair doctor as a list item."""
+    sign = f'<span class="addift-sign" role="img" aria-label="{_LEVEL_NAMES[found.level]}">{_SIGNS[found.level]}</span>'
+    text = f"<span>{escape(prefix)}{sentence(found.text)}</span>"
     return f'<li class="addift-finding addift-{found.level}">{sign}{text}</li>'
 
 
@@ -130,27 +133,24 @@ def bar(job: Job) -> str:
 
 
 def steps(job: Job) -> str:
+    """'step 3 of 40'."""
     return f"step {job.step} of {job.total}"
 
 
-def faces(pictures: Mapping[str, Image.Image]) -> str:
-    """Thumbnails by key, sent once: `face` shows one in HTML that is sent often."""
-    addresses = {key: _thumbnail(picture) for key, picture in pictures.items()}
-    rules = (
-        f'#addift_root [data-addift-face="{key}"]{{background-image:url({url})}}' for key, url in addresses.items()
-    )
+def thumbnail_styles(pictures: Mapping[str, Image.Image]) -> str:
+    """A style sheet with pictures by key. It is sent once; HTML that is sent often refers to it with `thumbnail`."""
+    urls = {key: _thumbnail_url(picture) for key, picture in pictures.items()}
+    rules = (f'#addift_root [data-addift-face="{key}"]{{background-image:url({url})}}' for key, url in urls.items())
     return f"<style>{''.join(rules)}</style>"
 
 
-def face(key: str, alt: str) -> str:
-    """The place of a thumbnail that `faces` has."""
+def thumbnail(key: str, alt: str) -> str:
+    """The box in which the picture with this key in `thumbnail_styles` is shown."""
     return f'<div class="addift-face" role="img" aria-label="{escape(alt)}" data-addift-face="{key}"></div>'
 
 
-def _thumbnail(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.convert("RGB").save(file, "JPEG", quality=80)
-    return _as_address(file, "jpeg")
+def _thumbnail_url(image: Image.Image) -> str:
+    return _data_url(_jpeg_bytes(image, quality=80), "jpeg")
 
 
 def progress(job: Job | None, other: Job | None) -> str:
@@ -161,11 +161,11 @@ def progress(job: Job | None, other: Job | None) -> str:
     lines = [
         f'<div class="addift-card" data-addift-state="{job.state.value}" data-addift-active="{int(is_active)}">',
         f'<div class="addift-head"><h3>{escape(job.name)}</h3>'
-        f'<span class="addift-badge addift-{job.state.value}">{WORDS[job.state]}</span></div>',
+        f'<span class="addift-badge addift-{job.state.value}">{STATE_LABELS[job.state]}</span></div>',
         bar(job),
         f'<div class="addift-line"><span class="addift-step">{sentence(steps(job))[:-1]}</span>'
         f'<span class="addift-left">{time_left(job.seconds_left)}</span></div>',
-        f'<p class="addift-text">{sentence(doing(job))}</p>',
+        f'<p class="addift-text">{sentence(status_text(job))}</p>',
         error(job.error),
         curve(job.losses, job.total),
         f'<p class="addift-hint">{escape(other.name)} is being trained meanwhile.</p>' if other else "",
@@ -174,7 +174,7 @@ def progress(job: Job | None, other: Job | None) -> str:
     return "".join(lines)
 
 
-def doing(job: Job) -> str:
+def status_text(job: Job) -> str:
     """What a job does, or how it ended."""
     if job.state is JobState.FAILED:
         return "This training failed"
@@ -183,8 +183,8 @@ def doing(job: Job) -> str:
     return job.text
 
 
-def spoken(job: Job | None) -> str:
-    """The same for screen readers: a sentence that changes only now and then."""
+def announcement(job: Job | None) -> str:
+    """The status for screen readers, which read it aloud: a sentence that changes at every quarter of the steps."""
     if job is None:
         return ""
     if job.state is JobState.RUNNING and job.text == "training":
@@ -213,7 +213,7 @@ def result(found: KeptResult, others: Sequence[KeptResult]) -> str:
     parts = [
         f'<div class="addift-card addift-result" data-addift-tag="{escape(found.tag)}">',
         f'<p class="addift-verdict addift-{level}">{sentence(found.verdict)}</p>',
-        f'<p class="addift-tag"><code>{escape(found.tag)}</code> {_MEANING[level]}</p>',
+        f'<p class="addift-tag"><code>{escape(found.tag)}</code> {_RESULT_TEXTS[level]}</p>',
         '<figure class="addift-wide" tabindex="0" role="group" aria-label="Strip of the finished LoRA">',
         picture(found.strip, f"One picture with the finished LoRA at weights {_STRIP_WEIGHTS}", "final-strip"),
         "</figure>",
@@ -248,11 +248,11 @@ def _figures(found: KeptResult) -> str:
     return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
 
 
-def grid(image: Image.Image | None, text: str, failed: str, *, is_running: bool) -> str:
-    """The test: its pictures so far, and what it is doing."""
+def grid(image: Image.Image | None, text: str, failure: str, *, is_running: bool) -> str:
+    """The test: its pictures so far, its status, and why it failed."""
     shown = picture(image, "One seed with the LoRA at each labelled weight", "grid") if image else ""
     figure = (
         f'<figure class="addift-wide" tabindex="0" role="group" aria-label="Test">{shown}</figure>' if image else ""
     )
     busy = ' data-addift-active="1"' if is_running else ""
-    return f'<div{busy}>{figure}<p class="addift-hint" role="status">{sentence(text)}</p>{error(failed)}</div>'
+    return f'<div{busy}>{figure}<p class="addift-hint" role="status">{sentence(text)}</p>{error(failure)}</div>'

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_addift.jobs.queue import Jobs
-from lib_addift.ui import build_tab, compat
+from lib_addift.ui import compat
+from lib_addift.ui.tab import build_tab
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def serve(jobs: Jobs, *, port: int | None, open_browser: bool, block: bool) -> str:
-    """Serve the tab on this computer only; returns its address."""
+def launch(jobs: Jobs, *, port: int | None = None, open_browser: bool = True, block: bool = True) -> str:
+    """Serve the tab on this computer only; returns its address, after the end when `block` is set.
+
+    Raises HostError when the port is taken.
+    """
     css, script = (
         (_ROOT / name).read_text(encoding="utf-8") for name in ("style.css", "javascript/addift.js")
     )  # what a WebUI would load by itself

@@ -1,7 +1,8 @@
-"""The tab 'Tools': one operation at a time on finished LoRA files, in a thread, for some take minutes. No gradio."""
+"""The tab 'Tools': operations on finished LoRA files, in the background, as some take minutes. No gradio."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from lib_addift.config.settings import LAYER_KINDS, TrainConfig
 from lib_addift.data.pairs import load_pair
 from lib_addift.diffusion.host import Host
-from lib_addift.errors import OUT_OF_MEMORY, AddiftError, ConfigError, JobError, LoraFileError, PictureError
+from lib_addift.errors import AddiftError, ConfigError, LoraFileError, PictureError
 from lib_addift.evaluation.calibrate import calibrate
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora import tools as lora_tools
@@ -25,6 +25,7 @@ from lib_addift.lora.extract import MODEL_PARTS, extract
 from lib_addift.lora.file import check_name, describe
 from lib_addift.lora.inspect import BlockFigures, block_figures, layer_figures
 from lib_addift.lora.tools import Output, SavedLora, Summand
+from lib_addift.ui.background import BackgroundTask, FollowUp, Work
 from lib_addift.ui.form import config_of
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ FIELDS = (
     "tools_parts", "tools_rank", "tools_energy", "tools_name", "tools_overwrite",
 )  # fmt: skip
 _COUNTS = {"subtract": (2, 2), "merge": (1, 99), "average": (2, 99)}  # LoRAs at least and at most; else 1
-Work = Callable[[], "Outcome"]
+Operation = Callable[[], "Outcome"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class Outcome:
 
 
 class Tools:
-    """The fields as they were last sent, and the latest operation; `version` grows with every change of it."""
+    """The fields as they were last sent, and what came of the latest operation, which `task` runs."""
 
     def __init__(self, host: Host) -> None:
-        self._host, self._lock = host, threading.Lock()
+        self._host = host
+        self.task = BackgroundTask("addift-tools")
         self.values: dict[str, Any] = {
             "tools_op": OPERATIONS[0], "tools_loras": [], "tools_weights": "", "tools_blocks": "", "tools_tuned": "",
             "tools_base": "", "tools_layers": list(LAYER_KINDS), "tools_parts": list(MODEL_PARTS[:-1]), "tools_rank": 0,
@@ -70,26 +72,17 @@ class Tools:
         }  # fmt: skip
         self.names: list[str] = []  # of the LoRAs in the host's folder, with the subfolder
         self.outcome: Outcome | None = None
-        self.text = ""  # what it is doing
-        self.error = ""
-        self.is_busy = False
-        self.version = 0
 
     @property
     def operation(self) -> str:
         return str(self.values["tools_op"])
 
-    def keep(self, values: Mapping[str, Any]) -> None:
+    def set_values(self, values: Mapping[str, Any]) -> None:
         """Remember the fields that `values` has."""
         self.values = {**self.values, **{name: values[name] for name in FIELDS if name in values}}
 
-    def forget_error(self) -> None:
-        """What went wrong with one operation says nothing of the next one."""
-        self.error = ""
-        self.version += 1
-
-    def look(self) -> None:
-        """Look which LoRAs there are, and forget those chosen that are no more."""
+    def refresh_names(self) -> None:
+        """List the LoRAs of the host's folder, and unselect those that are gone."""
         folder = self._host.lora_dir
         files = folder.rglob("*.safetensors") if folder.is_dir() else []
         self.names = sorted(file.relative_to(folder).with_suffix("").as_posix() for file in files)
@@ -97,19 +90,30 @@ class Tools:
         self.values = {**self.values, "tools_loras": [name for name in chosen if name in self.names]}
 
     def start(self, form: Mapping[str, Any], pictures: Mapping[str, Image.Image | None]) -> threading.Thread:
-        """Begin what the fields ask for; `form` and `pictures` are those of 'Pair'. Raises an AddiftError."""
-        with self._lock:
-            if self.is_busy:
-                raise JobError(f"wait a moment, this is not done yet: {self.text}.")
-            work = self._work(form, pictures)
-            self.is_busy, self.error = True, ""
-            self._say(f"{self.operation}: reading")
-        thread = threading.Thread(target=self._do, args=(work,), name="addift-tools", daemon=True)
-        thread.start()
-        return thread
+        """Start the chosen operation. Raises an AddiftError for fields that do not fit, or while another one runs.
 
-    def _work(self, form: Mapping[str, Any], pictures: Mapping[str, Image.Image | None]) -> Work:
-        """What is to be done, with all that can be checked checked."""
+        Args:
+            form: the fields of the tab 'Pair', of which the precision and the settings of a calibration are used.
+            pictures: those of the tab 'Pair', for a calibration.
+        """
+
+        def prepare() -> Work:
+            return functools.partial(self._run, self._operation(form, pictures))
+
+        return self.task.start(prepare, f"{self.operation}: reading")
+
+    def _run(self, operation: Operation) -> FollowUp | None:
+        """Perform an operation; returns what makes the host use its new file, which waits until the host is free."""
+        self.outcome = None
+        try:
+            outcome = self.outcome = operation()
+        finally:
+            self.refresh_names()
+        self.task.set_text("")
+        return functools.partial(self._refresh_host, outcome.path) if outcome.path is not None else None
+
+    def _operation(self, form: Mapping[str, Any], pictures: Mapping[str, Image.Image | None]) -> Operation:
+        """The chosen operation, after all checks that need no file to be read."""
         operation = self.operation
         files = self._files()
         if operation == "show":
@@ -165,7 +169,7 @@ class Tools:
             Summand(file, weight, blocks) for file, weight in zip(files, numbers or [1.0] * len(files), strict=True)
         ]
 
-    def _extraction(self, output: Output, size: RankLimit) -> Work:
+    def _extraction(self, output: Output, size: RankLimit) -> Operation:
         paths = [_path(self.values[name], what) for name, what in (("tools_tuned", "tuned"), ("tools_base", "base"))]
         layers, parts = list(self.values["tools_layers"] or []), list(self.values["tools_parts"] or [])
 
@@ -178,51 +182,29 @@ class Tools:
 
     def _calibration(
         self, lora: Path, output: Output, config: TrainConfig, pictures: Mapping[str, Image.Image | None]
-    ) -> Work:
+    ) -> Operation:
         original, target = pictures["original"], pictures["target"]
         if original is None or target is None:
             raise PictureError("calibrate needs the two pictures of the tab 'Pair': put them in there.")
         pair = load_pair(original, target, config)
 
         def work() -> Outcome:
-            self._say("the round trip; it waits while the model is busy")
+            self.task.set_text("the round trip; it waits while the model is busy")
             made = calibrate(self._host, lora, pair, output, config)
             return Outcome(made.path.stem, made.verdict, tag=made.tag)
 
         return work
 
     def _report(self, text: str, done: int, total: int) -> None:
-        self._say(f"{self.operation}: {text} {done} of {total}")
+        self.task.set_text(f"{self.operation}: {text} {done} of {total}")
 
-    def _do(self, work: Work) -> None:
-        outcome = None
-        try:
-            outcome = work()
-        except AddiftError as error:
-            self.error = str(error)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            self.error = OUT_OF_MEMORY
-        except Exception as error:  # the thread ends here; a person sees the sentence
-            _log.exception("the tool '%s' failed", self.operation)
-            self.error = f"unexpected {type(error).__name__}: {error}. The console has the details."
-        self.outcome = outcome
-        self.look()
-        self.is_busy = False
-        self._say("")
-        if outcome is not None and outcome.path is not None:
-            self._tell_host(outcome.path)
-
-    def _tell_host(self, path: Path) -> None:
+    def _refresh_host(self, path: Path) -> None:
         """Wait until the host's model is free, and make it use the new file."""
         try:
             with self._host.exclusive():
                 self._host.refresh_loras(path)
-        except AddiftError as error:  # no SD1.x model is loaded, say: the host finds the file by itself later
+        except AddiftError as error:  # such as no SD1.x model: the host finds the file by itself later
             _log.info("the host was not told of '%s': %s", path.name, error)
-
-    def _say(self, text: str) -> None:
-        self.text = text
-        self.version += 1
 
 
 def _made(made: SavedLora) -> Outcome:

@@ -7,31 +7,31 @@ from lib_addift.ui.handlers import Changes, Handlers, Values, report_errors_in
 
 
 class ToolHandlers:
-    """The server side of the tab; it shares the draft, the panels and the tools with all the others."""
+    """The server side of the tab; it shares its state with the other tabs."""
 
     def __init__(self, handlers: Handlers) -> None:
         self.draft, self.panels, self.tools = handlers.draft, handlers.panels, handlers.tools
 
     @report_errors_in("tools_alert")
     def choose_tool(self, values: Values) -> Changes:
-        """Another operation was chosen: its fields come, others go."""
+        """Another operation was chosen: show its fields and no error of the one before."""
         self.draft.alerts["tools_alert"] = ""
-        self.tools.forget_error()
-        self.tools.keep(values)
+        self.tools.task.set_error("")
+        self.tools.set_values(values)
         return {}
 
     @report_errors_in("tools_alert")
-    def look_at_loras(self, values: Values) -> Changes:
-        """Look anew which LoRAs there are."""
-        self.tools.keep(values)
-        self.tools.look()
+    def refresh_loras(self, values: Values) -> Changes:
+        """List the LoRAs of the folder anew."""
+        self.tools.set_values(values)
+        self.tools.refresh_names()
         return {"tools_loras": tools_view.chosen(self.tools)}
 
     @report_errors_in("tools_alert")
     def use_tool(self, values: Values) -> Changes:
-        """Begin the operation. The permission to overwrite is for this one only."""
+        """Start the operation. The permission to overwrite is for this one only."""
         self.draft.alerts["tools_alert"] = ""
-        self.tools.keep(values)
+        self.tools.set_values(values)
         self.tools.start(self.draft.values, self.draft.pictures)
-        self.tools.keep({"tools_overwrite": False})
+        self.tools.set_values({"tools_overwrite": False})
         return {"tools_overwrite": False}

@@ -21,7 +21,7 @@ _BLOCKS_HELP = (
 
 
 def build_tools() -> dict[str, Any]:
-    """The components by name; which of the rows can be seen is said by tools_view.panels."""
+    """The components by name. tools_view.panels decides which of the rows are visible."""
     parts: dict[str, Any] = {
         "tools_op": gr.Radio(list(OPERATIONS), value=OPERATIONS[0], label="Operation", elem_id="addift_tools_op"),
         "tools_hint": gr.HTML("", elem_id="addift_tools_hint"),
@@ -82,8 +82,11 @@ def _text(name: str, label: str, info: str) -> Any:
 
 
 def bind_tools(bind: Callable[..., None], handlers: ToolHandlers) -> None:
-    """`bind` as in tab.py. Without preprocessing: gradio would compare a LoRA with the list as it was at the start."""
+    """Bind the events with `bind` of tab.py.
+
+    Without preprocessing, in which gradio would refuse LoRAs that were not in the list when the tab was built.
+    """
     fields = list(FIELDS)
     bind("tools_op", handlers.choose_tool, fields, [], event="input", preprocess=False)
-    bind("tools_reload", handlers.look_at_loras, fields, [], preprocess=False)
+    bind("tools_reload", handlers.refresh_loras, fields, [], preprocess=False)
     bind("tools_run", handlers.use_tool, fields, ["tools_overwrite"], preprocess=False)

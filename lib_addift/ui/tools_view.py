@@ -28,7 +28,7 @@ _HINTS = {
 
 
 def panels(tools: Tools) -> dict[str, tuple[object, Callable[[], Any]]]:
-    """As in panels.py: each with a key that changes when its content does."""
+    """The panels of the tab by name, each as a `Panel` of panels.py: a key that changes with it, and what makes it."""
     operation = tools.operation
     used = {name: operation in operations for name, operations in USED_BY.items()}
     names = list(tools.names)
@@ -38,12 +38,12 @@ def panels(tools: Tools) -> dict[str, tuple[object, Callable[[], Any]]]:
         "tools_loras": (names, lambda: Props(choices=names)),
         "tools_hint": (operation, lambda: hint(operation)),
         "tools_run": (button, lambda: Props(value=button)),
-        "tools": (tools.version, lambda: result(tools)),
+        "tools": (tools.task.version, lambda: result(tools)),
     }
 
 
 def chosen(tools: Tools) -> Props:
-    """The list of LoRAs, and those of them that are chosen."""
+    """The list of LoRAs, and which are chosen."""
     return Props(choices=list(tools.names), value=tools.values["tools_loras"])
 
 
@@ -59,11 +59,11 @@ def hint(operation: str) -> str:
 
 
 def result(tools: Tools) -> str:
-    """What it is doing, or what came of the latest operation."""
-    busy = ' data-addift-active="1"' if tools.is_busy else ""
-    shown = "" if tools.is_busy or tools.outcome is None else _outcome(tools.outcome)
-    status = f'<p class="addift-hint" role="status">{sentence(tools.text)}</p>'
-    return f"<div{busy}>{shown}{status}{render.error(tools.error)}</div>"
+    """What is being done, or what came of the latest operation."""
+    busy = ' data-addift-active="1"' if tools.task.is_busy else ""
+    shown = "" if tools.task.is_busy or tools.outcome is None else _outcome(tools.outcome)
+    status = f'<p class="addift-hint" role="status">{sentence(tools.task.text)}</p>'
+    return f"<div{busy}>{shown}{status}{render.error(tools.task.error)}</div>"
 
 
 def _outcome(outcome: Outcome) -> str:

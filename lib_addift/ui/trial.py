@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from lib_addift.diffusion.host import Host
-from lib_addift.errors import OUT_OF_MEMORY, AddiftError, JobError
 from lib_addift.evaluation.preview import labelled_row
 from lib_addift.hosts.prompt_tag.syntax import MERGE, has_tag, with_mode
+from lib_addift.ui.background import BackgroundTask, Work
 
 WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class TrialRequest:
     width: int = 512
     height: int = 512
     cfg_scale: float = 7.0
-    mode: str = MERGE  # how the LoRAs of the prompt and this one act together, one of lora_args.MODES
+    mode: str = MERGE  # how the LoRAs of the prompt and this one act together, one of prompt_tag.syntax.MODES
 
     def prompt_at(self, weight: float) -> str:
         """The prompt with the LoRA at a weight; 0 is without it. `merge` leaves the other tags as they were typed."""
@@ -39,40 +36,30 @@ class TrialRequest:
         return prompt if self.mode == MERGE else with_mode(prompt, self.mode)
 
 
-@dataclass
 class Trial:
-    """The latest test and its pictures so far; `version` grows with every change."""
+    """The latest test and its pictures so far, which `task` draws."""
 
-    host: Host
-    request: TrialRequest | None = None
-    pictures: list[np.ndarray] = field(default_factory=list)
-    error: str = ""
-    version: int = 0
-    is_running: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.task = BackgroundTask("addift-test", "a test is being drawn already: wait until it is done.")
+        self.request: TrialRequest | None = None
+        self.pictures: list[np.ndarray] = []  # (H, W, 3) uint8, in the order of WEIGHTS
 
     def start(self, request: TrialRequest) -> threading.Thread:
-        """Begin to draw, in a thread of its own: the host draws when it is free. Raises JobError while one runs."""
-        with self._lock:
-            if self.is_running:
-                raise JobError("a test is being drawn already: wait until it is done.")
-            self.request, self.pictures, self.error, self.is_running = request, [], "", True
-            self.version += 1
-        thread = threading.Thread(target=self._draw, args=(request,), name="addift-test", daemon=True)
-        thread.start()
-        return thread
+        """Start to draw; each picture waits until the host is free. Raises JobError while another test is drawn."""
 
-    def refuse(self, error: str) -> None:
-        """Say why the next test was not begun."""
-        self.error = error
-        self.version += 1
+        def prepare() -> Work:
+            self.request, self.pictures = request, []
+            return functools.partial(self._draw, request)
+
+        return self.task.start(prepare)
 
     @property
     def text(self) -> str:
         """What it is doing, or how it ended."""
-        if self.request is None or self.error:
+        if self.request is None or self.task.error:
             return ""
-        if self.is_running:
+        if self.task.is_busy:
             return f"drawing picture {len(self.pictures) + 1} of {len(WEIGHTS)}; it waits while the model is busy"
         request = self.request
         text = f"the same prompt and seed ({request.seed}) with {request.lora} at each weight; 0 is without it"
@@ -90,20 +77,10 @@ class Trial:
         return labelled_row(np.stack(pictures), [f"{weight:g}" for weight in WEIGHTS[: len(pictures)]])
 
     def _draw(self, request: TrialRequest) -> None:
-        try:
-            for weight in WEIGHTS:
-                picture = self.host.draw(
-                    request.prompt_at(weight), negative_prompt=request.negative_prompt, seed=request.seed,
-                    cfg_scale=request.cfg_scale, width=request.width, height=request.height,
-                )  # fmt: skip
-                self.pictures.append(picture)
-                self.version += 1
-        except AddiftError as error:
-            self.error = str(error)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            self.error = OUT_OF_MEMORY
-        except Exception as error:  # the thread ends here; a person sees the sentence
-            _log.exception("the test of '%s' failed", request.lora)
-            self.error = f"unexpected {type(error).__name__}: {error}. The console has the details."
-        self.is_running = False
-        self.version += 1
+        for weight in WEIGHTS:
+            picture = self.host.draw(
+                request.prompt_at(weight), negative_prompt=request.negative_prompt, seed=request.seed,
+                cfg_scale=request.cfg_scale, width=request.width, height=request.height,
+            )  # fmt: skip
+            self.pictures.append(picture)
+            self.task.touch()

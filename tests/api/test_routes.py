@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from lib_addift.api import add_routes, errors, pictures
+from lib_addift.api import errors, pictures
+from lib_addift.api.routes import add_routes
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world

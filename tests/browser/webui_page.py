@@ -24,12 +24,13 @@ if not hasattr(huggingface_hub, "HfFolder"):
 
 import gradio as gr  # noqa: E402 - after the line above
 
-from lib_addift import ui  # noqa: E402
+from lib_addift import TITLE  # noqa: E402
 from lib_addift.demo import world  # noqa: E402
 from lib_addift.demo.run import CHECKPOINT, TASKS  # noqa: E402
 from lib_addift.hosts.standalone import StandaloneHost  # noqa: E402
 from lib_addift.jobs.queue import Jobs  # noqa: E402
-from lib_addift.webui import TAB_ID, TITLE  # noqa: E402
+from lib_addift.ui.tab import build_tab  # noqa: E402
+from lib_addift.webui import TAB_ID  # noqa: E402
 
 
 def main(port: int, lora_dir: Path) -> None:
@@ -37,9 +38,8 @@ def main(port: int, lora_dir: Path) -> None:
     _add_to_head_and_body()
     jobs = Jobs(StandaloneHost(CHECKPOINT, lora_dir=lora_dir))
     pictures = lora_dir.parent / "pictures"
-    name = "a1111" if gr.__version__.startswith("3.") else "forge"
     interfaces = [(_interface(tab, _generated(pictures)), tab, tab) for tab in TABS]
-    interfaces.append((ui.build_tab(jobs, host_name=name), TITLE, TAB_ID))
+    interfaces.append((build_tab(jobs, in_webui=True), TITLE, TAB_ID))
     with gr.Blocks(analytics_enabled=False, title="Stable Diffusion") as page, gr.Tabs(elem_id="tabs"):
         for interface, label, tab in interfaces:
             with gr.TabItem(label, id=tab, elem_id=f"tab_{tab}"):

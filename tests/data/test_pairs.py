@@ -162,6 +162,27 @@ def test_formats_and_extensions(name: str, tmp_path: Path) -> None:
     assert np.abs(np.asarray(picture, dtype=int) - scene()).mean() < 3
 
 
+@pytest.mark.parametrize("alpha", [None, 100])
+def test_a_picture_that_was_loaded_is_not_converted_again(alpha: int | None, tmp_path: Path) -> None:
+    picture = Image.fromarray(scene())
+    if alpha is not None:
+        picture.putalpha(alpha)
+    picture.save(tmp_path / "a.png")
+    loaded = load_picture(tmp_path / "a.png", "original")
+    assert load_picture(loaded, "target") is loaded
+    with Image.open(tmp_path / "a.png") as opened:
+        assert load_picture(opened, "original") is not opened, "it is closed with its file"
+    loaded.info["transparency"] = (0, 0, 0)
+    assert load_picture(loaded, "original") is not loaded
+
+
+def test_a_picture_that_shares_an_arrays_memory_is_copied() -> None:
+    pixels = np.full((64, 64, 4), 100, np.uint8)
+    picture = load_picture(pixels, "original")
+    pixels[:] = 0
+    assert np.asarray(picture).min() == 100
+
+
 def test_arrays_files_and_pictures_give_the_same(tmp_path: Path) -> None:
     pixels = scene()
     Image.fromarray(pixels).save(tmp_path / "a.png")

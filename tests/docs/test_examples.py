@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from lib_addift.api import add_routes
+from lib_addift.api.routes import add_routes
 from lib_addift.cli.main import main
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.jobs.queue import Jobs

@@ -9,7 +9,10 @@ from PIL import Image
 
 from lib_addift.demo import world
 from lib_addift.ui import form
+from lib_addift.ui.batch_handlers import BatchHandlers
 from lib_addift.ui.handlers import Handlers
+from lib_addift.ui.queue_handlers import QueueHandlers
+from lib_addift.ui.tools_handlers import ToolHandlers
 
 NASTY = "<img src=x onerror=alert(1)> & \"quoted\" 'single' ${value} {{name}} @children"
 QUICK = {"max_train_steps": 4, "preview_every": 2, "sampling_steps": 2, "resolution": 64}
@@ -25,13 +28,15 @@ class Page:
 
     def __init__(self, handlers: Handlers) -> None:
         self.handlers = handlers
+        self._parts = (handlers, BatchHandlers(handlers), QueueHandlers(handlers), ToolHandlers(handlers))
         self.shown: dict[str, Any] = {"seen": ""}
         self.changed: dict[str, Any] = {}
         self.do("restore")
 
     def do(self, handler: str, **values: Any) -> dict[str, Any]:
         self.shown |= values
-        self.changed = getattr(self.handlers, handler)(dict(self.shown))
+        part = next(each for each in self._parts if hasattr(each, handler))
+        self.changed = getattr(part, handler)(dict(self.shown))
         for key, change in self.changed.items():
             self.shown[key] = change.get("value", self.shown.get(key)) if isinstance(change, form.Props) else change
         for key, change in self.changed.items():

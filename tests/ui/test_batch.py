@@ -60,7 +60,7 @@ def settle(page: Page) -> None:
 
 
 def look(page: Page, folder: Path | str, *, overwrite: bool = False) -> None:
-    page.do("look_at_folder", batch_folder=str(folder), batch_overwrite=overwrite)
+    page.do("scan_folder", batch_folder=str(folder), batch_overwrite=overwrite)
     settle(page)
 
 
@@ -85,7 +85,7 @@ def order(page: Page) -> list[str]:
 
 
 def act(page: Page, action: str, job: Job) -> None:
-    page.do("act", act=f"{action} {job.id}")
+    page.do("press_row_button", act=f"{action} {job.id}")
 
 
 # Batch.
@@ -183,9 +183,9 @@ def test_what_nobody_expected_is_a_sentence(page: Page, sets: Path, monkeypatch:
 def test_one_look_at_a_time(page: Page, sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     monkeypatch.setattr("lib_addift.ui.batch.plan_batch", lambda *_values, **_options: gate.wait(30) and [])
-    page.do("look_at_folder", batch_folder=str(sets), batch_overwrite=False)
+    page.do("scan_folder", batch_folder=str(sets), batch_overwrite=False)
     assert 'data-addift-active="1"' in page.shown["batch"]
-    page.do("look_at_folder")
+    page.do("scan_folder")
     assert "Wait a moment" in page.shown["batch_alert"]
     gate.set()
     settle(page)
@@ -348,9 +348,9 @@ def test_remove_forgets_what_has_ended(page: Page) -> None:
 
 @pytest.mark.parametrize("asked", ["retry 12345678", "show 12345678", "retry", "nonsense 12345678"])
 def test_what_cannot_be_done_is_a_sentence(page: Page, asked: str) -> None:
-    page.do("act", act=asked)
+    page.do("press_row_button", act=asked)
     assert "There is no job" in page.shown["queue_alert"]
-    page.do("act", act="")
+    page.do("press_row_button", act="")
     assert page.shown["queue_alert"] == ""
 
 
@@ -371,7 +371,7 @@ def test_a_long_queue_stays_small_and_quick_to_look_at(page: Page) -> None:
     ended = [
         dataclasses.replace(job, id=f"{number:08x}", state=JobState.DONE, finished=number) for number in range(150)
     ]
-    shown = queue.in_order([*ended, job], [job])
+    shown = queue.display_order([*ended, job], [job])
     assert [shown[0].id, shown[1].id] == [job.id, ended[-1].id]
     assert len(shown) == 101
     assert "50 older ones are not shown" in queue.table(shown, 50, is_paused=False)

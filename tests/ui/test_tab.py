@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -12,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from lib_addift import ui
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import Finding
@@ -29,7 +29,7 @@ from lib_addift.ui.handlers import Handlers
 from lib_addift.ui.panels import PANELS, job_id
 from lib_addift.ui.trial import WEIGHTS, Trial, TrialRequest
 from tests.support.fake_host import FakeHost
-from tests.support.page import NASTY, Page, pair
+from tests.support.page import NASTY, QUICK, Page, pair
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,9 +72,7 @@ def test_a_sets_own_preset_acts_on_top_of_the_form() -> None:
 
 def test_importing_the_package_loads_no_gradio() -> None:
     program = "import sys, lib_addift.ui, lib_addift.ui.handlers; sys.exit('gradio' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", program], cwd=Path(ui.__file__).parents[2], check=False).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
 def test_every_setting_stands_in_one_part_of_the_form() -> None:
@@ -130,6 +128,29 @@ def test_the_draft_keeps_pictures_upright_and_in_modes_that_browsers_show() -> N
     assert draft.pictures["target"] is target, "each slot speaks for itself"
     draft.set_pictures(target=None)
     assert draft.pictures["target"] is None
+
+
+def test_a_picture_is_decoded_once_for_each_time_that_it_is_sent(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Image.Image] = []
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(
+        "lib_addift.data.pictures.ImageOps.exif_transpose", lambda each: (decoded.append(each), transpose(each))[1]
+    )
+
+    def uploaded() -> dict[str, Image.Image]:
+        files = {role: io.BytesIO() for role in form.PICTURES}
+        for picture, file in zip(pair(), files.values(), strict=True):
+            picture.save(file, "PNG")
+        return {role: Image.open(file) for role, file in files.items()}
+
+    page.do("pause")
+    page.do("take_pictures", **uploaded())
+    assert "This is a good pair." in page.shown["doctor"]
+    page.do("keep_draft", mask="off")
+    assert len(decoded) == 2, "the doctor looks at what the draft has"
+    page.do("train", **{**QUICK, **uploaded(), "name": "x"})
+    assert page.shown["alert"] == ""
+    assert len(decoded) == 4, "the checks and the job's files take what the draft has"
 
 
 def test_the_draft_takes_no_unknown_fields() -> None:
@@ -318,14 +339,14 @@ def test_the_kept_steps_can_be_walked_through_and_saved(trained: Page) -> None:
     assert trained.shown["kept is visible"]
     assert [s.step for s in job.snapshots] == [2, 4]
     assert "After step 4 of 4, as it was saved." in trained.shown["strip"]
-    trained.do("look", scrub=2)
+    trained.do("show_step", scrub=2)
     assert "data-addift-step=2" in trained.shown["strip"]
     assert "calibration scales them" in trained.shown["strip"]
     trained.do("save_step")
     wait(trained)
     assert "&lt;lora:closed-step2:1&gt;" in trained.shown["result"]
     assert trained.changed.get("choice", {}).get("choices", ["closed", "closed-step2"]) == ["closed", "closed-step2"]
-    trained.do("choose", choice="closed")
+    trained.do("show_file", choice="closed")
     assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
 
 
@@ -346,7 +367,7 @@ def test_stop_and_keep(page: Page) -> None:
 def test_train_again_fills_the_form_from_the_job(trained: Page) -> None:
     trained.do("keep_draft", name="else", rank=200, preset="style")
     trained.do("take_pictures", original=None, target=None)
-    trained.do("again")
+    trained.do("fill_from_job")
     assert (trained.shown["name"], trained.shown["rank"], trained.shown["preset"]) == ("closed", 4, "action")
     assert np.array_equal(trained.shown["original"], pair()[0])
     assert "This is a good pair." in trained.shown["doctor"]
@@ -362,14 +383,14 @@ def test_an_earlier_job_can_be_looked_at(trained: Page) -> None:
     assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
 
 
-@pytest.mark.parametrize("button", ["stop", "stop_keep", "save_step", "again", "test"])
+@pytest.mark.parametrize("button", ["stop", "stop_keep", "save_step", "fill_from_job", "draw_test"])
 def test_without_a_job_the_buttons_say_so(page: Page, button: str) -> None:
     page.do(button, test_seed=1)
     assert "Nothing was trained yet" in page.shown["alert"]
 
 
 def test_the_test_draws_a_labelled_row(trained: Page) -> None:
-    trained.do("test", test_prompt="a face", test_negative="", test_seed=3, test_mode="merge")
+    trained.do("draw_test", test_prompt="a face", test_negative="", test_seed=3, test_mode="merge")
     for thread in [t for t in threading.enumerate() if t.name == "addift-test"]:
         thread.join(30)
     trained.do("refresh")
@@ -378,7 +399,7 @@ def test_the_test_draws_a_labelled_row(trained: Page) -> None:
     row = trained.handlers.trial.row()
     assert row is not None
     assert row.width == 128 * len(WEIGHTS)  # 64 px is too little for the labels
-    trained.do("test", test_seed=-1)
+    trained.do("draw_test", test_seed=-1)
     assert "seed" in trained.shown["test_grid"]
 
 
@@ -397,7 +418,7 @@ def test_the_test_of_several_loras(handlers: Handlers, trained: Page) -> None:
         (None, "a <lora:hat>", "a <lora:hat>", "0 is without it."),
     ):
         prompts.clear()
-        trained.do("test", test_prompt=prompt, test_negative="", test_seed=3, test_mode=mode)
+        trained.do("draw_test", test_prompt=prompt, test_negative="", test_seed=3, test_mode=mode)
         for thread in [t for t in threading.enumerate() if t.name == "addift-test"]:
             thread.join(30)
         trained.do("refresh")
@@ -436,8 +457,8 @@ def test_one_test_at_a_time_and_its_failure_is_a_sentence() -> None:
         trial.start(TrialRequest("eyes", ""))
     gate.set()
     thread.join(30)
-    assert trial.error == "unexpected RuntimeError: no memory. The console has the details."
-    assert not trial.is_running
+    assert trial.task.error == "unexpected RuntimeError: no memory. The console has the details."
+    assert not trial.task.is_busy
 
 
 # The layout. In a process of its own: gradio leaves event loops behind, and its imports warn of each other.
@@ -445,10 +466,10 @@ def test_one_test_at_a_time_and_its_failure_is_a_sentence() -> None:
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from lib_addift import ui
 from lib_addift.jobs.queue import Jobs
+from lib_addift.ui.tab import build_tab
 from tests.support.fake_host import FakeHost
-blocks = ui.build_tab(Jobs(FakeHost(Path(sys.argv[1]))), host_name=sys.argv[2]).blocks.values()
+blocks = build_tab(Jobs(FakeHost(Path(sys.argv[1]))), in_webui=sys.argv[2] == "a1111").blocks.values()
 named = {block.elem_id: block for block in blocks if getattr(block, "elem_id", None)}
 facts = {name: [getattr(block, "label", None), getattr(block, "info", None)] for name, block in named.items()}
 print(json.dumps([facts, all(b.do_not_save_to_config for b in blocks)]))

@@ -18,7 +18,6 @@ from lib_addift.lora.file import read_lora
 from lib_addift.ui import tools as tools_module
 from lib_addift.ui.handlers import Handlers
 from lib_addift.ui.tools import OPERATIONS, USED_BY
-from lib_addift.ui.tools_handlers import ToolHandlers
 from tests.support.dense import dense, layers_of
 from tests.support.fake_host import FakeHost
 from tests.support.loras import CONV, LINEAR, SHAPES, make, same, write
@@ -27,19 +26,6 @@ from tests.support.page import NASTY, Page
 
 class ToolsPage(Page):
     """A page whose tab Tools is used."""
-
-    def __init__(self, handlers: Handlers) -> None:
-        self.tools = ToolHandlers(handlers)
-        super().__init__(handlers)
-
-    def do(self, handler: str, **values: Any) -> dict[str, Any]:
-        if not hasattr(ToolHandlers, handler):
-            return super().do(handler, **values)
-        both, self.handlers = self.handlers, self.tools  # type: ignore[assignment]
-        try:
-            return super().do(handler, **values)
-        finally:
-            self.handlers = both
 
     def use(self, operation: str, *loras: str, **fields: Any) -> None:
         """Choose an operation, fill in its fields, press the button, and wait."""
@@ -73,7 +59,7 @@ def test_the_list_has_the_loras_of_the_folder(page: ToolsPage, host: FakeHost) -
     assert page.handlers.tools.names == ["one", "sub/other"]
     write(host.lora_dir / "third.safetensors", make(3))
     (host.lora_dir / "one.safetensors").unlink()
-    page.do("look_at_loras", tools_loras=["one"])
+    page.do("refresh_loras", tools_loras=["one"])
     assert page.changed["tools_loras"] == {"choices": ["sub/other", "third"], "value": []}, "what is gone is not chosen"
     page.do("use_tool", tools_op="show")
     assert "needs 1 LoRA, and 0 are chosen" in page.shown["tools_alert"]
@@ -299,7 +285,7 @@ def test_names_and_texts_of_files_are_only_text(page: ToolsPage, host: FakeHost)
     name = NASTY.replace("/", "").replace(":", "")
     tensors = make(1, layers={LINEAR: SHAPES[LINEAR]})
     write(host.lora_dir / f"{name}.safetensors", tensors, {"ss_sd_model_name": NASTY})
-    page.do("look_at_loras")
+    page.do("refresh_loras")
     page.use("show", name)
     assert "<img src=x" not in page.shown["tools"]
     page.use("merge", name, name=NASTY)
