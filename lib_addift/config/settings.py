@@ -128,10 +128,10 @@ class TrainConfig:
         choices=("alternate", "both", "forward"),
     )  # fmt: skip
     first_direction: str = _setting(
-        "forward", "First direction", "Which turn comes first.", choices=("forward", "reverse")
+        "forward", "First direction", "Which of the two comes first.", choices=("forward", "reverse")
     )
     reverse_ratio: float = _setting(
-        1.0, "Reverse ratio", "Multiplier of the reverse turns as a share of the forward turns'.", low=0.0, high=10.0
+        1.0, "Reverse ratio", "Multiplier of the reverse samples as a share of the forward ones'.", low=0.0, high=10.0
     )
     batch_size: int = _setting(
         1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.",

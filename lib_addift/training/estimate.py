@@ -12,7 +12,7 @@ from lib_addift.diffusion.host import Model
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.training.dataset import held_out_pairs
-from lib_addift.training.finish import PROVEN_PAIRS
+from lib_addift.training.finish import MEASURED_PAIRS
 from lib_addift.training.methods import Goal, Phase, method_of
 from lib_addift.training.run import snapshot_spacing
 
@@ -25,12 +25,12 @@ def passes(config: TrainConfig, pairs: int = 1, *, keep_snapshots: bool = True) 
     held = len(held_out_pairs(config, pairs))
     learning = sum(map(functools.partial(_phase_passes, config), method_of(config).phases(config, pairs - held)))
     probes = len(TRIPS) * trip_steps(config)  # for each pair and weight of the round trip
-    proof = probes * (min(pairs - held, PROVEN_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
+    evaluation = probes * (min(pairs - held, MEASURED_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
     spacing = snapshot_spacing(config) if keep_snapshots else 0
     strips = 1 + ((config.max_train_steps - 1) // spacing if spacing else 0)  # the last step's is the finished one's
-    return learning + proof + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+    return learning + evaluation + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
 
 
 def _phase_passes(config: TrainConfig, phase: Phase) -> float:

@@ -20,7 +20,7 @@ from lib_addift.training.dataset import Dataset
 from lib_addift.training.events import Request, Result, Stage
 from lib_addift.training.methods import method_of
 
-PROVEN_PAIRS = 4  # the round trip takes about as long as training does, for each pair
+MEASURED_PAIRS = 4  # the round trip takes about as long as training does, for each pair
 
 
 def check_changes_something(network: LoraNetwork) -> None:
@@ -47,7 +47,7 @@ def evaluate(
         trip = RoundTrip.without_pairs()
         if pairs := dataset.measurable:
             yield Stage("proving it: the round trip")
-            trip = round_trip(model, network, pairs[:: math.ceil(len(pairs) / PROVEN_PAIRS)], config)
+            trip = round_trip(model, network, pairs[:: math.ceil(len(pairs) / MEASURED_PAIRS)], config)
         is_calibrated = config.calibrate and trip.recovery >= LEARNT
         trained_weight = trip.weight if is_calibrated else 1.0
         if dataset.held_out:

@@ -30,7 +30,7 @@ from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from tests.support.fake_unet import UNetModel
 from tests.support.models import fingerprint, latent_gradient
-from tests.support.training import skip_proof_and_pictures
+from tests.support.training import skip_evaluation
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 WAYS = [
@@ -225,7 +225,7 @@ def learn(host: SmallHost, name: str, **settings: Any) -> tuple[list[str], dict[
 def roomy(host: SmallHost) -> dict[str, torch.Tensor]:
     """What is learnt with plenty of memory."""
     with pytest.MonkeyPatch.context() as patch:
-        skip_proof_and_pictures(patch)
+        skip_evaluation(patch)
         return learn(host, "roomy")[1]
 
 
@@ -238,7 +238,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
 def test_what_does_not_fit_is_known_before_the_first_step(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     monkeypatch.setattr(lib_addift.training.micro_batches, "free_bytes", lambda _device: 1)
     notes, learnt = learn(host, "planned")
     assert notes == [
@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_known_before_the_first_step(
 def test_a_gpu_with_room_is_used(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     monkeypatch.setattr(lib_addift.training.micro_batches, "free_bytes", lambda _device: 2**30)
     notes, learnt = learn(host, "room")
     assert notes == ["", "", ""]
@@ -262,7 +262,7 @@ def test_a_gpu_with_room_is_used(
 def test_a_full_gpu_is_met_by_all_there_is(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     monkeypatch.setattr(host, "with_gradients", 0)
     monkeypatch.setattr(host, "without", 3)
     notes, learnt = learn(host, "full")
@@ -274,7 +274,7 @@ def test_a_full_gpu_is_met_by_all_there_is(
 def test_blocks_are_computed_twice_where_that_is_asked_for(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     notes, learnt = learn(host, "asked", gradient_checkpointing=True)
     assert notes == ["", "", ""]
     assert host.recomputed == 3

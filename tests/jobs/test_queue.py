@@ -38,7 +38,7 @@ from lib_addift.training.events import Request, Stage
 from lib_addift.training.state import StepReport
 from tests.support.jobs import ORIGINAL, PATIENCE, Gate, WatchedHost, ended, loras, request
 from tests.support.models import fingerprint
-from tests.support.training import skip_proof_and_pictures
+from tests.support.training import skip_evaluation
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_waiting_ends_with_the_timeout_or_with_the_job(jobs: Jobs, gate: Gate) -
 def test_eight_threads_lose_nothing_and_run_nothing_twice(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     names = [[f"n{thread}-{number}" for number in range(20)] for thread in range(8)]
     odd = {}  # jobs that were stopped
 

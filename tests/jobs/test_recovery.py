@@ -28,7 +28,7 @@ from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
 from tests.support.jobs import PATIENCE, Gate, WatchedHost, ended, loras, request
 from tests.support.queue_program import STEPS
-from tests.support.training import skip_proof_and_pictures
+from tests.support.training import skip_evaluation
 
 ROOT = Path(__file__).parents[2]
 
@@ -447,7 +447,7 @@ def test_everything_about_a_job_survives_a_restart(open_jobs: Callable[..., Jobs
 
 
 def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     monkeypatch.setattr(lib_addift.files.os, "fsync", lambda _file: None)
     chance, names = random.Random(0), [f"n{number:03}" for number in range(200)]
     host = WatchedHost(tmp_path / "lora")

@@ -37,7 +37,7 @@ def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weig
     return encode_pair(host, ImagePair(*pictures, mask=None), config, weight=weight)
 
 
-def skip_proof_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def skip_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end at once after their last step: with a proof that is made up, and empty pictures."""
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))
     for module, drawing in (

@@ -23,7 +23,7 @@ from lib_addift.lora.file import read_lora
 from lib_addift.training.dataset import held_out_pairs
 from lib_addift.training.estimate import passes
 from lib_addift.training.events import Request, Stage
-from lib_addift.training.finish import PROVEN_PAIRS
+from lib_addift.training.finish import MEASURED_PAIRS
 from lib_addift.training.plan import make_plan
 from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
@@ -185,6 +185,6 @@ def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings:
     list(training.events())
     tried = len(training.results[0].round_trip.curve)
     assert tried > WEIGHTS_TRIED
-    proven = min(pairs - len(held_out_pairs(config, pairs)), PROVEN_PAIRS)
+    proven = min(pairs - len(held_out_pairs(config, pairs)), MEASURED_PAIRS)
     more = (tried - WEIGHTS_TRIED) * proven * len(TRIPS) * trip_steps(config)
     assert passes(config, pairs) + more == pytest.approx(samples, rel=0.02)

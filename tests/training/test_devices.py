@@ -21,7 +21,7 @@ from lib_addift.training.joint import train_runs
 from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
 from tests.support.fake_webui import FakeA1111, inside
-from tests.support.training import skip_proof_and_pictures
+from tests.support.training import skip_evaluation
 
 if torch.__version__ < "2.13":
     pytest.skip("the fake GPU is made for the torch of .venv: older ones look for a real one", allow_module_level=True)
@@ -100,7 +100,7 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
 def test_training_on_a_gpu_gives_the_same_lora(
     tmp_path: Path, precision: str, pairs: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)  # A1111's small model, below, is quicker with them
+    skip_evaluation(monkeypatch)  # A1111's small model, below, is quicker with them
     on_cpu, _ = train(host_on("cpu", tmp_path / "cpu", precision), pairs, **settings)
     with fake_gpu():
         on_gpu, notes = train(host_on("cuda:0", tmp_path / "gpu", precision), pairs, **settings)
@@ -112,7 +112,7 @@ def test_training_on_a_gpu_gives_the_same_lora(
 def test_on_a_small_gpu_less_memory_is_used_from_the_first_step_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     settings = {"batch_size": 2, "precision": "fp32", "max_train_steps": 1}
     on_cpu, _ = train(host_on("cpu", tmp_path / "cpu"), **settings)
     with fake_gpu(free=405 * 2**20):
@@ -124,7 +124,7 @@ def test_on_a_small_gpu_less_memory_is_used_from_the_first_step_on(
 
 
 def test_two_loras_learn_at_once_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
 
     def both(host: StandaloneHost) -> list[dict[str, torch.Tensor]]:
         runs = [
@@ -154,7 +154,7 @@ def test_as_many_at_once_as_the_gpu_has_room_for(
 
 
 def test_pictures_are_drawn_on_a_gpu_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_proof_and_pictures(monkeypatch)
+    skip_evaluation(monkeypatch)
     train(host_on("cpu", tmp_path))
     prompts = ("a face <lora:blink:1>", "a face <lora:blink:1:from=900:to=300> <lora:blink:1:compose=composite>")
     size: dict[str, Any] = {"steps": 2, "width": 64, "height": 64}

@@ -109,8 +109,8 @@ def _recovery(bench: Bench, task: LabTask, seed: int, network: LoraNetwork) -> d
     """
     config = make_config(task.preset)
     with bench.host.exclusive(), network.attach():
-        proof = round_trip(bench.host, network, _latents(bench.host, task.pairs(seed), config), config)
-    return {"recovery": proof.recovery if proof.weight > 0 else 0.0, "best_weight": proof.weight}
+        trip = round_trip(bench.host, network, _latents(bench.host, task.pairs(seed), config), config)
+    return {"recovery": trip.recovery if trip.weight > 0 else 0.0, "best_weight": trip.weight}
 
 
 def _latents(host: Host, pairs: Sequence[tuple[Image.Image, Image.Image]], config: TrainConfig) -> list[LatentPair]:
@@ -142,7 +142,7 @@ class _StepSearch:
         with network.attach():
             if self._config.calibrate:
                 with self._bench.host.exclusive():
-                    proof = round_trip(self._bench.host, network, self._pairs, self._config)
-                weight *= proof.weight if proof.recovery >= LEARNT else 1.0
+                    trip = round_trip(self._bench.host, network, self._pairs, self._config)
+                weight *= trip.weight if trip.recovery >= LEARNT else 1.0
             pictures = self._bench.draw(self._prompts, self._seed, network, weight)
         return metrics.share([self._task.is_hit(picture) for picture in pictures]) >= ENOUGH
