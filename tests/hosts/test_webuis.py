@@ -39,7 +39,6 @@ PICTURES = np.stack([np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in (
 ORIGINAL, TARGET = PICTURES
 SMALL = {"max_train_steps": 3, "sampling_steps": 1, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
 STAGES = ["encoding the pictures", "step 1", "step 2", "proving it: the round trip", "drawing the preview"]
-
 only_a1111 = pytest.mark.parametrize("webui", ["a1111"], indirect=True)
 only_forge = pytest.mark.parametrize("webui", ["forge"], indirect=True)
 only_reforge = pytest.mark.parametrize("webui", ["reforge"], indirect=True)
@@ -1003,12 +1002,6 @@ def test_a_precision_that_the_model_is_not_in(webui):
         "precision = fp16 cannot be had: the model is loaded in fp32. Choose auto, or start with another precision "
         "(A1111: --no-half; Forge: --all-in-fp32 or --all-in-fp16)."
     )
-
-
-def test_a_precision_without_a_name():
-    with pytest.raises(HostError, match="the model is loaded in torch.float8_e4m3fn"):
-        base.check_precision("bf16", torch.float8_e4m3fn)
-    base.check_precision("auto", torch.float8_e4m3fn)
 
 
 @only_a1111

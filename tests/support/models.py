@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.diffusion.host import Model
 from tests.support.fake_unet import CONTEXT
 
 
@@ -53,3 +55,8 @@ def latent_gradient(unet: nn.Module) -> torch.Tensor:
     output.square().mean().backward()
     assert latents.grad is not None
     return latents.grad
+
+
+def inputs(host: Model, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
+    latents = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    return latents, torch.arange(batch) * 300 + 100, host.encode_prompts(["a face"]).expand(batch)
