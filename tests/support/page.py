@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lib_addift.demo import world
+from lib_addift.jobs.queue import Job
 from lib_addift.ui import form
 from lib_addift.ui.batch_handlers import BatchHandlers
 from lib_addift.ui.handlers import Handlers
@@ -51,3 +52,24 @@ class Page:
 
     def train(self, name: str, **settings: Any) -> dict[str, Any]:
         return self.do("train", name=name, **{**QUICK, **settings})
+
+
+def wait(page: Page) -> None:
+    job = page.handlers.jobs.latest()
+    assert job is not None
+    assert not page.handlers.jobs.wait(job.id, timeout=60).is_active
+    page.do("refresh")
+
+
+def queued(page: Page, *names: str) -> list[Job]:
+    """These jobs, of one pair each, waiting in a queue that is paused."""
+    page.do("pause")
+    page.put_pair()
+    for name in names:
+        page.train(name)
+    assert page.shown["alert"] == ""
+    return page.handlers.jobs.queue()
+
+
+def act(page: Page, action: str, job: Job) -> None:
+    page.do("press_row_button", act=f"{action} {job.id}")

@@ -1,0 +1,65 @@
+"""The panels: what is sent, and when."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from lib_addift.data.checks import Finding
+from lib_addift.ui import render
+from lib_addift.ui.form import FORM
+from lib_addift.ui.panels import PANELS, job_id
+from tests.support.page import NASTY, Page, pair, wait
+
+
+def test_every_panel_escapes(page: Page) -> None:
+    finding = Finding("warning", NASTY)
+    picture = Image.new("RGB", (64, 64))
+    for html in (render.error(NASTY), render.note(NASTY), render.doctor([finding], picture)):
+        assert "<img src=x" not in html
+        assert "${" not in html
+    assert "<img src=x" not in render.grid(None, NASTY, NASTY, is_running=False)
+    page.do("train", name=NASTY)
+    page.do("keep_draft", name=NASTY)
+    assert "<img src=x" not in "".join(map(str, page.shown.values())).replace(NASTY, "")
+
+
+def test_a_new_page_is_welcomed(page: Page) -> None:
+    assert "From two pictures" in page.shown["progress"]
+    assert "put in two pictures" in page.shown["doctor"].lower()
+    assert page.shown["preset"] == "action"
+    assert set(page.changed) >= {*FORM, *PANELS, "original", "target", "page"}
+
+
+def test_a_refresh_without_news_changes_nothing(trained: Page) -> None:
+    assert trained.do("refresh") == {}
+
+
+def test_the_doctor_looks_as_soon_as_both_pictures_are_in(page: Page) -> None:
+    original, target = pair()
+    page.do("take_pictures", original=original, target=None)
+    assert "the target" in page.shown["doctor"]
+    page.do("take_pictures", original=original, target=target)
+    assert "This is a good pair." in page.shown["doctor"]
+    assert "addift-overlay" in page.shown["doctor"]
+    page.do("take_pictures", original=original, target=original)
+    assert "identical" in page.shown["doctor"]
+    page.do("take_pictures", original=original, target=Image.new("RGB", (20, 20)))
+    assert "at least 64 px" in page.shown["doctor"]
+
+
+def test_the_doctor_follows_the_mask(page: Page) -> None:
+    page.put_pair()
+    before = page.shown["doctor"]
+    page.do("keep_draft", mask="off")
+    assert page.shown["doctor"] != before
+    assert "doctor" not in page.do("keep_draft", mask="off")
+
+
+def test_an_earlier_job_can_be_looked_at(trained: Page) -> None:
+    trained.train("second")
+    wait(trained)
+    jobs = trained.handlers.jobs.all()
+    assert trained.shown["jobs is visible"]
+    assert job_id(trained.shown["jobs"]) == jobs[1].id
+    trained.do("show_job", jobs=f"closed - done #{jobs[0].id}")
+    assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
