@@ -1,4 +1,4 @@
-"""Several runs in lockstep on one model: each as alone, none in another's way."""
+"""The runner of this process: which jobs it takes together, and what it does when memory is full."""
 
 from __future__ import annotations
 
@@ -13,94 +13,15 @@ import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.errors import AddiftError, HostError, TrainingError
+from lib_addift.errors import AddiftError
 from lib_addift.jobs.local_runner import LocalRunner, room_for
 from lib_addift.lora.file import read_lora
-from lib_addift.training.events import Request, Snapshot, Stage
-from lib_addift.training.joint import can_share, train_runs
+from lib_addift.training.events import Snapshot, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
 from tests.support.fake_host import FakeHost
+from tests.support.joint import SMALL, start
 from tests.support.models import fingerprint
-
-SMALL = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "optimizer": "SGD", "mask": "off"}
-
-
-def start(host: FakeHost, seed: int, *, size: int = 64, keep_snapshots: bool = True, **settings: Any) -> TrainingRun:
-    """A run of its own on one of some pairs."""
-    pictures = np.random.default_rng(seed).integers(0, 256, (2, size, 64, 3)).astype(np.uint8)
-    config = TrainConfig.create(**{**SMALL, "seed": seed, **settings})
-    return TrainingRun(host, Request.of(*pictures, f"lora{seed}", config), keep_snapshots=keep_snapshots)
-
-
-def test_each_becomes_what_it_would_have_become_alone(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path / "together")
-    before = fingerprint(host.unet)
-    runs = [start(host, seed, max_train_steps=4 + seed) for seed in range(3)]
-    said = list(train_runs(runs))
-    assert fingerprint(host.unet) == before
-    for seed, run in enumerate(runs):
-        (result,) = run.results
-        alone = start(FakeHost(tmp_path / "alone"), seed, max_train_steps=4 + seed)
-        list(alone.events())
-        ours, theirs = (read_lora(each.results[0].path)[0] for each in (run, alone))
-        for key, tensor in theirs.items():
-            torch.testing.assert_close(ours[key], tensor, rtol=2e-3, atol=1e-5)
-        assert result.round_trip.weight == pytest.approx(alone.results[0].round_trip.weight, rel=1e-3)
-        assert run.snapshots.keys() == alone.snapshots.keys()
-        steps = [event.step for other, event in said if other is run and isinstance(event, StepReport)]
-        assert steps == list(range(1, 5 + seed))
-        assert run.train_seconds > 0
-
-
-def test_one_that_fails_is_told_of_and_the_others_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = FakeHost(tmp_path)
-    good, diverging, unsaved = (start(host, seed, max_train_steps=12) for seed in (1, 2, 3))
-    prepare = diverging.prepare
-
-    def prepared() -> Any:
-        yield from prepare()
-        target = diverging.state.target
-        monkeypatch.setattr(diverging.state, "target", lambda sample: float("nan") * target(sample))
-
-    monkeypatch.setattr(diverging, "prepare", prepared)
-    monkeypatch.setattr(unsaved, "after_step", lambda *_: (1 / 0 for _ in "x"))
-    said = list(train_runs([good, diverging, unsaved]))
-    errors = {run.request.name: type(event) for run, event in said if isinstance(event, Exception)}
-    assert errors == {"lora2": TrainingError, "lora3": ZeroDivisionError}
-    assert [run.request.name for run in (good, diverging, unsaved) if run.results] == ["lora1"]
-    assert not any(module._forward_hooks for module in host.unet.modules())
-
-
-def test_one_that_is_stopped_leaves_and_can_be_kept(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path)
-    going, stopped = start(host, 1), start(host, 2, max_train_steps=50)
-    for run, event in train_runs([going, stopped]):
-        if run is stopped and isinstance(event, StepReport) and event.step == 3:
-            stopped.stop()
-    assert (stopped.steps_done, stopped.results, len(going.results)) == (3, [], 1)
-    list(stopped.keep())
-    assert stopped.results[0].path.name == "lora2-step3.safetensors"
-
-
-def test_another_model_is_everybodys_end(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path)
-    runs = [start(host, seed) for seed in (1, 2)]
-    host.model_title = "other.safetensors"
-    with pytest.raises(HostError, match="the model is now 'other"):
-        list(train_runs(runs))
-
-
-@pytest.mark.parametrize(
-    ("settings", "fits"),
-    [({}, True), ({"max_train_steps": 9, "learning_rate": 1e-4}, True), ({"rank": 3}, False), ({"size": 128}, False)],
-)
-def test_who_can_share_a_pass(tmp_path: Path, settings: dict[str, Any], fits: bool) -> None:
-    host = FakeHost(tmp_path)
-    assert can_share(start(host, 1), start(host, 2, **settings)) is fits
-
-
-# The runner.
 
 
 class Queue:

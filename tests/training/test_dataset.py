@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.augment import views, views_count
-from lib_addift.data.pairs import ImagePair, PairSource, load_pair
-from lib_addift.demo import world
+from lib_addift.data.pairs import PairSource
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import PictureError
-from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.lora.file import read_lora
 from lib_addift.training.dataset import held_out_pairs
-from lib_addift.training.estimate import passes
 from lib_addift.training.events import Request, Stage
-from lib_addift.training.finish import MEASURED_PAIRS
-from lib_addift.training.plan import make_plan
 from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
+from tests.support.training import source
 
 SMALL = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2}
-
-
-def source(number: int, **particulars: Any) -> PairSource:
-    faces = world.Face(hair=world.ATTRIBUTES["hair"][number % 3])
-    pictures = [np.asarray(world.draw(dataclasses.replace(faces, eyes=eyes))) for eyes in ("open", "closed")]
-    return PairSource(*pictures, name=f"pair{number}", **particulars)
 
 
 def run(folder: Path, sources: list[PairSource], **settings: Any) -> TrainingRun:
@@ -110,81 +96,7 @@ def test_encoding_says_how_far_it_is(tmp_path: Path) -> None:
 # Views
 
 
-def test_mirror_and_zoom_act_on_both_pictures_and_the_mask_alike() -> None:
-    pair = load_pair(*dataclasses.astuple(source(0))[:2], TrainConfig.create())
-    config = TrainConfig.create(mirror=True, zoom=2.0)
-    plain, zoomed, mirrored, both = views(pair, config)
-    assert views_count(config) == 4
-    assert plain is pair
-    for one, other in ((plain, mirrored), (zoomed, both)):
-        for part in ("original", "target", "mask"):
-            np.testing.assert_array_equal(getattr(one, part)[:, ::-1], getattr(other, part))
-    changed = (pair.original != pair.target).any(axis=2).mean()
-    assert (zoomed.original != zoomed.target).any(axis=2).mean() > 2 * changed, (
-        "it is the changed part that is enlarged"
-    )
-    assert zoomed.mask is not None
-    assert zoomed.mask.mean() > pair.mask.mean()
-    same = zoomed.mask < 0.01
-    np.testing.assert_array_equal(zoomed.original[same], zoomed.target[same])
-
-
-def test_a_zoom_at_the_border_stays_in_the_picture() -> None:
-    original = np.zeros((64, 128, 3), dtype=np.uint8)
-    target, mask = original.copy(), np.zeros((64, 128), dtype=np.float32)
-    target[:4, -4:], mask[:4, -4:] = 255, 1
-    _, zoomed = views(ImagePair(original, target, mask), TrainConfig.create(zoom=4.0))
-    assert zoomed.target.shape == original.shape
-    assert zoomed.target[0, -1].min() == 255
-    assert zoomed.mask is not None
-    assert zoomed.mask[0, -1] == pytest.approx(1, abs=1e-3)
-
-
-@pytest.mark.parametrize("directions", ["both", "alternate"])
-def test_every_pair_comes_equally_often_and_every_view_comes(directions: str) -> None:
-    config = TrainConfig.create(max_train_steps=240, mirror=True, zoom=2.0, directions=directions)
-    samples = [sample for step in make_plan(config, pairs=3, views=4) for sample in step]
-    assert set(Counter(sample.pair // 4 for sample in samples).values()) == {len(samples) // 3}
-    assert len({sample.pair for sample in samples}) == 12
-    by_noise: dict[int, set[tuple[int, int]]] = {}
-    for sample in samples:
-        by_noise.setdefault(sample.noise_seed, set()).add((sample.pair, sample.timestep))
-    assert all(len(each) == 1 for each in by_noise.values()), "both directions of a visit see the same"
-
-
 def test_views_train(tmp_path: Path) -> None:
     training = run(tmp_path, [source(n) for n in range(4)], mirror=True, zoom=1.5, max_train_steps=12)
     list(training.events())
     assert training.results[0].held_out is not None
-
-
-# Estimates
-
-
-@pytest.mark.parametrize(
-    ("settings", "pairs"),
-    [
-        ({}, 1),
-        ({"directions": "alternate", "batch_size": 2}, 1),
-        ({"prompt": "a face", "learning_rate": 1e-3, "seed": 1}, 5),
-    ],
-)
-def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings: dict[str, Any], pairs: int) -> None:
-    """But for the round trip's, which tries more weights here than of a LoRA that learnt something."""
-    samples = 0
-
-    class CountingHost(FakeHost):
-        def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-            nonlocal samples
-            samples += len(latents) * (2 if torch.is_grad_enabled() else 1)  # backward costs about as much
-            return super().predict_noise(latents, timesteps, cond)
-
-    config = TrainConfig.create(**{"max_train_steps": 6, "sampling_steps": 3, "preview_every": 2, **settings})
-    sources = tuple(source(number) for number in range(pairs))
-    training = TrainingRun(CountingHost(tmp_path), Request(sources, "blink", config), keep_snapshots=True)
-    list(training.events())
-    tried = len(training.results[0].round_trip.curve)
-    assert tried > WEIGHTS_TRIED
-    proven = min(pairs - len(held_out_pairs(config, pairs)), MEASURED_PAIRS)
-    more = (tried - WEIGHTS_TRIED) * proven * len(TRIPS) * trip_steps(config)
-    assert passes(config, pairs) + more == pytest.approx(samples, rel=0.02)

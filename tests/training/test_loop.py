@@ -9,41 +9,14 @@ import torch
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.demo import world
-from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.latents import LatentPair, encode_pair
+from lib_addift.diffusion.latents import encode_pair
 from lib_addift.errors import TrainingError
-from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
-from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.events import ResumeState
 from lib_addift.training.loop import train, train_one
-from lib_addift.training.loss import LossScale
 from lib_addift.training.optimizer import rate_at
-from lib_addift.training.plan import Sample, make_plan
-from lib_addift.training.state import StepReport
-from lib_addift.training.targets import TeacherPredictions
 from tests.support.fake_host import FakeHost
-from tests.support.training import make_state, pair_of
+from tests.support.training import make_state, pair_of, run
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
-
-
-def run(
-    config: TrainConfig, *, swapped: bool = False, host: FakeHost | None = None
-) -> tuple[LoraNetwork, list[StepReport]]:
-    host = host or FakeHost()
-    pictures = (TARGET, ORIGINAL) if swapped else (ORIGINAL, TARGET)
-    pair = encode_pair(host, ImagePair(*pictures, mask=None), config)
-    state = make_state(host, [pair], config)
-    return state.network, list(train_one(host, state))
-
-
-def predictions_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dict[Sample, torch.Tensor]:
-    plan, known = make_plan(config), {}
-    teacher = TeacherPredictions(host, [pair], plan, config.reference_batch_size)
-    for samples in plan:
-        teacher.prefetch(samples)
-        known |= {sample: teacher[sample] for sample in samples}
-    return known
 
 
 @pytest.mark.parametrize("directions", ["alternate", "both"])
@@ -85,33 +58,6 @@ def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
     assert host.calls == calls + 1 + 3, "all references at once, then the student, once a step"
     assert all(torch.equal(before[key], value) for key, value in host.unet.state_dict().items())
     assert not any(module._forward_hooks for module in host.unet.modules())
-
-
-def test_references_do_not_depend_on_their_batch_size() -> None:
-    host = FakeHost()
-    config = TrainConfig.create(max_train_steps=7)
-    pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
-    large = predictions_of(host, pair, config)
-    small = predictions_of(host, pair, TrainConfig.create(max_train_steps=7, reference_batch_size=1))
-    assert large.keys() == small.keys()
-    assert all(torch.allclose(large[sample], small[sample], atol=1e-6) for sample in large)
-
-
-class NonFiniteHost(FakeHost):
-    """Predicts NaN in the given calls."""
-
-    def __init__(self, bad_calls: set[int]) -> None:
-        super().__init__()
-        self._bad_calls = bad_calls
-
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        result = super().predict_noise(latents, timesteps, cond)
-        return result * float("nan") if self.calls in self._bad_calls else result
-
-
-def test_a_non_finite_step_is_skipped_and_counted() -> None:
-    _, reports = run(TrainConfig.create(max_train_steps=6, seed=3), host=NonFiniteHost({4}))
-    assert [r.skipped for r in reports] == [0, 0, 1, 1, 1, 1]
 
 
 # Several at once, several pairs, going on.
@@ -181,31 +127,6 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     assert mixed.loss == pytest.approx((single[0] + 3 * (2 * unweighted - single[0])) / 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
-def test_a_restored_state_goes_on_to_the_same_bits(optimizer: str) -> None:
-    host, config = FakeHost(), TrainConfig.create(max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
-    pair = pair_of(host, config, 1)
-    whole = make_state(host, [pair], config)
-    losses = [report.loss for report in train_one(host, whole)]
-    first = make_state(host, [pair], config)
-    steps = train_one(host, first)
-    for _ in range(5):
-        next(steps)
-    data = resume_bytes(ResumeState(5, 1.5, first.state_dict()))
-    kept = read_resume_state(data)
-    assert (kept.step, kept.train_seconds) == (5, 1.5)
-    second = make_state(host, [pair], config)
-    second.load_state_dict(kept.state)
-    assert [report.loss for report in train_one(host, second)] == losses[5:]
-    ours, theirs = whole.network.tensors(), second.network.tensors()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def test_a_run_without_finite_steps_fails_with_the_reason() -> None:
-    with pytest.raises(TrainingError, match="not finite"):
-        run(TrainConfig.create(max_train_steps=60), host=NonFiniteHost(set(range(2, 100))))
-
-
 def test_rates_follow_their_schedule() -> None:
     cosine = TrainConfig.create(max_train_steps=100, lr_schedule="cosine", lr_end_ratio=0.1)
     assert rate_at(0, cosine) == 1.0
@@ -214,16 +135,3 @@ def test_rates_follow_their_schedule() -> None:
     linear = TrainConfig.create(max_train_steps=110, lr_schedule="linear", lr_warmup_steps=10, lr_end_ratio=0.0)
     assert rate_at(0, linear) == pytest.approx(1 / 11)
     assert rate_at(60, linear) == pytest.approx(0.5)
-
-
-def test_loss_scale_shrinks_on_overflow_and_grows_again() -> None:
-    scale = LossScale(enabled=True)
-    start = scale.value
-    scale.update(finite=False)
-    assert scale.value == start / 4
-    for _ in range(20):
-        scale.update(finite=True)
-    assert scale.value == start / 2
-    gradient = torch.full((3,), scale.value)
-    scale.unscale([gradient])
-    assert torch.equal(gradient, torch.ones(3))

@@ -1,12 +1,12 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.latents import Direction
 from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
-from lib_addift.training.loss import difference_loss
-from lib_addift.training.methods.addift import multiplier
+from lib_addift.training.loss import LossScale, difference_loss
 
 
 def reference_loss(config: TrainConfig, prediction, reference, timesteps, mask) -> np.ndarray:
@@ -67,7 +67,14 @@ def test_mask_is_normalised_by_area() -> None:
     torch.testing.assert_close(loss[0], loss[1])
 
 
-def test_multipliers_have_opposite_signs() -> None:
-    config = TrainConfig.create(train_multiplier=0.25, reverse_ratio=0.5)
-    assert multiplier(Direction.FORWARD, config) == 0.25
-    assert multiplier(Direction.REVERSE, config) == -0.125
+def test_loss_scale_shrinks_on_overflow_and_grows_again() -> None:
+    scale = LossScale(enabled=True)
+    start = scale.value
+    scale.update(finite=False)
+    assert scale.value == start / 4
+    for _ in range(20):
+        scale.update(finite=True)
+    assert scale.value == start / 2
+    gradient = torch.full((3,), scale.value)
+    scale.unscale([gradient])
+    assert torch.equal(gradient, torch.ones(3))

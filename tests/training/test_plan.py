@@ -1,11 +1,20 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.latents import Direction
-from lib_addift.training.plan import make_plan
-from lib_addift.training.targets import sample_noise
+from lib_addift.diffusion.latents import Direction, LatentPair
+from lib_addift.training.methods import method_of
+from lib_addift.training.plan import make_plan, plan_phases
+from tests.support.fake_host import FakeHost
+from tests.support.training import pairs_of
+
+QUICK = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "mask": "off"}
 
 
 @st.composite
@@ -74,10 +83,22 @@ def test_timesteps_fill_each_band_uniformly() -> None:
         assert abs(inside.std().item() - 28.87) < 1.5
 
 
-def test_noise_depends_on_the_turn_only() -> None:
-    first, second = make_plan(TrainConfig.create(directions="alternate"))[:2]
-    shape = torch.Size((1, 4, 8, 8))
-    torch.manual_seed(1)
-    noise = sample_noise(first[0], shape)
-    torch.manual_seed(2)
-    assert torch.equal(noise, sample_noise(second[0], shape))
+def test_repeats_are_how_often_a_picture_is_seen() -> None:
+    config = TrainConfig.create(method="lora", **{**QUICK, "max_train_steps": 8})
+    host = FakeHost()
+    one, other = pairs_of(host, config, 2)
+    often = LatentPair(one.original, one.target, None, repeats=3)
+    (phase_plan,) = plan_phases(config, method_of(config).phases(config, 2), [often, other])
+    assert [sample.pair for samples in phase_plan.steps for sample in samples] == [0, 0, 0, 1] * 2
+
+
+@pytest.mark.parametrize("directions", ["both", "alternate"])
+def test_every_pair_comes_equally_often_and_every_view_comes(directions: str) -> None:
+    config = TrainConfig.create(max_train_steps=240, mirror=True, zoom=2.0, directions=directions)
+    samples = [sample for step in make_plan(config, pairs=3, views=4) for sample in step]
+    assert set(Counter(sample.pair // 4 for sample in samples).values()) == {len(samples) // 3}
+    assert len({sample.pair for sample in samples}) == 12
+    by_noise: dict[int, set[tuple[int, int]]] = {}
+    for sample in samples:
+        by_noise.setdefault(sample.noise_seed, set()).add((sample.pair, sample.timestep))
+    assert all(len(each) == 1 for each in by_noise.values()), "both directions of a visit see the same"

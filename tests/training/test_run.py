@@ -1,98 +1,29 @@
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-import lib_addift.training.finish
 import lib_addift.training.run
-from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
-from lib_addift.demo import world
+from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.latents import LatentPair, Side
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
-from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, PictureError, TrainingError
-from lib_addift.evaluation.round_trip import _NEARLY, WEIGHTS_TRIED, RoundTrip, _Probe, round_trip, round_trip_pictures
+from lib_addift.errors import AddiftError, ConfigError, HostError, LoraFileError, TrainingError
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.names import kohya
-from lib_addift.lora.network import LoraLayer, LoraNetwork
-from lib_addift.training.events import Event, Request, ResumeState, Snapshot
-from lib_addift.training.run import TrainingRun
+from lib_addift.training.events import Snapshot
 from lib_addift.training.state import StepReport
 from tests.support.fake_host import FakeHost
 from tests.support.models import fingerprint
+from tests.support.runs import files, finish, label, start
 
-ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
 CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged
-SMALL = {"max_train_steps": 3, "sampling_steps": 2, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
-
-
-def start(
-    host: FakeHost, name: str = "blink", *, overwrite: bool = False, keep_snapshots: bool = False, **settings: Any
-) -> TrainingRun:
-    config = TrainConfig.create(**{**SMALL, **settings})
-    return TrainingRun(
-        host, Request.of(ORIGINAL, TARGET, name, config, overwrite=overwrite), keep_snapshots=keep_snapshots
-    )
-
-
-def finish(host: FakeHost, name: str = "blink", **options: Any) -> TrainingRun:
-    run = start(host, name, **options)
-    list(run.events())
-    return run
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def label(event: Event) -> str:
-    if isinstance(event, (Snapshot, ResumeState)):
-        return f"{'kept' if isinstance(event, Snapshot) else 'checkpoint'} {event.step}"
-    return f"step {event.step}" if isinstance(event, StepReport) else event.text
 
 
 # The whole job
-
-
-def test_a_run_saves_the_lora_its_card_and_its_strip(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path)
-    run = finish(host, prompt="a face, smiling")
-    assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"]
-    (result,) = run.results
-    assert result.path == tmp_path / "blink.safetensors"
-    assert (result.steps, result.train_seconds > 0) == (3, True)
-    assert (result.strip.width, result.pictures.width) == (5 * CELL, 6 * CELL)
-    assert host.refreshed == [result.path]
-    with Image.open(tmp_path / "blink.png") as strip:
-        assert strip.width == 5 * CELL, "one picture for each of five weights"
-    assert json.loads((tmp_path / "blink.json").read_text())["sd version"] == "SD1"
-
-
-def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
-    run = finish(FakeHost(tmp_path), prompt="a face", learning_rate=2e-4)
-    tensors, metadata = read_lora(run.results[0].path)
-    assert TrainConfig(**json.loads(metadata["addift.config"])) == run.config, "a file can be retrained from itself"
-    report = json.loads(metadata["addift.report"])
-    assert report["steps"] == 3
-    assert report["recovery"] == pytest.approx(run.results[0].round_trip.recovery, abs=1e-4)
-    assert report["verdict"] == run.results[0].verdict
-    assert report["pair"]["width"] == 64
-    assert 0 < report["pair"]["changed_share"] < 0.5
-    assert metadata["ss_steps"] == "3"
-    assert metadata["ss_network_dim"] == "2"
-    assert metadata["ss_new_sd_model_hash"] == FakeHost.model_hash
-    assert {tensor.dtype for key, tensor in tensors.items() if not key.endswith("alpha")} == {torch.float16}
-    assert any(tensor.any() for key, tensor in tensors.items() if "lora_up" in key)
 
 
 def test_events_come_in_the_order_of_the_work(tmp_path: Path) -> None:
@@ -345,16 +276,6 @@ def test_the_model_must_be_the_one_of_the_start(tmp_path: Path) -> None:
 # Names and folders
 
 
-def test_an_existing_name_is_refused_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "blink.safetensors").write_bytes(b"precious")
-    host = FakeHost(tmp_path)
-    with pytest.raises(LoraFileError, match="already has 'blink.safetensors'"):
-        start(host)
-    assert host.calls == 0
-    assert (tmp_path / "blink.safetensors").read_bytes() == b"precious"
-    assert files(tmp_path) == ["blink.safetensors"]
-
-
 def test_overwriting_replaces_the_lora_and_what_belongs_to_it(tmp_path: Path) -> None:
     for suffix in (".safetensors", ".json", ".png"):
         (tmp_path / f"blink{suffix}").write_bytes(b"old")
@@ -373,34 +294,11 @@ def test_a_name_taken_while_training_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "blink.safetensors").read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "con", "x" * 300, "\U0001f600" * 80])
-def test_a_bad_name_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
-    host = FakeHost(tmp_path)
-    with pytest.raises(LoraFileError):
-        start(host, name)
-    assert host.calls == 0
-    assert files(tmp_path) == []
-
-
 @pytest.mark.parametrize("name", ["v1.5", "\U0001f600", "two words", "größer"])
 def test_an_unusual_name_works_as_it_is(tmp_path: Path, name: str) -> None:
     run = finish(FakeHost(tmp_path), name)
     assert files(tmp_path) == sorted(f"{name}.{suffix}" for suffix in ("json", "png", "safetensors"))
     assert run.results[0].path.stem == name
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "Lora").write_text("no folder")
-    with pytest.raises(LoraFileError, match="choose a folder"):
-        start(FakeHost(tmp_path / "Lora"))
-
-
-def test_identical_pictures_are_refused_before_any_work(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path)
-    with pytest.raises(PictureError, match="identical"):
-        TrainingRun(host, Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
-    assert host.calls == 0
-    assert files(tmp_path) == []
 
 
 # Errors in the middle
@@ -468,73 +366,7 @@ def test_after_an_error_what_was_learnt_can_still_be_kept(tmp_path: Path) -> Non
     assert files(tmp_path) == ["blink-step2.json", "blink-step2.png", "blink-step2.safetensors"]
 
 
-@pytest.mark.parametrize("old", [b"", b"the LoRA of before"])
-def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes) -> None:
-    if old:
-        (tmp_path / "blink.safetensors").write_bytes(old)
-    before = files(tmp_path)
-
-    def write(path: Path, data: bytes) -> None:
-        path.write_bytes(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr("lib_addift.files._write", write)
-    host = FakeHost(tmp_path)
-    state = fingerprint(host.unet)
-    run = start(host, overwrite=True)
-    with pytest.raises(LoraFileError, match="full"):
-        list(run.events())
-    assert files(tmp_path) == before
-    assert not old or (tmp_path / "blink.safetensors").read_bytes() == old
-    assert run.results == []
-    assert host.refreshed == []
-    assert fingerprint(host.unet) == state
-
-
 # Dead LoRAs
-
-
-class ChangedHost(FakeHost):
-    """Passes each prediction through `change`."""
-
-    def __init__(self, lora_dir: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__(lora_dir)
-        self._change = change
-
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        return self._change(super().predict_noise(latents, timesteps, cond))
-
-
-@pytest.mark.parametrize(
-    ("change", "steps", "reason"),
-    [
-        (lambda result: result * 0.0 + 0.5, 3, "training changed nothing"),
-        (lambda result: result * float("nan"), 3, "training changed nothing"),
-        (lambda result: result * float("nan"), 30, "gradients of the last 10 steps were not finite"),
-        (lambda result: result * float("inf"), 30, "gradients of the last 10 steps were not finite"),
-    ],
-)
-def test_a_dead_run_fails_with_the_reason_and_saves_nothing(
-    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], steps: int, reason: str
-) -> None:
-    host = ChangedHost(tmp_path, change)
-    with pytest.raises(TrainingError, match=reason):
-        finish(host, max_train_steps=steps)
-    assert files(tmp_path) == []
-    assert host.refreshed == []
-
-
-def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create, networks = LoraNetwork.create, []
-    monkeypatch.setattr(
-        LoraNetwork, "create", lambda *a, **settings: networks.append(create(*a, **settings)) or networks[0]
-    )
-    run = start(FakeHost(tmp_path))
-    with pytest.raises(TrainingError, match="not finite"):
-        for event in run.events():
-            if label(event) == "step 3":
-                next(iter(networks[0].layers.values())).lora_up.data.fill_(float("nan"))
-    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -1e-4, 1.5])
@@ -553,220 +385,3 @@ def test_at_the_bounds_of_the_learning_rate_a_file_is_finite_or_refused(tmp_path
     tensors, _ = read_lora(run.results[0].path)
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert any(tensor.any() for key, tensor in tensors.items() if "lora_up" in key)
-
-
-# Calibration
-
-
-@pytest.mark.parametrize("weight", [0.5, -0.5, 3.0])
-def test_calibration_folds_the_best_weight_into_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
-) -> None:
-    proof = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
-    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: proof)
-    as_trained, calibrated = (
-        finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
-        for calibrate in (False, True)
-    )
-    assert (as_trained.weight, calibrated.weight) == (1.0, weight)
-    plain, scaled = read_lora(as_trained.path)[0], read_lora(calibrated.path)[0]
-    for name in {key.split(".")[0] for key in plain}:
-        assert plain[f"{name}.alpha"].item() == 4.0
-        assert scaled[f"{name}.alpha"].item() == 4.0 * abs(weight)
-        assert torch.equal(scaled[f"{name}.lora_down.weight"], plain[f"{name}.lora_down.weight"])
-        sign = 1 if weight > 0 else -1
-        assert torch.equal(scaled[f"{name}.lora_up.weight"], sign * plain[f"{name}.lora_up.weight"])
-    report = json.loads(read_lora(calibrated.path)[1]["addift.report"])
-    assert (report["calibrated"], report["best_weight"]) == (True, weight)
-
-
-def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
-    result = finish(FakeHost(tmp_path)).results[0]
-    tensors, metadata = read_lora(result.path)
-    assert result.weight == 1.0
-    assert {tensor.item() for key, tensor in tensors.items() if key.endswith("alpha")} == {4.0}
-    assert json.loads(metadata["addift.report"])["calibrated"] is False
-
-
-# The proof, on a model whose right answer is known
-
-
-class PainterHost(FakeHost):
-    """A model that sees one picture in whatever it is shown, moved by what the LoRA adds: any sampler ends just there.
-
-    The picture is none of the pair's, as noising loses much of a real one. The LoRA joins the one layer of the UNet,
-    which says nothing without it.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.unet = nn.ModuleDict({"canvas": nn.Linear(1, size, bias=False)})
-        nn.init.zeros_(self.unet["canvas"].weight)
-        self.unet.requires_grad_(False)
-        self._seen = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
-
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        moved = self.unet["canvas"](torch.ones(len(latents), 1)).view(latents.shape)
-        abar = sd15_alphas_cumprod()[timesteps].view(-1, 1, 1, 1)
-        return (latents - abar.sqrt() * (self._seen + moved)) / (1 - abar).sqrt()
-
-
-def painted_proof(
-    learnt: torch.Tensor, difference: torch.Tensor, mask: torch.Tensor | None = None, host: PainterHost | None = None
-) -> RoundTrip:
-    """The round trip of a LoRA that moves the picture by `learnt` at weight 1; the pair differs by `difference`."""
-    host = host or PainterHost(difference.numel())
-    name = kohya("canvas")
-    layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
-    network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
-    cond = Conditions(torch.zeros(1, 5, 6))
-    pair = LatentPair(Side(torch.zeros_like(difference), cond), Side(difference, cond), mask)
-    with network.attach():
-        return round_trip(host, network, [pair], TrainConfig.create(sampling_steps=3))
-
-
-DIFFERENCE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-
-
-def best_score(proof: RoundTrip) -> float:
-    return max(score for _, score in proof.curve)
-
-
-WEIGHTS = [0.25, 0.3, 0.55, 0.75, 0.9, 1.5, 2.4, -0.25, -0.5]
-
-
-@pytest.mark.parametrize("weight", WEIGHTS)
-def test_every_score_of_the_round_trip_is_the_share_that_is_reproduced(weight: float) -> None:
-    """At w, w / weight of the difference appears: 1 - (w / weight - 1)^2 is left of its square."""
-    for tried, score in painted_proof(DIFFERENCE / weight, DIFFERENCE).curve:
-        assert score == pytest.approx(1 - (tried / weight - 1) ** 2, rel=1e-3, abs=1e-3)
-
-
-@pytest.mark.parametrize("weight", WEIGHTS)
-def test_the_round_trip_finds_the_weight_that_reproduces_the_difference(weight: float) -> None:
-    """Nearly: of the weights that are almost as good as the best, the weakest is taken."""
-    proof = painted_proof(DIFFERENCE / weight, DIFFERENCE)
-    # The score is 1 - (w / weight - 1)^2 here, so 0.98 of the best is met at 0.86 of the weight; the grid may miss it.
-    assert 0.83 <= proof.weight / weight <= 1.7
-    assert proof.recovery == pytest.approx(dict(proof.curve)[proof.weight])
-    assert proof.recovery >= 0.75 * _NEARLY, "the coarsest part of the grid, backwards, meets 0.75 of it"
-
-
-@pytest.mark.parametrize("weight", [0.7, 0.8, 0.9, 1.1])
-def test_where_most_loras_have_their_best_weight_the_round_trip_tries_few(weight: float) -> None:
-    assert len(painted_proof(DIFFERENCE / weight, DIFFERENCE).curve) <= WEIGHTS_TRIED <= 6
-
-
-@pytest.mark.parametrize("top", [-1.0, 1.0, 8.0, 14.0])
-def test_a_top_behind_a_dip_is_found_where_the_near_one_is_no_proof(
-    top: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two peaks in units of the training multiplier: one of 0.15 where the search begins, and the LoRA's own."""
-
-    def score(weight: float) -> float:
-        units = weight / TrainConfig().train_multiplier
-        return max(0.15 - (units - 3) ** 2, 0.9 - ((units - top) / (0.3 * top)) ** 2, -0.5)
-
-    monkeypatch.setattr(_Probe, "scores", lambda _self, weights: {weight: score(weight) for weight in weights})
-    proof = painted_proof(DIFFERENCE, DIFFERENCE)
-    assert proof.weight / TrainConfig().train_multiplier == pytest.approx(top, rel=0.1)
-    assert proof.recovery >= 0.9 * _NEARLY
-
-
-def test_the_verdict_is_a_sentence_for_each_outcome() -> None:
-    assert painted_proof(DIFFERENCE / 0.5, DIFFERENCE).verdict.startswith("The LoRA reproduces ")
-    backwards = painted_proof(-DIFFERENCE / 0.25, DIFFERENCE)
-    assert backwards.weight < 0
-    assert backwards.verdict.startswith("The LoRA learnt the difference backwards (")
-    assert "negative weight" in backwards.verdict
-    nothing = painted_proof(torch.zeros_like(DIFFERENCE), DIFFERENCE)
-    assert nothing.verdict.startswith("The LoRA did not learn the difference: it reproduces 0% of it.")
-
-
-def test_a_lora_that_learnt_something_else_is_found_out() -> None:
-    other = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(6))
-    proof = painted_proof(other, DIFFERENCE)
-    assert proof.recovery < 0.1
-    assert proof.verdict.startswith("The LoRA did not learn the difference")
-    assert painted_proof(torch.zeros_like(DIFFERENCE), DIFFERENCE).recovery == 0.0
-
-
-def test_half_of_the_difference_counts_as_half() -> None:
-    half = DIFFERENCE.clone()
-    half[..., :4] = 0
-    share = (half.square().sum() / DIFFERENCE.square().sum()).item()
-    proof = painted_proof(half / 0.75, DIFFERENCE)
-    assert best_score(proof) == pytest.approx(share, abs=1e-4)
-    assert 0.99 * _NEARLY * share <= proof.recovery <= share + 1e-4
-
-
-def test_changes_outside_the_mask_count_little() -> None:
-    mask = torch.full((1, 1, 8, 8), 1e-6)
-    mask[..., :4] = 1.0
-    inside = DIFFERENCE * (mask == 1)
-    noisy = inside + 5 * (DIFFERENCE - inside)
-    assert best_score(painted_proof(noisy / 0.75, inside, mask)) == pytest.approx(1.0, abs=1e-3)
-    assert painted_proof(noisy / 0.75, inside).recovery < 0.2
-
-
-def test_a_mask_that_is_the_same_everywhere_changes_no_score() -> None:
-    even = painted_proof(DIFFERENCE, DIFFERENCE, mask=torch.full((1, 1, 8, 8), 0.3))
-    assert dict(even.curve) == pytest.approx(dict(painted_proof(DIFFERENCE, DIFFERENCE).curve), rel=1e-4, abs=1e-4)
-
-
-def test_the_curve_holds_every_weight_that_was_tried() -> None:
-    proof = painted_proof(DIFFERENCE, DIFFERENCE)
-    weights = [weight for weight, _ in proof.curve]
-    assert weights == sorted(set(weights))
-    assert {0.75, 1.0, 1.5} <= set(weights), "the best one, and one on each side of it"
-    assert dict(proof.curve)[1.0] == pytest.approx(1.0, abs=1e-4)
-
-
-def test_where_nothing_is_reproduced_both_directions_were_tried() -> None:
-    curve = dict(painted_proof(-DIFFERENCE / 20, DIFFERENCE).curve)
-    assert {-0.25, 0.25, 3.5, -3.5} <= set(curve)
-    assert curve[0.25] == pytest.approx(1 - (1 + 0.25 / 20) ** 2, abs=1e-3), "the wrong way: farther off than nothing"
-
-
-class OverflowingHost(PainterHost):
-    """A half-precision model that overflows when the LoRA moves it too far."""
-
-    limit = 1.1 * DIFFERENCE.abs().max()
-
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        moved = self.unet["canvas"](torch.ones(len(latents), 1)).abs().amax(dim=1).view(-1, 1, 1, 1)
-        return super().predict_noise(latents, timesteps, cond).masked_fill(moved > self.limit, float("nan"))
-
-
-def test_weights_at_which_the_model_overflows_do_not_hide_the_best() -> None:
-    proof = painted_proof(DIFFERENCE / 0.75, DIFFERENCE, host=OverflowingHost(DIFFERENCE.numel()))
-    assert 0.75 * 0.85 <= proof.weight <= 0.75
-    assert proof.recovery > 0.97
-
-
-def test_strength_multiplies_the_weight(tmp_path: Path) -> None:
-    plain, strong = (
-        finish(FakeHost(tmp_path / f"{strength}"), calibrate=False, strength=strength).results[0]
-        for strength in (1.0, 2.5)
-    )
-    assert (plain.weight, strong.weight) == (1.0, 2.5)
-
-
-def test_the_pictures_of_the_round_trip_show_both_ways() -> None:
-    """The painter ends at the picture it sees, moved by what the LoRA adds at +weight or at -weight."""
-    host, learnt = PainterHost(DIFFERENCE.numel()), 0.2 * DIFFERENCE
-    name, cond = kohya("canvas"), Conditions(torch.zeros(1, 5, 6))
-    layer = LoraLayer(torch.ones(1, 1), learnt.reshape(-1, 1), alpha=1.0, conv=None)
-    network = LoraNetwork({name: layer}, {name: host.unet["canvas"]})
-    original, target = torch.full_like(DIFFERENCE, -0.5), torch.full_like(DIFFERENCE, 0.5)
-    with network.attach():
-        row = round_trip_pictures(
-            host, network, LatentPair(Side(original, cond), Side(target, cond), None), TrainConfig.create(), 1.5
-        )
-    seen = host._seen
-    expected = [original, seen, seen + 1.5 * learnt, target, seen, seen - 1.5 * learnt]
-    assert row.width == 6 * CELL
-    for place, latents in enumerate(expected):
-        shown = np.asarray(row)[:CELL:2, place * CELL : (place + 1) * CELL : 2].astype(int)
-        assert abs(shown - host.decode_latents(latents)[0]).max() <= 1, f"picture {place}"

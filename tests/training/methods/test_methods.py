@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from lib_addift.config.settings import METHODS, TrainConfig
-from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.host import lora_modules, text_layers
-from lib_addift.diffusion.latents import Direction, LatentPair, Role, conds_at, encode_pair, unrelated_pairs
+from lib_addift.diffusion.latents import Direction, LatentPair, Role, unrelated_pairs
 from lib_addift.diffusion.schedule import NoiseSchedule
-from lib_addift.errors import ConfigError, LoraFileError, PictureError
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.dataset import steps_of
 from lib_addift.training.events import Request
 from lib_addift.training.loop import train_one
-from lib_addift.training.methods import Goal, is_simple, make_config, method_of
+from lib_addift.training.methods import Goal, is_simple, method_of
+from lib_addift.training.methods.addift import multiplier
 from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import TrainState
-from lib_addift.training.targets import TeacherPredictions, noisy_batch, sample_noise
+from lib_addift.training.targets import noisy_batch, sample_noise
 from tests.support.fake_host import FakeHost
-from tests.support.training import make_state
+from tests.support.training import delta, make_state, pairs_of, pictures
 
 QUICK = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "mask": "off"}
-
-
-def pairs_of(host: FakeHost, config: TrainConfig, count: int = 1) -> list[LatentPair]:
-    pictures = np.random.default_rng(7).integers(0, 256, (count, 2, 64, 64, 3)).astype(np.uint8)
-    return [encode_pair(host, ImagePair(*pair, mask=None), config) for pair in pictures]
 
 
 def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, TrainState]:
@@ -41,14 +33,6 @@ def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, TrainState]:
     state = make_state(host, pairs_of(host, config, count), config)
     list(train_one(host, state))
     return host, state
-
-
-def delta(network: LoraNetwork) -> dict[str, torch.Tensor]:
-    """What each layer adds to its weight at multiplier 1, (out, in * k * k)."""
-    return {
-        name: layer.lora_up.flatten(1) @ layer.lora_down.flatten(1) * layer.scale
-        for name, layer in network.layers.items()
-    }
 
 
 def test_addift_is_what_it_was() -> None:
@@ -229,11 +213,6 @@ def test_which_methods_share_a_pass() -> None:
 # From pictures to files.
 
 
-def pictures(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    both = np.random.default_rng(seed).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-    return both[0], both[1]
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_makes_a_file(method: str, tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
@@ -249,30 +228,6 @@ def test_every_method_makes_a_file(method: str, tmp_path: Path) -> None:
     assert not any(module._forward_hooks for module in host.unet.modules())
 
 
-def test_a_saved_first_lora_is_used_again(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path)
-    first = Request(
-        (PairSource(pictures()[0], pictures()[0], is_single=True),), "first",
-        TrainConfig.create(method="lora", save_precision="fp32", **QUICK),
-    )  # fmt: skip
-    run = TrainingRun(host, first)
-    list(run.events())
-    config = TrainConfig.create(method="residual", first_lora=str(run.results[0].path), calibrate=False, **QUICK)
-    again = TrainingRun(host, Request.of(*pictures(), "second", config))
-    list(again.events())
-    assert again.results[0].steps == 4
-    both = TrainingRun(
-        host, Request.of(*pictures(), "both", TrainConfig.create(method="residual", calibrate=False, **QUICK))
-    )
-    list(both.events())
-    assert both.results[0].steps == 8
-    one, other = (
-        LoraNetwork.from_tensors(read_lora(run.results[0].path)[0], host.unet, host.lora_name) for run in (again, both)
-    )
-    for name, change in delta(one).items():
-        assert torch.allclose(change, delta(other)[name], atol=2e-3 * float(change.detach().abs().max())), name
-
-
 def test_the_residuals_rank_is_cut_when_asked(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     run = TrainingRun(
@@ -283,80 +238,7 @@ def test_the_residuals_rank_is_cut_when_asked(tmp_path: Path) -> None:
     assert {tensor.shape[0] for key, tensor in tensors.items() if key.endswith("lora_down.weight")} == {3}
 
 
-def test_single_pictures_and_regularisation_pictures(tmp_path: Path) -> None:
-    host = FakeHost(tmp_path)
-    sources = [PairSource(each, each, f"p{n}", is_single=True) for n, each in enumerate(pictures())]
-    prior = PairSource(*pictures(2)[:1] * 2, "prior", is_single=True, is_prior=True)
-    config = TrainConfig.create(method="lora", **QUICK)
-    run = TrainingRun(host, Request((*sources, prior), "many", config))
-    list(run.events())
-    (result,) = run.results
-    assert not result.round_trip.is_measured
-    assert "no difference" in result.verdict
-    assert result.weight == 1.0
-    with pytest.raises(ConfigError, match="needs pairs"):
-        TrainingRun(host, Request(tuple(sources), "no", TrainConfig.create(**QUICK)))
-    with pytest.raises(PictureError, match="only regularisation pictures"):
-        TrainingRun(host, Request((prior,), "no", config))
-
-
-def test_repeats_are_how_often_a_picture_is_seen() -> None:
-    config = TrainConfig.create(method="lora", **{**QUICK, "max_train_steps": 8})
-    host = FakeHost()
-    one, other = pairs_of(host, config, 2)
-    often = LatentPair(one.original, one.target, None, repeats=3)
-    (phase_plan,) = plan_phases(config, method_of(config).phases(config, 2), [often, other])
-    assert [sample.pair for samples in phase_plan.steps for sample in samples] == [0, 0, 0, 1] * 2
-
-
-def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no use for first_lora"):
-        make_config(first_lora="x.safetensors")
-    config = TrainConfig.create(method="copier", first_lora=str(tmp_path / "none.safetensors"), **QUICK)
-    with pytest.raises(LoraFileError, match="does not exist"):
-        TrainingRun(FakeHost(tmp_path), Request.of(*pictures(), "x", config))
-
-
-# The text encoder.
-
-
-def test_a_text_encoder_lora_learns_and_acts_in_the_conditions(tmp_path: Path) -> None:
-    """Its layers are in the file; proof and strip are drawn under conditions that it changes."""
-    settings = {**QUICK, "max_train_steps": 8, "text_encoder_rate": 1.0, "save_precision": "fp32"}
-    config = TrainConfig.create(method="lora", train_text_encoder=True, prompt="a cat", **settings)
-    host = FakeHost(tmp_path)
-    run = TrainingRun(host, Request.of(*pictures(), "text", config))
-    list(run.events())
-    tensors, _ = read_lora(run.results[0].path)
-    ups = {key: tensor for key, tensor in tensors.items() if key.startswith("lora_te") and key.endswith("up.weight")}
-    assert ups
-    assert all(tensor.any() for tensor in ups.values())
-    network = LoraNetwork.over(lora_modules(host), tensors)
-    before = host.encode_prompts(["a cat"])
-    with network.attach():
-        moved = conds_at(host, ["a cat"] * 3, before.expand(3), network, torch.tensor([0.0, 1.0, -1.0]))
-    assert torch.allclose(moved.crossattn[0], before.crossattn[0])
-    assert all((each - before.crossattn[0]).abs().max() > 1e-6 for each in moved.crossattn[1:])
-    assert torch.equal(host.encode_prompts(["a cat"]).crossattn, before.crossattn)
-    assert not any(module._forward_hooks for module in [*host.unet.modules(), *host.text_model.modules()])
-
-
-def test_the_text_encoder_learns_at_its_own_rate() -> None:
-    def grown(rate: float) -> dict[str, float]:
-        config = TrainConfig.create(
-            method="lora", train_text_encoder=True, prompt="a cat", text_encoder_rate=rate, optimizer="SGD", **QUICK
-        )
-        host = FakeHost()
-        modules = {**select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)}
-        network = LoraNetwork.create({**modules, **text_layers(host)}, rank=2, alpha=2.0, seed=1)
-        pairs = pairs_of(host, config)
-        plans = plan_phases(config, method_of(config).phases(config, 1), pairs)
-        teacher = TeacherPredictions(host, pairs, teacher_samples(plans))
-        state = TrainState(host, [network], plans=plans, pairs=pairs, teacher=teacher, config=config)
-        next(train_one(host, state))
-        return {name: float(layer.lora_up.detach().norm()) for name, layer in network.layers.items()}
-
-    slow, fast = grown(0.25), grown(1.0)
-    for name, size in fast.items():
-        assert size > 0
-        assert slow[name] == pytest.approx(size / 4 if name.startswith("lora_te") else size, rel=1e-4)
+def test_multipliers_have_opposite_signs() -> None:
+    config = TrainConfig.create(train_multiplier=0.25, reverse_ratio=0.5)
+    assert multiplier(Direction.FORWARD, config) == 0.25
+    assert multiplier(Direction.REVERSE, config) == -0.125

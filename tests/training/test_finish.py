@@ -1,0 +1,170 @@
+"""The end of a run: what is refused, calibration, and the files that are written."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import lib_addift.training.finish
+from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.errors import LoraFileError, TrainingError
+from lib_addift.evaluation.round_trip import RoundTrip
+from lib_addift.lora.file import read_lora
+from lib_addift.lora.network import LoraNetwork
+from tests.support.fake_host import FakeHost
+from tests.support.models import fingerprint
+from tests.support.runs import files, finish, label, start
+
+CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged
+
+
+# What is saved
+
+
+def test_a_run_saves_the_lora_its_card_and_its_strip(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    run = finish(host, prompt="a face, smiling")
+    assert files(tmp_path) == ["blink.json", "blink.png", "blink.safetensors"]
+    (result,) = run.results
+    assert result.path == tmp_path / "blink.safetensors"
+    assert (result.steps, result.train_seconds > 0) == (3, True)
+    assert (result.strip.width, result.pictures.width) == (5 * CELL, 6 * CELL)
+    assert host.refreshed == [result.path]
+    with Image.open(tmp_path / "blink.png") as strip:
+        assert strip.width == 5 * CELL, "one picture for each of five weights"
+    assert json.loads((tmp_path / "blink.json").read_text())["sd version"] == "SD1"
+
+
+def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
+    run = finish(FakeHost(tmp_path), prompt="a face", learning_rate=2e-4)
+    tensors, metadata = read_lora(run.results[0].path)
+    assert TrainConfig(**json.loads(metadata["addift.config"])) == run.config, "a file can be retrained from itself"
+    report = json.loads(metadata["addift.report"])
+    assert report["steps"] == 3
+    assert report["recovery"] == pytest.approx(run.results[0].round_trip.recovery, abs=1e-4)
+    assert report["verdict"] == run.results[0].verdict
+    assert report["pair"]["width"] == 64
+    assert 0 < report["pair"]["changed_share"] < 0.5
+    assert metadata["ss_steps"] == "3"
+    assert metadata["ss_network_dim"] == "2"
+    assert metadata["ss_new_sd_model_hash"] == FakeHost.model_hash
+    assert {tensor.dtype for key, tensor in tensors.items() if not key.endswith("alpha")} == {torch.float16}
+    assert any(tensor.any() for key, tensor in tensors.items() if "lora_up" in key)
+
+
+@pytest.mark.parametrize("old", [b"", b"the LoRA of before"])
+def test_a_full_disk_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes) -> None:
+    if old:
+        (tmp_path / "blink.safetensors").write_bytes(old)
+    before = files(tmp_path)
+
+    def write(path: Path, data: bytes) -> None:
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("lib_addift.files._write", write)
+    host = FakeHost(tmp_path)
+    state = fingerprint(host.unet)
+    run = start(host, overwrite=True)
+    with pytest.raises(LoraFileError, match="full"):
+        list(run.events())
+    assert files(tmp_path) == before
+    assert not old or (tmp_path / "blink.safetensors").read_bytes() == old
+    assert run.results == []
+    assert host.refreshed == []
+    assert fingerprint(host.unet) == state
+
+
+# Dead LoRAs
+
+
+class ChangedHost(FakeHost):
+    """Passes each prediction through `change`."""
+
+    def __init__(self, lora_dir: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__(lora_dir)
+        self._change = change
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        return self._change(super().predict_noise(latents, timesteps, cond))
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "reason"),
+    [
+        (lambda result: result * 0.0 + 0.5, 3, "training changed nothing"),
+        (lambda result: result * float("nan"), 3, "training changed nothing"),
+        (lambda result: result * float("nan"), 30, "gradients of the last 10 steps were not finite"),
+        (lambda result: result * float("inf"), 30, "gradients of the last 10 steps were not finite"),
+    ],
+)
+def test_a_dead_run_fails_with_the_reason_and_saves_nothing(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], steps: int, reason: str
+) -> None:
+    host = ChangedHost(tmp_path, change)
+    with pytest.raises(TrainingError, match=reason):
+        finish(host, max_train_steps=steps)
+    assert files(tmp_path) == []
+    assert host.refreshed == []
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, networks = LoraNetwork.create, []
+    monkeypatch.setattr(
+        LoraNetwork, "create", lambda *a, **settings: networks.append(create(*a, **settings)) or networks[0]
+    )
+    run = start(FakeHost(tmp_path))
+    with pytest.raises(TrainingError, match="not finite"):
+        for event in run.events():
+            if label(event) == "step 3":
+                next(iter(networks[0].layers.values())).lora_up.data.fill_(float("nan"))
+    assert files(tmp_path) == []
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("weight", [0.5, -0.5, 3.0])
+def test_calibration_folds_the_best_weight_into_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
+) -> None:
+    proof = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: proof)
+    as_trained, calibrated = (
+        finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
+        for calibrate in (False, True)
+    )
+    assert (as_trained.weight, calibrated.weight) == (1.0, weight)
+    plain, scaled = read_lora(as_trained.path)[0], read_lora(calibrated.path)[0]
+    for name in {key.split(".")[0] for key in plain}:
+        assert plain[f"{name}.alpha"].item() == 4.0
+        assert scaled[f"{name}.alpha"].item() == 4.0 * abs(weight)
+        assert torch.equal(scaled[f"{name}.lora_down.weight"], plain[f"{name}.lora_down.weight"])
+        sign = 1 if weight > 0 else -1
+        assert torch.equal(scaled[f"{name}.lora_up.weight"], sign * plain[f"{name}.lora_up.weight"])
+    report = json.loads(read_lora(calibrated.path)[1]["addift.report"])
+    assert (report["calibrated"], report["best_weight"]) == (True, weight)
+
+
+def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.05, 3.0, ()))
+    result = finish(FakeHost(tmp_path)).results[0]
+    tensors, metadata = read_lora(result.path)
+    assert result.weight == 1.0
+    assert {tensor.item() for key, tensor in tensors.items() if key.endswith("alpha")} == {4.0}
+    assert json.loads(metadata["addift.report"])["calibrated"] is False
+
+
+def test_strength_multiplies_the_weight(tmp_path: Path) -> None:
+    plain, strong = (
+        finish(FakeHost(tmp_path / f"{strength}"), calibrate=False, strength=strength).results[0]
+        for strength in (1.0, 2.5)
+    )
+    assert (plain.weight, strong.weight) == (1.0, 2.5)
