@@ -1,76 +1,36 @@
 from __future__ import annotations
 
-import errno
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-import lib_addift.files
-import lib_addift.jobs.job
-import lib_addift.jobs.prune
 import lib_addift.training.finish
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import (
     OUT_OF_MEMORY,
-    AddiftError,
     HostError,
     JobError,
     LoraFileError,
     PictureError,
-    TrainingError,
 )
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.jobs.local_runner import LocalRunner
 from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.lora.file import read_lora
-from lib_addift.training.events import Request, Stage
-from lib_addift.training.state import StepReport
-from tests.support.jobs import ORIGINAL, PATIENCE, Gate, WatchedHost, ended, loras, request
+from lib_addift.training.events import Request
+from tests.support.jobs import ORIGINAL, PATIENCE, Gate, WatchedHost, done, ended, loras, request, stop_at, trained
 from tests.support.models import fingerprint
 from tests.support.training import skip_evaluation
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> WatchedHost:
-    return WatchedHost(tmp_path / "lora")
-
-
-@pytest.fixture
-def jobs(host: WatchedHost) -> Jobs:
-    return Jobs(host)
-
-
-@pytest.fixture
-def gate(host: WatchedHost) -> Iterator[Gate]:
-    """Holds the first job at its first report."""
-    gate = host.at["encoding the pictures"] = Gate()
-    yield gate
-    gate.open()
-
-
-def done(jobs: Jobs, **options: Any) -> Job:
-    return ended(jobs, jobs.submit(request(**options)))
-
-
-def stop_at(jobs: Jobs, host: WatchedHost, text: str, *, keep: bool = False) -> None:
-    def stop() -> None:
-        job = jobs.active()
-        assert job is not None
-        jobs.stop(job.id, keep=keep)
-
-    host.at[text] = stop
-
 
 # One job
 
@@ -89,59 +49,6 @@ def test_a_job_ends_with_its_lora(jobs: Jobs, host: WatchedHost) -> None:
     assert len(job.losses) == 3
     assert job.created <= job.started <= job.finished <= time.time()
     assert fingerprint(host.unet) == before
-
-
-def test_the_host_is_told_of_every_step_and_stage(jobs: Jobs, host: WatchedHost) -> None:
-    done(jobs)
-    assert host.reported == [
-        f"Train Difference LoRA: {what}"
-        for what in (
-            "encoding the pictures",
-            *[f"step {step} of 3" for step in (1, 2, 3)],
-            "proving it: the round trip", "drawing the preview", "saving",
-        )
-    ]  # fmt: skip
-
-
-def test_every_visible_change_makes_the_version_grow(jobs: Jobs, host: WatchedHost) -> None:
-    seen: list[tuple[int, str]] = []
-    host.report = lambda *_: seen.append((jobs.latest().version, jobs.latest().text))  # type: ignore[method-assign]
-    job = jobs.submit(request(preview_every=1))
-    first = job.version
-    ended(jobs, job)
-    versions = [version for version, _ in seen]
-    assert versions == sorted(set(versions)), "each event is one change at least"
-    assert first <= versions[0]
-    assert job.version > versions[-1]
-    assert [text for _, text in seen][-5:] == ["training", "training", *[text for _, text in seen][-3:]]
-
-
-def test_the_worker_is_a_daemon_that_starts_with_the_first_job(jobs: Jobs, gate: Gate) -> None:
-    before = set(threading.enumerate())
-    with pytest.raises(AddiftError):
-        jobs.submit(request("a/b"))
-    assert set(threading.enumerate()) == before
-    job = jobs.submit(request())
-    (worker,) = set(threading.enumerate()) - before
-    assert worker.daemon, "or the WebUI could not be closed while a job runs"
-    gate.open()
-    ended(jobs, job)
-    done(jobs, name="second")
-    assert set(threading.enumerate()) - before == {worker}
-
-
-def clocked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:
-    clock = SimpleNamespace(monotonic=iter(times).__next__, time=time.time)
-    monkeypatch.setattr(lib_addift.jobs.job, "time", clock)
-
-
-def test_the_time_left_is_that_of_the_steps_so_far(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs.pause()
-    job, seen = jobs.submit(request(max_train_steps=4)), []
-    clocked(monkeypatch, [100.0, 102.0, 104.0, 107.0])  # the first step, at 100, took long
-    for event in [*(StepReport(step, 4, 0.1, 1e-4, 0) for step in range(1, 5)), Stage("saving")]:
-        job.record_event(event, lambda *_: seen.append((job.progress, job.seconds_left)))
-    assert seen == [(0.25, None), (0.5, 4.0), (0.75, 2.0), (1.0, 0.0), (1.0, None)]
 
 
 # Many jobs
@@ -410,130 +317,6 @@ def test_a_job_that_waits_for_the_model_can_be_stopped(jobs: Jobs, host: Watched
     assert (job.step, loras(host)) == (0, [])
 
 
-# Failing
-
-
-@pytest.mark.parametrize("where", ["encoding the pictures", "step 2 of 3", "proving it: the round trip"])
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (TrainingError("the gradients went away: raise the rate."), "the gradients went away: raise the rate."),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), OUT_OF_MEMORY),
-        (MemoryError(), OUT_OF_MEMORY),
-        (ZeroDivisionError("by nought"), "unexpected ZeroDivisionError: by nought. The console has the details."),
-    ],
-)
-def test_a_job_that_fails_says_why_and_the_next_one_runs(
-    jobs: Jobs, host: WatchedHost, where: str, error: Exception, sentence: str
-) -> None:
-    before = fingerprint(host.unet)
-
-    host.fail_at(where, error)
-    job = ended(jobs, jobs.submit(request("bad")))
-    assert (job.state, job.text, job.error) == (JobState.FAILED, "failed", sentence)
-    assert (job.seconds_left, job.results, loras(host), host.users) == (None, [], [], 0)
-    assert job.started <= job.finished
-    assert fingerprint(host.unet) == before
-    host.error = None
-    assert done(jobs, name="good").state is JobState.DONE
-    assert loras(host) == ["good.safetensors"]
-
-
-def test_jobs_behind_a_failing_one_run(jobs: Jobs, host: WatchedHost, gate: Gate) -> None:
-    bad, good = jobs.submit(request("bad")), jobs.submit(request("good"))
-    host.fail_at("step 1 of 3", MemoryError())
-    host.at["step 2 of 3"] = lambda: None
-    gate.wait()
-    predict = host.predict_noise
-
-    def mend(*arguments: torch.Tensor) -> torch.Tensor:
-        try:
-            return predict(*arguments)
-        except MemoryError:
-            host.error = None  # only one prediction fails
-            raise
-
-    host.predict_noise = mend  # type: ignore[method-assign]
-    gate.open()
-    assert ended(jobs, good).state is JobState.DONE
-    assert (bad.state, bad.error) == (JobState.FAILED, OUT_OF_MEMORY)
-
-
-def test_an_unexpected_error_goes_to_the_log(jobs: Jobs, host: WatchedHost, caplog: pytest.LogCaptureFixture) -> None:
-    host.fail_at("step 1 of 3", KeyError("what"))
-    done(jobs)
-    (record,) = caplog.records
-    assert record.getMessage() == "training 'blink' failed"
-    assert record.exc_info is not None
-    assert record.exc_info[0] is KeyError
-
-
-def test_a_broken_display_ends_the_job_and_leaves_the_model_alone(jobs: Jobs, host: WatchedHost) -> None:
-    before = fingerprint(host.unet)
-
-    def broken() -> None:
-        raise OSError("no display")
-
-    host.at["step 2 of 3"] = broken
-    job = done(jobs)
-    assert (job.state, job.step) == (JobState.FAILED, 2)
-    assert "OSError: no display" in job.error
-    assert host.users == 0, "the model is given back, although the log keeps the error with all its frames"
-    assert fingerprint(host.unet) == before
-    assert done(jobs).state is JobState.DONE
-
-
-def test_of_a_long_message_the_first_line_is_told(jobs: Jobs, host: WatchedHost) -> None:
-    host.fail_at("step 1 of 3", RuntimeError("CUDA error: unspecified launch failure.\nCompile with x.\n"))
-    assert done(jobs).error == (
-        "unexpected RuntimeError: CUDA error: unspecified launch failure. The console has the details."
-    )
-
-
-def test_a_job_that_wants_to_end_the_program_ends_alone(jobs: Jobs, host: WatchedHost) -> None:
-    host.fail_at("step 1 of 3", SystemExit("bye"))
-    job = done(jobs)
-    assert (job.state, "SystemExit: bye" in job.error) == (JobState.FAILED, True)
-    host.error = None
-    assert done(jobs).state is JobState.DONE
-
-
-def test_a_full_disk_fails_the_job_and_leaves_nothing(
-    jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_file = lib_addift.files._write
-
-    def write(path: Path, data: bytes) -> None:
-        if path.parent == host.lora_dir:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write_file(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lib_addift.files._write", write)
-        job = done(jobs)
-    assert (job.state, job.step, job.results) == (JobState.FAILED, 3, [])
-    assert "is full: make room" in job.error
-    assert list(host.lora_dir.iterdir()) == []
-    assert done(jobs).state is JobState.DONE
-
-
-def test_another_model_than_at_the_start_is_refused(jobs: Jobs, host: WatchedHost, gate: Gate) -> None:
-    first, second = jobs.submit(request("a")), jobs.submit(request("b"))
-    gate.wait()
-    host.at["saving"] = lambda: setattr(host, "model_title", "other.safetensors")
-    gate.open()
-    ended(jobs, second)
-    assert (first.state, second.state) == (JobState.DONE, JobState.FAILED)
-    assert second.error == (
-        "the model is now 'other.safetensors' and was 'fake.safetensors' when Train was pressed: "
-        "choose the checkpoint you want and press Train again."
-    )
-    assert (second.step, loras(host)) == (0, ["a.safetensors"])
-    assert done(jobs, name="b").state is JobState.DONE
-    with pytest.raises(HostError, match="the model is now"):
-        list(first.run.keep(3))
-
-
 # Kept steps
 
 
@@ -618,45 +401,6 @@ def test_a_step_that_cannot_be_saved_leaves_the_job_done_and_says_why(jobs: Jobs
     assert loras(host) == ["blink-step1.safetensors", "blink.safetensors"]
 
 
-def test_old_jobs_give_their_snapshots_up_but_not_what_waits_to_be_saved(
-    jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    many = [done(jobs, name=f"n{number}", preview_every=1, max_train_steps=1) for number in range(6)]
-    gate = host.at["encoding the pictures"] = Gate()
-    size = many[0].files.kept_bytes()
-    assert size > 1000
-    monkeypatch.setattr(lib_addift.jobs.prune, "_MOST_KEPT", int(5.5 * size))
-    running = jobs.submit(request("n6"))
-    gate.wait()
-    assert [len(job.snapshots) for job in many] == [0, 1, 1, 1, 1, 1]
-    with pytest.raises(JobError, match="not kept"):
-        jobs.save_step(many[0].id, 1)
-    assert many[0].results[0].path.is_file()
-    jobs.save_step(many[1].id, 1)
-    last = jobs.submit(request("n7"))
-    gate.open()
-    ended(jobs, last)
-    assert ended(jobs, many[1]).error == ""
-    assert running.state is JobState.DONE
-    assert [result.path.stem for result in many[1].results] == ["n1", "n1-step1"]
-    assert len(jobs.all()) == 8, "the jobs themselves stay"
-
-
-def test_jobs_that_wait_do_not_cost_a_job_its_snapshots(jobs: Jobs, host: WatchedHost, gate: Gate) -> None:
-    many = [jobs.submit(request(f"n{number}", max_train_steps=1)) for number in range(7)]
-    gate.wait()
-    second = Gate()
-    host.at["step 1 of 1"] = lambda: host.at.update({"encoding the pictures": second})
-    gate.open()
-    second.wait()
-    assert [job.state for job in many[:3]] == [JobState.DONE, JobState.RUNNING, JobState.QUEUED]
-    assert [snapshot.step for snapshot in many[0].snapshots] == [1]
-    for job in many:
-        jobs.stop(job.id)
-    second.open()
-    ended(jobs, many[1])
-
-
 def test_jobs_that_are_queued_while_it_is_held_begin_together(host: WatchedHost) -> None:
     jobs = Jobs(host, runner=LocalRunner(together=3))
     with jobs.held():
@@ -668,3 +412,137 @@ def test_jobs_that_are_queued_while_it_is_held_begin_together(host: WatchedHost)
     began = [job.started for job in queued]
     first_end = min(job.finished or 0 for job in queued)
     assert all(when is not None and when < first_end for when in began), "all were begun before one had ended"
+
+
+# Order, retry, repeat, remove, pause
+
+
+def test_a_paused_queue_begins_nothing_until_it_is_resumed(open_jobs: Callable[..., Jobs]) -> None:
+    jobs = open_jobs()
+    gate = jobs.host.at["encoding the pictures"] = Gate()  # type: ignore[attr-defined]
+    first, second = jobs.submit(request("a")), jobs.submit(request("b"))
+    gate.wait()
+    jobs.pause()
+    gate.open()
+    assert ended(jobs, first).state is JobState.DONE, "what runs goes on"
+    jobs.close()
+    jobs = open_jobs()
+    assert jobs.is_paused
+    jobs.start()
+    second = jobs.get(second.id)
+    assert jobs.wait(second.id, 0.3).state is JobState.QUEUED
+    jobs.resume()
+    assert not jobs.is_paused
+    assert ended(jobs, second).state is JobState.DONE
+
+
+def test_jobs_that_wait_can_be_moved(open_jobs: Callable[..., Jobs]) -> None:
+    jobs = open_jobs()
+    jobs.pause()
+    a, b, c = (jobs.submit(request(name)) for name in "abc")
+    for moved, before, order in ((c, a, "cab"), (a, None, "cba"), (b, b, "cba"), (b, c, "bca")):
+        jobs.move(moved.id, before and before.id)
+        assert "".join(job.name for job in jobs.queue()) == order
+    assert [job.name for job in jobs.all()] == ["a", "b", "c"], "the list stays as it was"
+    jobs.stop(a.id)
+    for moved, before in ((a, b), (b, a)):
+        with pytest.raises(JobError, match="waits no more"):
+            jobs.move(moved.id, before.id)
+    jobs.resume()
+    ended(jobs, b)
+    ended(jobs, c)
+    assert [path.stem for path in jobs.host.refreshed] == ["b", "c"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_failed_job_is_retried_from_its_last_checkpoint_or_from_the_start(
+    tmp_path: Path, open_jobs: Callable[..., Jobs], fresh: bool
+) -> None:
+    asked = request(max_train_steps=4, preview_every=2)
+    host = WatchedHost(tmp_path / "lora")
+    jobs = open_jobs(host)
+    host.fail_at("step 3 of 4", MemoryError())
+    job = ended(jobs, jobs.submit(asked))
+    assert (job.state, job.step) == (JobState.FAILED, 3)
+    host.error = None
+    host.reported.clear()
+    assert jobs.retry(job.id, from_start=fresh) is job
+    ended(jobs, job)
+    assert (job.state, job.error, len(job.losses)) == (JobState.DONE, "", 4)
+    assert sum("step" in text for text in host.reported) == (4 if fresh else 2)
+    assert [kept.step for kept in job.snapshots] == [2, 4]
+    assert job.results[-1].path.read_bytes() == trained(tmp_path / "expected", asked)
+    assert not job.files.has_resume_state, "a job that is done needs it no more"
+
+
+def test_what_cannot_be_retried(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
+    host = WatchedHost(tmp_path / "lora")
+    jobs = open_jobs(host)
+    host.fail_at("step 3 of 4", MemoryError())
+    failed = ended(jobs, jobs.submit(request(max_train_steps=4, preview_every=2)))
+    host.error, host.model_title = None, "other.safetensors"
+    with pytest.raises(HostError, match="was begun with the model 'fake.safetensors'"):
+        jobs.retry(failed.id)
+    assert (failed.state, failed.step) == (JobState.FAILED, 3)
+    assert ended(jobs, jobs.retry(failed.id, from_start=True)).state is JobState.DONE
+    with pytest.raises(Exception, match="already has 'blink.safetensors'"):
+        jobs.retry(failed.id)
+    jobs.pause()
+    waiting = jobs.submit(request("b"))
+    with pytest.raises(JobError, match="'b' is queued"):
+        jobs.retry(waiting.id)
+
+
+def test_a_job_is_repeated_with_changes(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
+    jobs = open_jobs()
+    first = ended(jobs, jobs.submit(request()))
+    with pytest.raises(Exception, match="'stepps' is no setting"):
+        jobs.repeat(first.id, name="b", stepps=1)
+    second = ended(jobs, jobs.repeat(first.id, name="b", max_train_steps=2))
+    assert (second.name, second.total, second.state) == ("b", 2, JobState.DONE)
+    assert second.request.config.rank == first.request.config.rank
+    third = ended(jobs, jobs.repeat(first.id, overwrite=True))
+    assert third.state is JobState.DONE
+    assert loras(jobs.host) == ["b.safetensors", "blink.safetensors"]  # type: ignore[arg-type]
+    jobs.remove(first.id)
+    assert ended(jobs, jobs.repeat(third.id, name="c")).state is JobState.DONE
+
+
+def test_a_repeated_job_may_have_another_mask(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (8, 8, 24, 24))
+    mask.save(tmp_path / "mask.png")
+    jobs = open_jobs()
+    first = ended(jobs, jobs.submit(request(mask="file", mask_file=str(tmp_path / "mask.png"))))
+    (tmp_path / "mask.png").unlink()
+    same, other = jobs.repeat(first.id, name="b"), jobs.repeat(first.id, name="c", mask="off")
+    assert 0 < first.pair.mask.mean() < 0.2
+    assert same.pair.mask.tobytes() == first.pair.mask.tobytes()
+    assert other.pair.mask is None
+
+
+def test_an_ended_job_can_be_removed(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
+    jobs = open_jobs()
+    gate = jobs.host.at["step 1 of 3"] = Gate()  # type: ignore[attr-defined]
+    job = jobs.submit(request())
+    gate.wait()
+    with pytest.raises(JobError, match="'blink' has not ended"):
+        jobs.remove(job.id)
+    gate.open()
+    ended(jobs, job)
+    jobs.remove(job.id)
+    assert jobs.all() == []
+    assert not job.files.folder.exists()
+    assert loras(jobs.host) == ["blink.safetensors"]  # type: ignore[arg-type]
+    jobs.close()
+    assert open_jobs().all() == []
+
+
+def test_the_log_tells_what_happened(open_jobs: Callable[..., Jobs]) -> None:
+    jobs = open_jobs()
+    job = ended(jobs, jobs.submit(request()))
+    texts = [text for _, text in job.log]
+    assert texts[:3] == ["queued", "began", "encoding the pictures"]
+    assert texts[-3:] == ["saving", "saved 'blink'", job.text]
+    times = [when for when, _ in job.log]
+    assert times == sorted(times)

@@ -10,54 +10,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from PIL import Image
 
 import lib_addift.files
-from lib_addift.errors import HostError, JobError
-from lib_addift.jobs.queue import Job, Jobs, JobState
+from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.jobs.store import JobStore
-from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
-from tests.support.jobs import PATIENCE, Gate, WatchedHost, ended, loras, request
+from tests.support.jobs import PATIENCE, Gate, WatchedHost, ended, loras, only, request, trained, until
 from tests.support.queue_program import STEPS
 from tests.support.training import skip_evaluation
 
 ROOT = Path(__file__).parents[2]
-
-
-def trained(lora_dir: Path, asked: Request) -> bytes:
-    """The file of a run that nothing interrupts."""
-    run = TrainingRun(FakeHost(lora_dir), asked, keep_snapshots=True)
-    for _ in run.events():
-        pass
-    return run.results[-1].path.read_bytes()
-
-
-@pytest.fixture
-def open_jobs(tmp_path: Path) -> Iterator[Callable[..., Jobs]]:
-    """Opens the store of this test; each time as after a restart, if the one before was closed."""
-    with ExitStack() as stack:
-
-        def open_(host: FakeHost | None = None, folder: Path = tmp_path / "store") -> Jobs:
-            jobs = Jobs(host or WatchedHost(tmp_path / "lora"), JobStore(folder))
-            jobs._store._database.execute("PRAGMA synchronous = OFF")  # a process that dies loses no writes
-            stack.callback(jobs.close)
-            return jobs
-
-        yield open_
-
-
-def only(jobs: Jobs) -> Job:
-    (job,) = jobs.all()
-    return job
 
 
 # A process that dies
@@ -205,13 +174,6 @@ def trail(tmp_path: Path) -> list[tuple[int, int]]:
     file = tmp_path / "store" / "trail"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     return [(int(process), int(step)) for process, step, _total in map(str.split, lines)]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it does not come to that"
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -424,28 +386,6 @@ def test_a_kept_step_of_another_model_is_not_saved(tmp_path: Path, open_jobs: Ca
     assert "the model is now 'other.safetensors'" in ended(jobs, only(jobs)).error
 
 
-def test_everything_about_a_job_survives_a_restart(open_jobs: Callable[..., Jobs]) -> None:
-    jobs = open_jobs()
-    before = ended(jobs, jobs.submit(request(preview_every=1)))
-    jobs.close()
-    jobs = open_jobs()
-    after = only(jobs)
-    assert after is not before
-    assert after.record() == before.record()
-    assert (after.id, after.state, after.request, after.report) == (
-        before.id, before.state, before.request, before.report,
-    )  # fmt: skip
-    assert after.losses == before.losses
-    assert after.results[0].verdict == before.results[0].verdict == after.text
-    assert after.results[0].round_trip == before.results[0].round_trip
-    assert after.thumbnail is not None
-    assert after.pair.original.tobytes() == before.pair.original.tobytes()
-    for one, other in zip(after.snapshots, before.snapshots, strict=True):
-        assert one.step == other.step
-        assert one.strip.tobytes() == other.strip.tobytes()
-        assert all(torch.equal(tensor, other.tensors[key]) for key, tensor in one.tensors.items())
-
-
 def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
     skip_evaluation(monkeypatch)
     monkeypatch.setattr(lib_addift.files.os, "fsync", lambda _file: None)
@@ -477,177 +417,3 @@ def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkey
     assert {job.name for job in jobs.all() if job.state is JobState.STOPPED} == cancelled
     assert len(jobs.all()) == 200
     assert host.most_users == 1
-
-
-# Order, retry, repeat, remove, pause
-
-
-def test_a_paused_queue_begins_nothing_until_it_is_resumed(open_jobs: Callable[..., Jobs]) -> None:
-    jobs = open_jobs()
-    gate = jobs.host.at["encoding the pictures"] = Gate()  # type: ignore[attr-defined]
-    first, second = jobs.submit(request("a")), jobs.submit(request("b"))
-    gate.wait()
-    jobs.pause()
-    gate.open()
-    assert ended(jobs, first).state is JobState.DONE, "what runs goes on"
-    jobs.close()
-    jobs = open_jobs()
-    assert jobs.is_paused
-    jobs.start()
-    second = jobs.get(second.id)
-    assert jobs.wait(second.id, 0.3).state is JobState.QUEUED
-    jobs.resume()
-    assert not jobs.is_paused
-    assert ended(jobs, second).state is JobState.DONE
-
-
-def test_jobs_that_wait_can_be_moved(open_jobs: Callable[..., Jobs]) -> None:
-    jobs = open_jobs()
-    jobs.pause()
-    a, b, c = (jobs.submit(request(name)) for name in "abc")
-    for moved, before, order in ((c, a, "cab"), (a, None, "cba"), (b, b, "cba"), (b, c, "bca")):
-        jobs.move(moved.id, before and before.id)
-        assert "".join(job.name for job in jobs.queue()) == order
-    assert [job.name for job in jobs.all()] == ["a", "b", "c"], "the list stays as it was"
-    jobs.stop(a.id)
-    for moved, before in ((a, b), (b, a)):
-        with pytest.raises(JobError, match="waits no more"):
-            jobs.move(moved.id, before.id)
-    jobs.resume()
-    ended(jobs, b)
-    ended(jobs, c)
-    assert [path.stem for path in jobs.host.refreshed] == ["b", "c"]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_failed_job_is_retried_from_its_last_checkpoint_or_from_the_start(
-    tmp_path: Path, open_jobs: Callable[..., Jobs], fresh: bool
-) -> None:
-    asked = request(max_train_steps=4, preview_every=2)
-    host = WatchedHost(tmp_path / "lora")
-    jobs = open_jobs(host)
-    host.fail_at("step 3 of 4", MemoryError())
-    job = ended(jobs, jobs.submit(asked))
-    assert (job.state, job.step) == (JobState.FAILED, 3)
-    host.error = None
-    host.reported.clear()
-    assert jobs.retry(job.id, from_start=fresh) is job
-    ended(jobs, job)
-    assert (job.state, job.error, len(job.losses)) == (JobState.DONE, "", 4)
-    assert sum("step" in text for text in host.reported) == (4 if fresh else 2)
-    assert [kept.step for kept in job.snapshots] == [2, 4]
-    assert job.results[-1].path.read_bytes() == trained(tmp_path / "expected", asked)
-    assert not job.files.has_resume_state, "a job that is done needs it no more"
-
-
-def test_what_cannot_be_retried(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
-    host = WatchedHost(tmp_path / "lora")
-    jobs = open_jobs(host)
-    host.fail_at("step 3 of 4", MemoryError())
-    failed = ended(jobs, jobs.submit(request(max_train_steps=4, preview_every=2)))
-    host.error, host.model_title = None, "other.safetensors"
-    with pytest.raises(HostError, match="was begun with the model 'fake.safetensors'"):
-        jobs.retry(failed.id)
-    assert (failed.state, failed.step) == (JobState.FAILED, 3)
-    assert ended(jobs, jobs.retry(failed.id, from_start=True)).state is JobState.DONE
-    with pytest.raises(Exception, match="already has 'blink.safetensors'"):
-        jobs.retry(failed.id)
-    jobs.pause()
-    waiting = jobs.submit(request("b"))
-    with pytest.raises(JobError, match="'b' is queued"):
-        jobs.retry(waiting.id)
-
-
-def test_a_job_is_repeated_with_changes(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
-    jobs = open_jobs()
-    first = ended(jobs, jobs.submit(request()))
-    with pytest.raises(Exception, match="'stepps' is no setting"):
-        jobs.repeat(first.id, name="b", stepps=1)
-    second = ended(jobs, jobs.repeat(first.id, name="b", max_train_steps=2))
-    assert (second.name, second.total, second.state) == ("b", 2, JobState.DONE)
-    assert second.request.config.rank == first.request.config.rank
-    third = ended(jobs, jobs.repeat(first.id, overwrite=True))
-    assert third.state is JobState.DONE
-    assert loras(jobs.host) == ["b.safetensors", "blink.safetensors"]  # type: ignore[arg-type]
-    jobs.remove(first.id)
-    assert ended(jobs, jobs.repeat(third.id, name="c")).state is JobState.DONE
-
-
-def test_a_repeated_job_may_have_another_mask(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
-    mask = Image.new("L", (64, 64))
-    mask.paste(255, (8, 8, 24, 24))
-    mask.save(tmp_path / "mask.png")
-    jobs = open_jobs()
-    first = ended(jobs, jobs.submit(request(mask="file", mask_file=str(tmp_path / "mask.png"))))
-    (tmp_path / "mask.png").unlink()
-    same, other = jobs.repeat(first.id, name="b"), jobs.repeat(first.id, name="c", mask="off")
-    assert 0 < first.pair.mask.mean() < 0.2
-    assert same.pair.mask.tobytes() == first.pair.mask.tobytes()
-    assert other.pair.mask is None
-
-
-def test_an_ended_job_can_be_removed(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
-    jobs = open_jobs()
-    gate = jobs.host.at["step 1 of 3"] = Gate()  # type: ignore[attr-defined]
-    job = jobs.submit(request())
-    gate.wait()
-    with pytest.raises(JobError, match="'blink' has not ended"):
-        jobs.remove(job.id)
-    gate.open()
-    ended(jobs, job)
-    jobs.remove(job.id)
-    assert jobs.all() == []
-    assert not job.files.folder.exists()
-    assert loras(jobs.host) == ["blink.safetensors"]  # type: ignore[arg-type]
-    jobs.close()
-    assert open_jobs().all() == []
-
-
-def test_the_log_tells_what_happened(open_jobs: Callable[..., Jobs]) -> None:
-    jobs = open_jobs()
-    job = ended(jobs, jobs.submit(request()))
-    texts = [text for _, text in job.log]
-    assert texts[:3] == ["queued", "began", "encoding the pictures"]
-    assert texts[-3:] == ["saving", "saved 'blink'", job.text]
-    times = [when for when, _ in job.log]
-    assert times == sorted(times)
-
-
-# Another process, as another Jobs
-
-
-def test_another_process_sees_stops_moves_and_submits(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
-    worker, other = open_jobs(), open_jobs(FakeHost(tmp_path / "lora"))
-    gate = worker.host.at["step 1 of 3"] = Gate()  # type: ignore[attr-defined]
-    running, waiting = worker.submit(request("a")), worker.submit(request("b"))
-    gate.wait()
-    submitted = other.submit(request("c"))
-    with pytest.raises(JobError, match="'A' is being trained already"):
-        other.submit(request("A"))
-    until(lambda: [job.state for job in other.all()] == [JobState.RUNNING, JobState.QUEUED, JobState.QUEUED])
-    other.move(submitted.id, waiting.id)
-    other.stop(running.id)
-    other.stop(waiting.id)
-    gate.open()
-    assert ended(worker, running).state is JobState.STOPPED
-    until(lambda: not any(job.is_active for job in other.all()))
-    assert [job.state for job in other.all()] == [JobState.STOPPED, JobState.STOPPED, JobState.DONE]
-    assert ended(other, submitted).results[0].path == tmp_path / "lora" / "c.safetensors"
-    until(lambda: len(worker.all()) == 3 and worker.get(submitted.id).state is JobState.DONE)
-    assert waiting.state is JobState.STOPPED
-    assert [path.stem for path in worker.host.refreshed] == ["c"]  # type: ignore[attr-defined]
-    other.remove(submitted.id)
-    until(lambda: len(worker.all()) == 2)
-
-
-def test_when_the_worker_is_closed_another_process_takes_over(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
-    worker, other = open_jobs(), open_jobs()
-    gate = worker.host.at["step 1 of 3"] = Gate()  # type: ignore[attr-defined]
-    job = worker.submit(request())
-    gate.wait()
-    other.start()
-    job.halt()
-    gate.open()
-    worker.close()
-    until(lambda: bool(other.all()))
-    assert ended(other, only(other)).state is JobState.DONE

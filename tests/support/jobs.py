@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from lib_addift.demo import world
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
+from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
 
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
@@ -88,3 +90,36 @@ def ended(jobs: Jobs, job: Job) -> Job:
 
 def loras(host: FakeHost) -> list[str]:
     return sorted(path.name for path in host.lora_dir.glob("*.safetensors"))
+
+
+def done(jobs: Jobs, **options: Any) -> Job:
+    return ended(jobs, jobs.submit(request(**options)))
+
+
+def stop_at(jobs: Jobs, host: WatchedHost, text: str, *, keep: bool = False) -> None:
+    def stop() -> None:
+        job = jobs.active()
+        assert job is not None
+        jobs.stop(job.id, keep=keep)
+
+    host.at[text] = stop
+
+
+def trained(lora_dir: Path, asked: Request) -> bytes:
+    """The file of a run that nothing interrupts."""
+    run = TrainingRun(FakeHost(lora_dir), asked, keep_snapshots=True)
+    for _ in run.events():
+        pass
+    return run.results[-1].path.read_bytes()
+
+
+def only(jobs: Jobs) -> Job:
+    (job,) = jobs.all()
+    return job
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it does not come to that"
+        time.sleep(0.02)

@@ -25,21 +25,16 @@ from lib_addift.demo.run import CHECKPOINT, TASKS
 from lib_addift.errors import HostError, PictureError
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs.queue import Job, Jobs, JobState
-from lib_addift.jobs.ray import actor, pool
+from lib_addift.jobs.ray import pool
 from lib_addift.jobs.ray import runner as cluster
-from lib_addift.jobs.ray.actor import Model, digest
 from lib_addift.jobs.ray.runner import RayRunner
 from lib_addift.lora.file import read_lora
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
+from tests.support.ray_cluster import contents, needs_ray
 
 SMALL = {"max_train_steps": 6, "sampling_steps": 1, "preview_every": 2, "rank": 2}
-
-
-def needs_ray() -> None:
-    if "CI" not in os.environ:
-        pytest.importorskip("ray")
 
 
 def small(**settings: Any) -> TrainConfig:
@@ -122,27 +117,6 @@ def test_a_picture_that_is_gone_is_named(pair_files: tuple[Path, Path]) -> None:
         cluster._with_pictures(Request.of(pair_files[0], Path("gone.png"), "x", small()))
 
 
-def test_a_machine_gets_the_checkpoint_once_and_again_when_its_copy_is_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs_ray()
-    contents, sent = np.arange(99, dtype=np.uint8), []
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("ray.get", lambda reference: sent.append(reference) or contents)
-    model = Model("name.safetensors", digest(contents), ("reference",))
-    for _ in range(2):
-        file = actor._local_file(model)
-        assert file.name == "name.safetensors"
-        assert file.read_bytes() == contents.tobytes()
-    assert sent == ["reference"]
-    file.write_bytes(b"half")
-    assert actor._local_file(model).read_bytes() == contents.tobytes()
-    assert len(sent) == 2
-    (tmp_path / f"addift-{'0' * 64}").touch()
-    with pytest.raises(HostError, match="cannot be written to"):
-        actor._local_file(Model("name.safetensors", "0" * 64, ("reference",)))
-
-
 # On a local cluster
 
 
@@ -219,10 +193,6 @@ def processes() -> Iterator[Processes]:
     yield handler
     log.removeHandler(handler)
     log.setLevel(level)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.long
