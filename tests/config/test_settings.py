@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lib_addift.config.settings import METHODS, TrainConfig
 from lib_addift.config.text import parse_value, settings_table
 from lib_addift.errors import ConfigError
 from lib_addift.training import methods
-from lib_addift.training.methods import from_mapping, method_settings
+from lib_addift.training.methods import from_mapping, make_config, method_settings
 from lib_addift.training.optimizer import make_optimizer, parse_arguments
 
 
@@ -147,3 +148,25 @@ def test_values_of_a_wrong_kind_get_a_sentence_too(settings, reason):
 
 def test_the_choices_of_method_are_the_modules() -> None:
     assert tuple(methods.METHODS) == METHODS
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dora": True, "algorithm": "loha"}, "dora = true needs algorithm = lora, and it is loha"),
+        ({"dora": True, "algorithm": "lokr"}, "dora = true needs algorithm = lora, and it is lokr"),
+        ({"dora": True, "result_rank": 2}, "result_rank = 2 cuts ranks away, which a DoRA does not bear"),
+        ({"lokr_factor": 0}, "lokr_factor = 0 splits nothing"),
+        ({"algorithm": "oft"}, "algorithm = 'oft' is no choice: use one of lora, loha, lokr"),
+        ({"dropout": 0.95}, "dropout = 0.95 is out of bounds"),
+        ({"lora_plus_ratio": 0.5}, "lora_plus_ratio = 0.5 is out of bounds"),
+        ({"method": "residual", "algorithm": "loha"}, "method = residual adds LoRAs up, which algorithm = loha cannot"),
+        ({"method": "differential", "dora": True}, "method = differential adds LoRAs up, which dora = true cannot"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_config(**settings)
