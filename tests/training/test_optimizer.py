@@ -8,7 +8,7 @@ from torch import nn
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
-from lib_addift.training.optimizer import make_optimizer
+from lib_addift.training.optimizer import make_optimizer, parse_arguments
 from tests.support.lora_layers import make, make_layer
 
 
@@ -33,3 +33,43 @@ def test_an_optimizer_with_one_rate_for_all_is_refused(monkeypatch: pytest.Monke
     make_optimizer(TrainConfig.create(optimizer="prodigy"), parameters, 1.0)
     with pytest.raises(ConfigError, match="lora_plus_ratio = 2: set that to 1"):
         make_optimizer(TrainConfig.create(optimizer="prodigy", lora_plus_ratio=2), parameters, 1.0)
+
+
+def test_optimizers_by_name() -> None:
+    import torch
+
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+    config = TrainConfig.create(optimizer="adamw", optimizer_args="weight_decay=0.5, betas=(0.8, 0.9)")
+    optimizer = make_optimizer(config, parameters, 1e-3)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["weight_decay"] == 0.5
+    assert isinstance(make_optimizer(TrainConfig.create(optimizer="SGD"), parameters, 1e-3), torch.optim.SGD)
+    with pytest.raises(ConfigError, match="pytorch_optimizer"):
+        make_optimizer(TrainConfig.create(optimizer="Wonder"), parameters, 1e-3)
+    with pytest.raises(ConfigError, match="momentum"):
+        make_optimizer(TrainConfig.create(optimizer="AdamW", optimizer_args="momentum=1"), parameters, 1e-3)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="this torch has no fused optimizer on the CPU")
+def test_optimizers_take_all_parameters_in_one_go_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+
+    def is_fused(**settings: object) -> bool:
+        return bool(make_optimizer(TrainConfig.create(**settings), parameters, 1e-3).defaults.get("fused"))
+
+    assert is_fused()
+    assert is_fused(optimizer="adam")
+    assert not is_fused(optimizer_args="foreach=True")
+    assert not is_fused(optimizer="RMSprop")
+
+    def step(_optimizer: object) -> None:
+        raise RuntimeError("fused is not supported on this device")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    assert not is_fused()
+
+
+@pytest.mark.parametrize("text", ["0.5", "a=", "a=open('x')", "**{}", "a=1) + f(b=2"])
+def test_optimizer_arguments_are_literals_only(text: str) -> None:
+    with pytest.raises(ConfigError, match="optimizer_args"):
+        parse_arguments(text)
