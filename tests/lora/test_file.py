@@ -475,7 +475,7 @@ def test_a_file_that_is_in_use_can_be_replaced(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[key], before[key]) for key in tensors)
 
 
-# Writing and describing
+# Every kind of LoRA
 
 
 @every_kind

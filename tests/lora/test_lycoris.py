@@ -27,7 +27,7 @@ def test_dropout_of_loha_and_lokr_leaves_out_outputs(kind: str, layer: str) -> N
     assert 0.15 < gone.float().mean() < 0.35
 
 
-# Settings
+# Sizes
 
 
 def test_a_second_factor_is_whole_where_its_own_factors_would_save_nothing() -> None:

@@ -154,7 +154,7 @@ def test_metadata_that_others_have_changed_does_not_stop_describing(tmp_path: Pa
     assert ("  old setting: 3" in text) == value.startswith("{")
 
 
-# Writing and describing
+# Every kind of LoRA
 
 
 @every_kind

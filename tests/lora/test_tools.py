@@ -19,8 +19,6 @@ from lib_addift.lora.tools import Output, Summand, average, merge, subtract
 from tests.support.dense import dense, layers_of
 from tests.support.loras import CONV, LINEAR, POINT, SHAPES, TEXT, make, same, write
 
-# Truncation.
-
 
 def test_factors_of_a_truncated_lora_fit_into_fp16(tmp_path: Path) -> None:
     for size in (1e-7, 1.0, 1e5):
@@ -31,9 +29,6 @@ def test_factors_of_a_truncated_lora_fit_into_fp16(tmp_path: Path) -> None:
         made = lora_tools.resize_file(path, Output(tmp_path / "b.safetensors", overwrite=True), RankLimit(rank=2))
         best = resize(lora, rank=2)
         same(read_lora(made.path)[0], lambda layer, best=best: dense(best, layer), 5e-3)
-
-
-# Files.
 
 
 @pytest.fixture
