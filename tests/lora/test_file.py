@@ -1,4 +1,4 @@
-"""LoRA files: names, writing whole or not at all, what is inside and beside them, and reading them back."""
+"""LoRA files: names, writing whole or not at all, what is beside them, and reading them back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_addift import files as atomic
-from lib_addift.config.settings import TrainConfig
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.errors import LoraFileError
-from lib_addift.lora.file import build_metadata, check_name, describe, lora_path, read_lora, save_lora
+from lib_addift.lora.file import check_name, describe, lora_path, read_lora, save_lora
+from lib_addift.lora.network import LoraNetwork, select_layers
+from tests.support.fake_host import FakeHost
+from tests.support.lora_files import CONV, KEY, QUERY, make_metadata, make_tensors, split
+from tests.support.lora_networks import KINDS, every_kind, make, predict, save
 
-QUERY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-CONV = "lora_unet_mid_block_resnets_0_conv1"
 NAMES_WITH_FAULTS = {
     "": "empty",
     "   ": "empty",
@@ -66,34 +67,6 @@ NAMES_WITH_FAULTS = {
     "e" * 300: "at most 100",
     "目" * 80: "at most 100 characters and 240 bytes",
 }
-
-
-def make_tensors(seed: int = 0, *, rank: int = 4, width: int = 768, alpha: float = 3.2) -> dict[str, torch.Tensor]:
-    """A small LoRA of a self attention, a cross attention and a convolution."""
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {QUERY: ((rank, 320), (320, rank)), KEY: ((rank, width), (320, rank))}
-    shapes[CONV] = ((rank, 64, 3, 3), (64, rank, 1, 1))  # type: ignore[assignment]
-    tensors = {}
-    for name, (down, up) in shapes.items():
-        tensors[f"{name}.lora_down.weight"] = torch.randn(down, generator=generator)
-        tensors[f"{name}.lora_up.weight"] = torch.randn(up, generator=generator)
-        tensors[f"{name}.alpha"] = torch.tensor(alpha)
-    return tensors
-
-
-def make_metadata(tensors: Mapping[str, torch.Tensor] | None = None, **settings: Any) -> dict[str, str]:
-    return build_metadata(
-        TrainConfig(**settings),
-        learnt="The difference of two pictures, learnt with ADDifT",
-        comment="ADDifT (Alternating Direct Difference Training)",
-        name="eyes",
-        model_title="tiny-world",
-        model_hash="ab" * 32,
-        prediction_type="epsilon",
-        report={"round_trip": {"error": 0.25, "best_weight": 1}, "aligned": True, "losses": [0.5, 0.25]},
-        tensors=tensors or make_tensors(),
-        resolution=(512, 768),
-    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -395,13 +368,6 @@ def test_no_tensors_at_all_are_refused(tmp_path: Path) -> None:
 # Metadata
 
 
-def split(file: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and data of a safetensors file, read as its specification says."""
-    (length,) = struct.unpack("<Q", file[:8])
-    assert length % 8 == 0
-    return json.loads(file[8 : 8 + length]), file[8 + length :]
-
-
 def test_the_header_is_sorted_ascii_json_as_webuis_read_it(tmp_path: Path) -> None:
     metadata = make_metadata(prompt='目 👁, "quoted" \\ <tag>')
     file = save_lora(tmp_path / "eyes.safetensors", make_tensors(), metadata).read_bytes()
@@ -429,67 +395,6 @@ def test_the_hashes_are_those_of_the_data(tmp_path: Path, rank: int) -> None:
     file = struct.pack("<Q", len(text)) + text + data
     assert metadata["sshs_legacy_hash"] == hashlib.sha256(file[2**20 : 2**20 + 2**16]).hexdigest()[:8]
     assert (metadata["sshs_legacy_hash"] == hashlib.sha256(b"").hexdigest()[:8]) == (len(file) < 2**20)
-
-
-def test_metadata_says_what_tools_look_for() -> None:
-    metadata = make_metadata(prompt="face, closed eyes", optimizer_args="weight_decay=0.01", min_snr_gamma=5.0)
-    expected = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": "4",
-        "ss_network_alpha": "3.2",
-        "ss_learning_rate": "0.0001",
-        "ss_max_train_steps": "60",
-        "ss_steps": "60",
-        "ss_optimizer": "AdamW(weight_decay=0.01)",
-        "ss_lr_scheduler": "cosine",
-        "ss_seed": "1",
-        "ss_min_snr_gamma": "5.0",
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
-        "ss_sd_model_name": "tiny-world",
-        "ss_new_sd_model_hash": "ab" * 32,
-        "ss_output_name": "eyes",
-        "ss_resolution": "(512, 768)",
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.title": "eyes",
-        "modelspec.resolution": "512x768",
-        "modelspec.prediction_type": "epsilon",
-        "modelspec.timestep_range": "500,1000",
-    }
-    assert {key: metadata[key] for key in expected} == expected
-    assert json.loads(metadata["ss_tag_frequency"]) == {"addift": {"face": 1, "closed eyes": 1}}
-    assert json.loads(metadata["addift.report"])["round_trip"]["error"] == 0.25
-    assert all(isinstance(value, str) for value in metadata.values())
-
-
-def test_a_lora_can_be_trained_again_from_its_file(tmp_path: Path) -> None:
-    config = TrainConfig(rank=8, layers=("cross_attention",), prompt="a face", seed=7)
-    metadata = make_metadata(rank=8, layers=("cross_attention",), prompt="a face", seed=7)
-    _, read = read_lora(save_lora(tmp_path / "eyes.safetensors", make_tensors(), metadata))
-    assert TrainConfig(**json.loads(read["addift.config"])) == config
-
-
-def test_metadata_of_other_runs() -> None:
-    metadata = build_metadata(
-        TrainConfig(precision="fp32"),
-        learnt="The difference of two pictures, learnt with ADDifT",
-        comment="ADDifT (Alternating Direct Difference Training)",
-        name="eyes",
-        model_title="tiny-world",
-        model_hash="",
-        prediction_type="v_prediction",
-        report={},
-        tensors=make_tensors(),
-        resolution=(64, 64),
-        steps=30,
-    )
-    assert metadata["modelspec.prediction_type"] == "v"
-    assert metadata["ss_mixed_precision"] == "no"
-    assert metadata["ss_min_snr_gamma"] == "None"
-    assert metadata["ss_tag_frequency"] == "{}"
-    assert (metadata["ss_steps"], metadata["ss_max_train_steps"]) == ("30", "60")
-    assert "ss_new_sd_model_hash" not in metadata
 
 
 # Beside the file
@@ -570,73 +475,39 @@ def test_a_file_that_is_in_use_can_be_replaced(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[key], before[key]) for key in tensors)
 
 
-# Describing
+# Every kind of LoRA
 
 
-def test_our_own_lora_in_words(tmp_path: Path) -> None:
-    metadata = make_metadata(rank=8, layers=("self_attention", "convolutions"), calibrate=False)
-    path = save_lora(tmp_path / "eyes.safetensors", make_tensors(), metadata)
-    size = f"{path.stat().st_size / 2**20:.2f} MB"
-    data = split(path.read_bytes())[1]
-    assert describe(path).splitlines() == [
-        f"eyes.safetensors: LoRA of {size}",
-        "Base model: sd_v1",
-        "Rank: 4; alpha: 3.2; stored as float16",
-        "Layers: 3 (1 convolutions, 1 cross attention, 1 self attention)",
-        f"Hash of the tensors (AutoV3): {hashlib.sha256(data).hexdigest()[:12]}",
-        f"Hash of the file (AutoV2): {hashlib.sha256(path.read_bytes()).hexdigest()[:10]}",
-        "Method: ADDifT (Alternating Direct Difference Training)",
-        "Trained on: tiny-world",
-        "Resolution: (512, 768)",
-        "Steps: 60",
-        "Learning rate: 0.0001",
-        "Optimizer: AdamW",
-        "Seed: 1",
-        "Settings other than the defaults:",
-        "  Calibrate: no",
-        "  Layers: self_attention, convolutions",
-        "  Rank: 8",
-        "Report:",
-        "  aligned: yes",
-        "  losses: 0.5, 0.25",
-        "  round trip best weight: 1",
-        "  round trip error: 0.25",
-    ]
+@every_kind
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 0.02), ("bf16", 0.1)])
+def test_a_file_draws_what_the_network_drew(tmp_path: Path, kind: str, precision: str, tolerance: float) -> None:
+    host = FakeHost()
+    plain = predict(host)
+    network = make(host, kind)
+    network.multiplier = -1.7
+    with network.attach():
+        expected = predict(host)
+    path = save(tmp_path / "blink.safetensors", network, -1.7, precision, **KINDS[kind])
+    tensors, _ = read_lora(path)
+    for key, tensor in tensors.items():
+        assert (tensor.dtype == torch.float32) == (precision == "fp32" or key.endswith((".alpha", ".dora_scale"))), key
+    loaded = LoraNetwork.from_tensors(tensors, host.unet, host.lora_name)
+    with loaded.attach():
+        drawn = predict(host)
+    assert (drawn - expected).abs().max() < tolerance * (expected - plain).abs().max()
 
 
-def test_default_settings_are_said_to_be_so(tmp_path: Path) -> None:
-    path = save_lora(tmp_path / "eyes.safetensors", make_tensors(), make_metadata())
-    assert "Settings other than the defaults:\n  none\n" in describe(path)
+@pytest.mark.parametrize("kind", ["LoRA", "LoHa", "LoKr"])
+def test_an_untrained_lora_of_any_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    host = FakeHost()
+    modules = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    network = LoraNetwork.create(modules, rank=2, alpha=3.0, seed=0, **KINDS[kind])
+    with pytest.raises(LoraFileError, match="does nothing"):
+        save_lora(tmp_path / "blink.safetensors", network.tensors(), {})
 
 
-@pytest.mark.parametrize(("width", "base"), [(768, "SD1"), (1024, "SD2"), (2048, "SDXL"), (48, "unknown")])
-def test_a_foreign_lora_in_words(tmp_path: Path, width: int, base: str) -> None:
-    tensors = make_tensors(width=width)
-    del tensors[f"{CONV}.alpha"]
-    tensors["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"] = torch.ones(16, 8)
-    tensors["lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight"] = torch.ones(8, 16)
-    tensors["lora_unet_something.lora_down.weight"] = torch.ones(4, 8)
-    tensors["lora_unet_something.lora_up.weight"] = torch.ones(8, 4)
-    safetensors.torch.save_file(tensors, tmp_path / "foreign.safetensors")
-    lines = describe(tmp_path / "foreign.safetensors").splitlines()
-    assert lines[1:4] == [
-        f"Base model: {base}",
-        "Rank: 4 to 16; alpha: 3.2 to 16; stored as float32",
-        "Layers: 5 (1 convolutions, 1 cross attention, 1 other, 1 self attention, 1 text encoder)",
-    ]
-    assert len(lines) == 6
-
-
-@pytest.mark.parametrize("value", ["not json", "[1]", "null", '{"old_setting": 3}'])
-def test_metadata_that_others_have_changed_does_not_stop_describing(tmp_path: Path, value: str) -> None:
-    metadata = {
-        "addift.config": value,
-        "addift.report": value,
-        "ss_steps": "99",
-        "ss_base_model_version": "sdxl_base_v1-0",
-    }
-    safetensors.torch.save_file(make_tensors(), tmp_path / "foreign.safetensors", metadata)
-    text = describe(tmp_path / "foreign.safetensors")
-    assert "Steps: 99" in text
-    assert "Base model: sdxl_base_v1-0" in text
-    assert ("  old setting: 3" in text) == value.startswith("{")
+def test_a_dora_whose_norms_alone_were_learnt_is_saved(tmp_path: Path) -> None:
+    network = make(FakeHost(), "DoRA")
+    for layer in network.layers.values():
+        layer.lora_up.data.zero_()
+    assert read_lora(save_lora(tmp_path / "blink.safetensors", network.tensors(), {}))

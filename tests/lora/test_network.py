@@ -1,3 +1,5 @@
+"""LoRAs over a whole model: which layers, hooks, weights for each sample, files and groups for the optimizer."""
+
 from __future__ import annotations
 
 import pytest
@@ -9,6 +11,7 @@ from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import LoraFileError
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
 from tests.support.fake_host import FakeHost
+from tests.support.lora_layers import KINDS, every_kind, make_layer
 
 
 def make(host: FakeHost, rank: int = 3) -> LoraNetwork:
@@ -126,3 +129,32 @@ def test_strided_convolutions_keep_their_stride() -> None:
     layer = network.layers["x"]
     weight = module.weight + (layer.lora_up.flatten(1) @ layer.lora_down.flatten(1)).view_as(module.weight)
     torch.testing.assert_close(result, F.conv2d(x, weight, module.bias, 2, 1), rtol=1e-5, atol=1e-5)
+
+
+# LoRA+, the optimizer's groups
+
+
+@every_kind
+def test_what_starts_at_zero_learns_faster(kind: str) -> None:
+    modules = {"lora_unet_a": make_layer("linear"), "lora_te_b": make_layer("conv")}
+    network = LoraNetwork.create(modules, **{"rank": 3, "alpha": 1.5, "seed": 0, **KINDS[kind]})
+    names = {id(p): name for name, p in network.named_parameters()}
+    ratios = {}
+    for group in network.parameter_groups(16.0, text_encoder_rate=0.5):
+        for parameter in group["params"]:
+            name = names[id(parameter)].removeprefix("_registered.")
+            ratios[name] = group["ratio"]
+            assert (group.get("weight_decay") == 0.0) == ("dora_scale" in name)
+    zeros = {name.removeprefix("_registered.") for name, p in network.named_parameters() if not p.any()}
+    assert len(zeros) == 2
+    for name, ratio in ratios.items():
+        assert ratio == (16 if name in zeros else 1) * (0.5 if name.startswith("lora_te") else 1)
+    assert len(ratios) == len(list(network.parameters()))
+
+
+def test_without_lora_plus_there_is_one_group_in_the_networks_own_order() -> None:
+    network = LoraNetwork.create({"a": make_layer("linear"), "b": make_layer("conv")}, rank=2, alpha=1.0, seed=0)
+    (group,) = network.parameter_groups()
+    assert group["ratio"] == 1
+    assert all(a is b for a, b in zip(group["params"], network.parameters(), strict=True))
+    assert set(group) == {"params", "ratio"}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from lib_addift.lora.arithmetic import TensorSource, Term
 from tests.support.dense import dense, layers_of
 
 LINEAR = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"  # IN04
@@ -47,3 +48,11 @@ def same(found: Tensors, wanted: Callable[[str], np.ndarray], tolerance: float =
 def write(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
     return path
+
+
+def term(tensors: Tensors, weight: float = 1.0) -> Term:
+    return Term(TensorSource(tensors), lambda _layer: weight)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape) + seed))

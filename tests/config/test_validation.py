@@ -1,0 +1,48 @@
+"""What no setting can be is refused in one sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"learning_rate": float("nan")}, "finite"),
+        ({"learning_rate": float("inf")}, "finite"),
+        ({"max_train_steps": 0}, "from 1 to"),
+        ({"max_train_steps": 1.5}, "whole number"),
+        ({"rank": True}, "whole number"),
+        ({"rank": "four"}, "whole number"),
+        ({"loss": "hinge"}, "mse, l1, huber"),
+        ({"layers": ()}, "at least one"),
+        ({"layers": ("everything",)}, "self_attention"),
+        ({"min_timestep": 800, "max_timestep": 700}, "raise max_timestep"),
+        ({"mask": "file"}, "mask_file"),
+        ({"lora_rank": 4}, "no setting"),
+        ({"calibrate": "yes"}, "true or false"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(settings: dict, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        TrainConfig.create(**settings)
+    assert "\n" not in str(caught.value)
+    assert next(iter(settings)).split("_")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"layers": 5}, "layers = 5 must be a list"),
+        ({"layers": None}, "layers = None must be a list"),
+        ({"alpha": 10**400}, "alpha is out of bounds"),
+        ({"preset": "action"}, "'preset' is no setting"),
+        ({"cls": 1}, "'cls' is no setting"),
+    ],
+)
+def test_values_of_a_wrong_kind_get_a_sentence_too(settings, reason):
+    with pytest.raises(ConfigError, match=reason):
+        TrainConfig.create("action", **settings)
