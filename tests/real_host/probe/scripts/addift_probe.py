@@ -57,11 +57,11 @@ def fail(kind: str, step: int):
 
     'memory' raises in all passes from then on.
     """
-    trainer = sys.modules["lib_addift.training.loop"]
-    original = getattr(trainer, "probed_losses", trainer._sample_losses)
-    trainer.probed_losses = original
+    trainer = sys.modules["lib_addift.training.state"]
+    original = getattr(trainer, "probed_loss", trainer.difference_loss)
+    trainer.probed_loss = original
     if kind == "none":
-        trainer._sample_losses = original
+        trainer.difference_loss = original
         return {"fails": "never"}
     calls = []
 
@@ -70,11 +70,11 @@ def fail(kind: str, step: int):
         calls.append(loss)
         if len(calls) >= step:
             if kind != "memory":
-                trainer._sample_losses = original
+                trainer.difference_loss = original
             raise FAILURES[kind]
         return loss
 
-    trainer._sample_losses = failing
+    trainer.difference_loss = failing
     return {"fails": kind}
 
 
