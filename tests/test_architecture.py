@@ -97,6 +97,7 @@ print([name for name in sys.modules if name.startswith("lib_addift.hosts.")])
 """
 
 
+@pytest.mark.slow
 def test_the_core_runs_in_a_bare_webui_and_importing_it_does_nothing() -> None:
     files = [path for name in _CORE for path in (PACKAGE / f"{name}.py", *(PACKAGE / name).rglob("*.py"))]
     names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in files if path.exists()]

@@ -103,6 +103,7 @@ def test_an_open_api(fake, nothing):
     assert access.credentials is None
 
 
+@pytest.mark.slow
 def test_picture_folders(fake):
     host = import_module("lib_addift.hosts.webui")
     options = SimpleNamespace(
@@ -139,6 +140,7 @@ print(*set(sys.modules) - before)
 """
 
 
+@pytest.mark.slow
 def test_the_webuis_start_loads_little_of_it_and_quickly():
     seconds = []
     for _ in range(3):  # the first one may have to compile

@@ -119,6 +119,7 @@ def test_base64_is_measured_before_it_is_decoded(client, body, monkeypatch):
     refused(client.post(f"{V1}/train", json={**body, "original": "!" * 1001}), 422, "PictureError", "MB")
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused(client, body):
     stream = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(stream, "PNG")

@@ -5,6 +5,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from fastapi import FastAPI
 from PIL import Image
 
@@ -16,6 +17,7 @@ from lib_addift.lora.file import read_lora
 from tests.support.api import QUICK, ROUTES, V1, picture, refused
 
 
+@pytest.mark.slow
 def test_train_answers_at_once_and_the_job_tells_its_way(client, host, body):
     host.gate.clear()
     response = client.post(f"{V1}/train", json=body)
@@ -44,6 +46,7 @@ def test_train_answers_at_once_and_the_job_tells_its_way(client, host, body):
     assert client.get(f"{V1}/jobs").json() == [done]
 
 
+@pytest.mark.slow
 def test_train_can_wait_and_send_pictures(client, body):
     done = client.post(f"{V1}/train?wait=true&pictures=true", json=body).json()
     assert done["state"] == "done"
@@ -52,6 +55,7 @@ def test_train_can_wait_and_send_pictures(client, body):
     assert picture(done["result"]["pictures"]).width == 6 * 128
 
 
+@pytest.mark.slow
 def test_waiting_blocks_nobody(client, host, body):
     host.gate.clear()
     with ThreadPoolExecutor() as pool:
@@ -95,6 +99,7 @@ def test_a_name_in_training_is_a_conflict(client, host, body):
     refused(client.post(f"{V1}/train", json=body), 409, "JobError", "closed_eyes")
 
 
+@pytest.mark.slow
 def test_many_at_once_all_come_to_their_end(client, body):
     def post(number):
         return client.post(f"{V1}/train?wait=true", json={**body, "name": f"n{number}"}).json()
@@ -232,6 +237,7 @@ def test_an_ended_job_is_tried_again_and_forgotten(client, host, body):
     assert (host.lora_dir / "closed_eyes.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_failed_job_says_why(client, host, body):
     host._fail_at = 1
     failed = client.post(f"{V1}/train?wait=true", json=body).json()
@@ -267,6 +273,7 @@ def test_an_app_that_is_documented_already_is_documented_anew(host):
     assert "security" not in app.openapi()["paths"][f"{V1}/train"]["post"]
 
 
+@pytest.mark.slow
 def test_the_core_does_not_import_fastapi():
     program = "import sys, lib_addift.jobs.queue, lib_addift.cli.main; print('fastapi' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -59,6 +59,7 @@ def loras(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_everything_and_does_nothing(
     sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_dry_run_tells_everything_and_does_nothing(
     assert loras(tmp_path / "Lora") == []
 
 
+@pytest.mark.slow
 def test_a_broken_set_stops_no_other(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(sets, tmp_path / "Lora", *QUICK)) == 1
     text = capsys.readouterr().out
@@ -118,6 +120,8 @@ def test_what_was_interrupted_goes_on_in_the_next_call(sets: Path, tmp_path: Pat
     assert "closed: training, 0 %" not in again.stdout, "it went on where it was"
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one process alone")
 def test_ctrl_c_ends_it_cleanly(sets: Path, tmp_path: Path) -> None:
     arguments = command(sets, tmp_path / "Lora", "--together", "1", "--set", "max_train_steps=400")

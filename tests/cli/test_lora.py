@@ -148,6 +148,7 @@ def test_wrong_usage_has_code_2(files: tuple[Path, Path], capsys: pytest.Capture
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_no_model_library_is_loaded_for_files(files: tuple[Path, Path], tmp_path: Path) -> None:
     program = (
         "import sys; from lib_addift.cli.main import main; code = main(sys.argv[1:]);"
@@ -186,6 +187,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_extract_gives_back_what_was_learnt(tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "learnt.safetensors"
     parts = ("--parts", "IN", "MID", "OUT", "TE")
@@ -306,6 +308,7 @@ def test_calibrate_refuses_what_reproduces_nothing(
     assert not out.exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_calibrate_undoes_a_change_of_weight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = tmp_path / "original.png", tmp_path / "target.png"

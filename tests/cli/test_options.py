@@ -128,6 +128,7 @@ def test_a_host_that_cannot_be_used_is_refused(
     assert files(lora_dir) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [[], ["--clip-skip", "2"]])
 @pytest.mark.parametrize("name", ["train", "batch", "demo", "ui"])
 def test_clip_skip_reaches_the_host(

@@ -19,6 +19,7 @@ from tests.support.fake_host import FakeHost
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_train_makes_a_lora_and_says_how_to_use_it(
     pair_files: Files, lora_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ class _Flash(torch.autograd.Function):
         return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole_unet", [False, True])
 def test_what_a_sample_needs_is_what_sd15s_unet_keeps(whole_unet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted on a UNet of SD1.5's size and without memory ('meta'), in 16 bit, at 512 px."""

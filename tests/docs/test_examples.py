@@ -46,6 +46,7 @@ def settings(values):
     return [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
 
 
+@pytest.mark.slow
 def test_the_pair(train):
     pair = EXAMPLES / "pair"
     code, folder = train(
@@ -55,6 +56,7 @@ def test_the_pair(train):
     assert read_lora(folder / "closed_eyes.safetensors")[0]
 
 
+@pytest.mark.slow
 def test_the_set(train, capsys):
     code, folder = train("batch", "--sets", EXAMPLES / "set")
     assert code == 0
@@ -94,6 +96,7 @@ def webui(tmp_path):
     jobs.close()
 
 
+@pytest.mark.slow
 def test_the_api_script(webui, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     run = script("train_over_api").main

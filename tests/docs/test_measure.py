@@ -66,6 +66,7 @@ def test_the_step_is_what_train_reaches(measure, tmp_path):
     assert measure.length(modules["house.parts"].functions["helper"]) == 3
 
 
+@pytest.mark.slow
 def test_it_finds_the_loop_of_this_package(measure, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["measure.py", "--list"])
     assert measure.main() == 0

@@ -75,6 +75,7 @@ def test_a_file_without_one_of_the_models_is_refused(tensors: Tensors, tmp_path:
     assert f"holds no {what}" in refusal(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gone",
     [
@@ -96,6 +97,7 @@ def test_a_file_with_a_hole_is_refused(tensors: Tensors, tmp_path: Path, gone: s
     assert "not SD1.x" in refusal(path)
 
 
+@pytest.mark.slow
 def test_a_file_with_a_tensor_too_many_or_of_another_shape_is_refused(tensors: Tensors, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({**tensors, U + "input_blocks.1.0.more.weight": torch.zeros(1)}, path)

@@ -104,6 +104,7 @@ def test_facts_of_the_file(host: StandaloneHost) -> None:
     assert host.prediction_type == "epsilon"
 
 
+@pytest.mark.slow
 def test_loading_and_training_open_no_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
@@ -115,6 +116,7 @@ def test_loading_and_training_open_no_connection(tmp_path: Path, monkeypatch: py
     assert run.results[0].path.is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["tensor", "modelspec"])
 def test_v_predictions_are_converted_to_epsilon(
     host: StandaloneHost, tensors: Tensors, tmp_path: Path, mark: str
@@ -153,6 +155,7 @@ def test_what_training_leaves_in_a_file_is_ignored(host: StandaloneHost, tensors
 # Training on it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     host = StandaloneHost(CHECKPOINT, lora_dir=tmp_path, device="cpu", precision=precision)
@@ -168,6 +171,7 @@ def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     assert learnt == set(LAYER_KINDS)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(
     host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +185,7 @@ def test_the_same_seed_gives_the_same_bytes(
     assert len(contents[0]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["success", "error", "stop"])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_the_models_are_bit_identical_after(
@@ -221,6 +226,7 @@ def gradients(host: StandaloneHost, checkpointing: bool) -> tuple[Tensors, int]:
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}, len(calls)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_gradients(host: StandaloneHost) -> None:
     plain, once = gradients(host, checkpointing=False)
     checkpointed, twice = gradients(host, checkpointing=True)

@@ -57,6 +57,7 @@ def draw(host: StandaloneHost, lora_dir: Path, monkeypatch: pytest.MonkeyPatch) 
     return partial(host.draw, steps=2, width=64, height=64)
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_prompt_seed_and_negative_prompt(draw: Draw) -> None:
     picture = draw("a face")
     assert (picture.shape, picture.dtype) == ((64, 64, 3), np.uint8)
@@ -73,6 +74,7 @@ def test_a_picture_has_the_size_that_is_asked_for(draw: Draw) -> None:
     assert draw("a face", width=128, height=64).shape == (64, 128, 3)
 
 
+@pytest.mark.slow
 def test_a_tag_draws_with_the_lora_at_its_weight(host: StandaloneHost, lora_dir: Path, draw: Draw) -> None:
     """Against the sampler with the LoRA attached by hand."""
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -86,6 +88,7 @@ def test_a_tag_draws_with_the_lora_at_its_weight(host: StandaloneHost, lora_dir:
     assert not np.array_equal(drawn, draw("a face <lora:blink:0.5>", cfg_scale=1.0))
 
 
+@pytest.mark.slow
 def test_tags_act_wherever_they_stand_and_add_up(draw: Draw) -> None:
     whole = draw("a face <lora:blink:1>")
     assert np.array_equal(whole, draw("<lora:blink>a face"))
@@ -94,6 +97,7 @@ def test_tags_act_wherever_they_stand_and_add_up(draw: Draw) -> None:
         assert abs(whole.astype(int) - draw(same)).max() <= 1, same
 
 
+@pytest.mark.slow
 def test_drawing_leaves_the_models_as_they_were(host: StandaloneHost, draw: Draw) -> None:
     before = fingerprint(host.unet, host.vae, host.text_model)
     draw("a face <lora:blink:1>")
@@ -108,6 +112,7 @@ def test_drawing_leaves_the_models_as_they_were(host: StandaloneHost, draw: Draw
     assert fingerprint(host.unet, host.vae, host.text_model) == before
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_model_is_refused(
     host: StandaloneHost, draw: Draw, tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +159,7 @@ def is_as(picture: np.ndarray, other: np.ndarray) -> bool:
     return bool(abs(picture.astype(int) - other).max() <= 1)
 
 
+@pytest.mark.slow
 def test_loras_take_turns_and_act_between_timesteps(host: StandaloneHost, lora_dir: Path, draw: Draw) -> None:
     plain, draw = draw("a face", steps=4, cfg_scale=1.0), partial(draw, steps=4, cfg_scale=1.0)
     turns = by_hand(host, lora_dir, [["blink"], ["two words"]])
@@ -168,6 +174,7 @@ def test_loras_take_turns_and_act_between_timesteps(host: StandaloneHost, lora_d
     assert np.array_equal(draw("a face <lora:blink:1:from=10:to=5>"), plain)
 
 
+@pytest.mark.slow
 def test_a_composite_is_the_mean_of_each_lora_alone(host: StandaloneHost, lora_dir: Path, draw: Draw) -> None:
     """One step of DDIM is linear in the prediction, and so, without the VAE, is what comes of it."""
     draws = {}
@@ -183,6 +190,7 @@ def test_a_composite_is_the_mean_of_each_lora_alone(host: StandaloneHost, lora_d
     assert abs(draws["blink"] - draws["two"]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_part_for_the_text_model_acts_on_the_prompt(
     host: StandaloneHost, lora_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +220,7 @@ def test_the_part_for_the_text_model_acts_on_the_prompt(
     assert abs(expected - plain_unet).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_contradicting_tags_are_merged_and_logged(draw: Draw, caplog: pytest.LogCaptureFixture) -> None:
     merged = draw("a face <lora:blink><lora:two words>")
     assert is_as(draw("a face <lora:blink:1:compose=switch><lora:two words:1:compose=composite>"), merged)
@@ -221,6 +230,7 @@ def test_contradicting_tags_are_merged_and_logged(draw: Draw, caplog: pytest.Log
 # Taking turns
 
 
+@pytest.mark.slow
 def test_a_picture_waits_while_the_model_is_in_use(
     host: StandaloneHost, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +243,7 @@ def test_a_picture_waits_while_the_model_is_in_use(
         assert np.array_equal(drawing.result(timeout=30), expected)
 
 
+@pytest.mark.slow
 def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
     host: StandaloneHost, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

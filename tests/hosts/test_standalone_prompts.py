@@ -93,6 +93,7 @@ def test_clip_skip_takes_an_earlier_layer_through_the_last_norm(
     assert not torch.isclose(last, expected).all()
 
 
+@pytest.mark.slow
 def test_clip_skip_goes_from_the_last_layer_to_the_first(host: StandaloneHost) -> None:
     layers = len(host.text_model.get_submodule("encoder.layers"))
     first = StandaloneHost(CHECKPOINT, device="cpu", clip_skip=layers)
@@ -106,6 +107,7 @@ def test_clip_skip_goes_from_the_last_layer_to_the_first(host: StandaloneHost) -
         )
 
 
+@pytest.mark.slow
 def test_pairs_whose_prompts_differ_in_length_learn_in_one_run(
     host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,6 +158,7 @@ def test_stopping_leaves_the_model_as_it_was(webui, settings):
     assert files(webui) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("broken"), torch.cuda.OutOfMemoryError("full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", STAGES)
 def test_an_error_anywhere_leaves_the_model_as_it_was(webui, where, error):
@@ -226,6 +227,7 @@ def test_the_text_model_has_no_lora_of_an_earlier_picture(webui):
     assert [name for name, _ in webui.memory.asked] == ["unet", "clip"]
 
 
+@pytest.mark.slow
 def test_a_second_job_gives_the_same_lora(webui):
     files = []
     for name in ("one", "two"):
@@ -236,6 +238,7 @@ def test_a_second_job_gives_the_same_lora(webui):
     assert webui.state.begun == ["addift"] * 2
 
 
+@pytest.mark.slow
 def test_all_hosts_learn_the_same(open_webui, tmp_path):
     learnt = []
     for kind in KINDS:
@@ -248,6 +251,7 @@ def test_all_hosts_learn_the_same(open_webui, tmp_path):
             torch.testing.assert_close(other[key], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_can_be_kept_after_pictures_were_drawn(webui):
     run = start(webui)
     for event in run.events():
@@ -273,6 +277,7 @@ def test_the_lora_learns_on_the_hosts_device_wherever_the_weights_wait(webui, mo
     assert moves == [(webui.host.device,)] * 2
 
 
+@pytest.mark.slow
 def test_a_job_of_the_tab_runs_in_a_thread_and_shows_its_progress(webui):
     before = webui.snapshot()
     jobs = Jobs(webui.host)
@@ -289,6 +294,7 @@ def test_a_job_of_the_tab_runs_in_a_thread_and_shows_its_progress(webui):
     assert after == before
 
 
+@pytest.mark.slow
 def test_memory_that_is_full_fails_the_job_and_not_the_next_one(webui):
     jobs = Jobs(webui.host)
     webui.fail(torch.cuda.OutOfMemoryError("CUDA out of memory"), call=3)
@@ -322,6 +328,7 @@ def predict_inside(webui) -> torch.Tensor:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
 def test_training_works_where_a_handler_runs_without_gradients(webui, mode):
     with mode():
@@ -361,6 +368,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_computes_blocks_aga
     assert runs == [[1] * 7, [1, *[2] * 6]], "the first block holds nothing that learns"
 
 
+@pytest.mark.slow
 @forge_family
 @pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("full"), KeyboardInterrupt()])
 def test_an_error_while_the_model_is_taken_lets_go_of_everything(webui, error):
@@ -384,6 +392,7 @@ def test_an_error_while_a1111s_model_is_taken_lets_go_of_everything(webui, monke
     assert webui.is_quiet
 
 
+@pytest.mark.slow
 @forge_family
 def test_with_little_memory_models_move_in_and_out_and_keep_their_weights(webui):
     before = webui.snapshot()
@@ -399,6 +408,7 @@ def test_with_little_memory_models_move_in_and_out_and_keep_their_weights(webui)
     assert after == before
 
 
+@pytest.mark.slow
 @only_a1111
 def test_medvram(webui):
     """The UNet leaves when the VAE comes, and only DiffusionWrapper brings it back."""
@@ -523,6 +533,7 @@ def text_lora(webui) -> LoraNetwork:
     return network
 
 
+@pytest.mark.slow
 def test_the_layers_of_the_text_model_have_kohyas_names(webui):
     names = list(base.text_layers(webui.host))
     assert names[:6] == [
@@ -634,6 +645,7 @@ def test_long_prompts_have_more_tokens_and_short_ones_beside_them_too(webui):
         assert torch.equal(host.encode_prompts_with_grad([long, "a face"]).crossattn, together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True, "preview_every": 1}])
 def test_a_run_that_teaches_the_text_model_too_leaves_both_models_as_they_were(webui, settings):
     before = webui.snapshot()
@@ -743,6 +755,7 @@ def test_predictions_are_float32_in_every_precision(open_webui, kind, precision)
     assert webui.host.needs_loss_scaling == (precision == "fp16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_half_precision_trains_and_gives_the_bits_back(open_webui, kind, dtype):

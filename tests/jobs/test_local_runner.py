@@ -67,6 +67,7 @@ def ends(queue: Queue, together: int = 0) -> list[Any]:
     return [last.get(job) for job in queue.jobs]
 
 
+@pytest.mark.slow
 def test_the_runner_takes_those_that_fit_and_ends_each(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     runs = [start(host, 1), start(host, 2, rank=3), start(host, 3), start(host, 4)]
@@ -105,6 +106,7 @@ def test_full_memory_makes_passes_smaller_and_the_same_is_learnt(tmp_path: Path,
     assert fingerprint(host.unet) == before
 
 
+@pytest.mark.slow
 def test_several_learn_in_smaller_passes_when_memory_is_full(tmp_path: Path) -> None:
     runs = [start(SmallHost(tmp_path), seed) for seed in range(5)]
     assert ends(Queue(runs), together=5) == [None] * 5
@@ -119,6 +121,7 @@ def test_one_sample_that_is_too_much_is_an_error(tmp_path: Path) -> None:
     assert not any(module._forward_hooks for module in host.unet.modules())
 
 
+@pytest.mark.slow
 def test_runs_whose_pictures_do_not_fit_at_once_are_done_in_halves(tmp_path: Path) -> None:
     class CrowdedHost(FakeHost):
         pictures = 0
@@ -137,6 +140,7 @@ def test_runs_whose_pictures_do_not_fit_at_once_are_done_in_halves(tmp_path: Pat
     assert [[result.steps for result in run.results] for run in runs] == [[4]] * 5 + [[]]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_checkpoint_gives_the_same_file(tmp_path: Path) -> None:
     """Stopped in the middle of a pass of several, resumed alone from what it said: the bytes of one that went on."""
     for name in ("whole", "first", "second"):

@@ -66,6 +66,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Jobs
     return taken
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_from_every_moment_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_jobs: Callable[..., Jobs]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_job_goes_on_from_every_moment_to_the_same_bytes(
     assert went_on[4] > 2, "some only have to be saved"
 
 
+@pytest.mark.slow
 def test_a_save_of_a_kept_step_goes_on_from_every_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_jobs: Callable[..., Jobs]
 ) -> None:
@@ -235,6 +237,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_is_being_replaced_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     chance, file = random.Random(0), tmp_path / "file"
     for _ in range(12):
@@ -340,6 +343,7 @@ def test_a_closed_queue_goes_on_where_it_was(tmp_path: Path, open_jobs: Callable
     assert (tmp_path / "lora" / "blink.safetensors").read_bytes() == trained(tmp_path / "expected", asked)
 
 
+@pytest.mark.slow
 def test_a_job_from_before_a_restart_waits_for_its_model(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
     jobs = open_jobs()
     jobs.pause()
@@ -386,6 +390,7 @@ def test_a_kept_step_of_another_model_is_not_saved(tmp_path: Path, open_jobs: Ca
     assert "the model is now 'other.safetensors'" in ended(jobs, only(jobs)).error
 
 
+@pytest.mark.slow
 def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
     skip_evaluation(monkeypatch)
     monkeypatch.setattr(lib_addift.files.os, "fsync", lambda _file: None)

@@ -36,6 +36,7 @@ def test_everything_about_a_job_survives_a_restart(open_jobs: Callable[..., Jobs
         assert all(torch.equal(tensor, other.tensors[key]) for key, tensor in one.tensors.items())
 
 
+@pytest.mark.slow
 def test_another_process_sees_stops_moves_and_submits(tmp_path: Path, open_jobs: Callable[..., Jobs]) -> None:
     worker, other = open_jobs(), open_jobs(FakeHost(tmp_path / "lora"))
     gate = worker.host.at["step 1 of 3"] = Gate()  # type: ignore[attr-defined]

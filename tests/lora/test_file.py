@@ -122,6 +122,7 @@ def test_a_good_name_makes_a_file_that_gives_it_back(tmp_path: Path, name: str) 
     assert sorted(contents(tmp_path)) == sorted([f"{name}.safetensors", f"{name}.json"])
 
 
+@pytest.mark.slow
 @given(st.text(max_size=120))
 def test_an_accepted_name_survives_the_prompt_and_every_file_system(name: str) -> None:
     try:

@@ -66,6 +66,7 @@ def difference(first: torch.Tensor, second: torch.Tensor) -> float:
     return (first - second).abs().max().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, -0.5])
 def test_diffusers_draws_the_same(host: StandaloneHost, lora_file: Path, weight: float) -> None:
     pipeline = StableDiffusionPipeline(
@@ -87,6 +88,7 @@ def test_diffusers_draws_the_same(host: StandaloneHost, lora_file: Path, weight:
     assert difference(output(host, pipeline.unet), ours) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1.0, -0.5])
 def test_merging_by_hand_draws_the_same(host: StandaloneHost, lora_file: Path, weight: float) -> None:
     """W + weight * alpha / rank * up @ down, as the file's readers have it, with nothing of ours but the file."""
@@ -136,6 +138,7 @@ OTHER_KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 @pytest.mark.parametrize("weight", [1.0, -0.6])
 def test_other_kinds_merged_as_the_webuis_merge_them_draw_the_same(

@@ -89,12 +89,18 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
 # The product on it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "pairs", "settings"),
     [
         ("fp32", 1, {"dora": True, "dropout": 0.2, "lora_plus_ratio": 4.0}),
-        ("fp16", 2, {"batch_size": 2, "mirror": True, "self_regularisation": 0.5, "train_text_encoder": True}),
-        ("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}),
+        pytest.param(
+            "fp16",
+            2,
+            {"batch_size": 2, "mirror": True, "self_regularisation": 0.5, "train_text_encoder": True},
+            marks=pytest.mark.long,
+        ),
+        pytest.param("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}, marks=pytest.mark.long),
     ],
 )
 def test_training_on_a_gpu_gives_the_same_lora(
@@ -109,6 +115,7 @@ def test_training_on_a_gpu_gives_the_same_lora(
     assert all(torch.equal(on_gpu[name], on_cpu[name]) for name in on_cpu)
 
 
+@pytest.mark.slow
 def test_on_a_small_gpu_less_memory_is_used_from_the_first_step_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +130,8 @@ def test_on_a_small_gpu_less_memory_is_used_from_the_first_step_on(
         torch.testing.assert_close(on_gpu[name], on_cpu[name], rtol=0.01, atol=1e-3)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_two_loras_learn_at_once_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_evaluation(monkeypatch)
 
@@ -153,6 +162,7 @@ def test_as_many_at_once_as_the_gpu_has_room_for(
         assert room_for(run) == count
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_on_a_gpu_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_evaluation(monkeypatch)
     train(host_on("cpu", tmp_path))
@@ -164,6 +174,7 @@ def test_pictures_are_drawn_on_a_gpu_as_on_the_cpu(tmp_path: Path, monkeypatch: 
     assert np.array_equal(on_gpu, on_cpu)
 
 
+@pytest.mark.slow
 def test_a1111s_model_is_trained_on_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     webui = FakeA1111(tmp_path / "cpu")
     with inside(webui, monkeypatch) as host:

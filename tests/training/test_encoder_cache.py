@@ -50,6 +50,7 @@ def train(host: StandaloneHost, **settings: object) -> tuple[list[float], int]:
     return losses, calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"directions": "both"}, {"directions": "alternate", "batch_size": 2}])
 def test_steps_begin_at_the_first_output_block(host: StandaloneHost, settings: dict[str, object]) -> None:
     shared, calls = train(host, blocks=("OUT",), **settings)
@@ -66,6 +67,7 @@ def train_alone(host: StandaloneHost, **settings: object) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"blocks": ("MID", "OUT")}, {"blocks": BLOCKS}, {"blocks": ("OUT",), "directions": "forward"}],
@@ -76,6 +78,7 @@ def test_the_encoder_runs_where_the_lora_changes_it_or_nobody_has_seen_the_pictu
     assert train(host, **settings)[1] == 1 + 6
 
 
+@pytest.mark.slow
 def test_a_text_model_that_learns_changes_the_encoder_too(host: StandaloneHost) -> None:
     assert train(host, blocks=("OUT",), train_text_encoder=True, prompt="a face")[1] == 1 + 6
 
@@ -108,6 +111,7 @@ def test_a_host_that_goes_around_its_blocks_gives_no_features() -> None:
     assert samples == []
 
 
+@pytest.mark.slow
 def test_only_two_windows_are_known_at_a_time(host: StandaloneHost, tmp_path: Path) -> None:
     config = TrainConfig.create(max_train_steps=40, directions="alternate")
     plan = make_plan(config)

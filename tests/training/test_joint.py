@@ -17,6 +17,7 @@ from tests.support.joint import start
 from tests.support.models import fingerprint
 
 
+@pytest.mark.slow
 def test_each_becomes_what_it_would_have_become_alone(tmp_path: Path) -> None:
     host = FakeHost(tmp_path / "together")
     before = fingerprint(host.unet)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
@@ -32,6 +33,7 @@ def start(host: FakeHost, checkpoint: ResumeState | None = None, **settings: Any
     return TrainingRun(host, request, keep_snapshots=True, resume_state=checkpoint)
 
 
+@pytest.mark.slow
 @every_kind
 def test_each_kind_learns_and_leaves_the_model_as_it_was(tmp_path: Path, kind: str) -> None:
     host = FakeHost(tmp_path)
@@ -48,6 +50,7 @@ def test_each_kind_learns_and_leaves_the_model_as_it_was(tmp_path: Path, kind: s
         assert (predict(host) - plain).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_training_with_dropout_that_is_resumed_ends_bit_by_bit_the_same(tmp_path: Path, kind: str) -> None:
     settings = {**KINDS[kind], "dropout": 0.3, "lora_plus_ratio": 4.0, "max_train_steps": 12, "preview_every": 4}

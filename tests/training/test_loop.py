@@ -32,6 +32,7 @@ def test_swapping_pictures_and_first_direction_negates_lora_up_exactly(direction
         assert torch.equal(layer.lora_down, other.lora_down), name
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss() -> None:
     config = TrainConfig.create(
         max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4

@@ -79,6 +79,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None
         torch.testing.assert_close(ours[key], tensor, rtol=1e-2, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_known_before_the_first_step(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +104,7 @@ def test_a_gpu_with_room_is_used(
     same(learnt, roomy)
 
 
+@pytest.mark.slow
 def test_a_full_gpu_is_met_by_all_there_is(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_full_gpu_is_met_by_all_there_is(
     same(learnt, roomy)
 
 
+@pytest.mark.slow
 def test_blocks_are_computed_twice_where_that_is_asked_for(
     host: SmallHost, roomy: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +128,7 @@ def test_blocks_are_computed_twice_where_that_is_asked_for(
     same(learnt, roomy)
 
 
+@pytest.mark.slow
 def test_a_proof_that_does_not_fit_is_made_in_parts(host: SmallHost, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"sampling_steps": 1, "preview_every": 0}
     _, expected = learn(host, "whole", **settings)

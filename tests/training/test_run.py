@@ -62,6 +62,7 @@ def test_save_every_keeps_loras_on_the_way(tmp_path: Path) -> None:
     assert host.refreshed == [result.path for result in run.results]
 
 
+@pytest.mark.slow
 def test_saving_on_the_way_does_not_change_what_is_learnt(tmp_path: Path) -> None:
     plain, with_stops = (
         read_lora(finish(FakeHost(tmp_path / name), name, max_train_steps=4, save_every=every).results[-1].path)[0]

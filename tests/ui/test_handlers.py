@@ -86,6 +86,7 @@ def test_what_nobody_expected_is_a_sentence_too(page: Page, monkeypatch: pytest.
     assert "Unexpected ZeroDivisionError: so. The console has the details." in page.shown["alert"]
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_proof(trained: Page) -> None:
     assert 'data-addift-state="done"' in trained.shown["progress"]
     assert 'data-addift-active="0"' in trained.shown["progress"]
@@ -98,6 +99,7 @@ def test_training_ends_with_the_proof(trained: Page) -> None:
     assert trained.shown["overwrite is visible"], "its name is taken now"
 
 
+@pytest.mark.slow
 def test_a_taken_name_needs_permission_which_another_name_does_not_inherit(trained: Page) -> None:
     trained.train("closed")
     assert "allow overwriting" in trained.shown["alert"]
@@ -168,6 +170,7 @@ def test_the_test_draws_a_labelled_row(trained: Page) -> None:
     assert "seed" in trained.shown["test_grid"]
 
 
+@pytest.mark.slow
 def test_the_test_of_several_loras(handlers: Handlers, trained: Page) -> None:
     prompts: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from PIL import Image
 
 from lib_addift.data.checks import Finding
@@ -55,6 +56,7 @@ def test_the_doctor_follows_the_mask(page: Page) -> None:
     assert "doctor" not in page.do("keep_draft", mask="off")
 
 
+@pytest.mark.slow
 def test_an_earlier_job_can_be_looked_at(trained: Page) -> None:
     trained.train("second")
     wait(trained)

@@ -15,6 +15,7 @@ from lib_addift.ui.form import SETTINGS
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_gradio() -> None:
     program = "import sys, lib_addift.ui, lib_addift.ui.handlers; sys.exit('gradio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
@@ -36,6 +37,7 @@ print(json.dumps([facts, all(b.do_not_save_to_config for b in blocks)]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio")
 @pytest.mark.parametrize("host_name", ["standalone", "a1111"])
 def test_the_tab_is_built_from_the_settings(tmp_path: Path, host_name: str) -> None:

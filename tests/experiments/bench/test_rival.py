@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lib_addift.data.pairs import load_pair
 from lib_addift.demo import world
 from lib_addift.demo.run import TASKS
@@ -10,6 +12,7 @@ from lib_addift.experiments.bench.rival import train_as_rival
 from tests.support.fake_host import FakeHost
 
 
+@pytest.mark.slow
 def test_the_rivals_loop_asks_the_model_twice_a_step_and_learns() -> None:
     host = FakeHost()
     config = RIVAL.config(steps=6, pixels=64)

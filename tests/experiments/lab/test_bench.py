@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from lib_addift.experiments.lab.bench import Bench
 from lib_addift.experiments.lab.tasks import TASKS
 from tests.support.fake_host import FakeHost
 from tests.support.lab import SMALL, plan, run
 
 
+@pytest.mark.slow
 def test_pictures_of_a_task_and_seed_are_the_same_for_all_methods(fake_host: None, tmp_path: Path) -> None:
     done, _ = run(plan("published", "ours", seeds=(1, 2)), tmp_path)
     base = {(each.work.seed, each.figures["base_hits"]) for each in done}

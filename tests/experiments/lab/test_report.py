@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from lib_addift.experiments.lab import report
@@ -12,6 +13,7 @@ from lib_addift.experiments.lab.summary import Summary
 from tests.support.lab import SMALL
 
 
+@pytest.mark.slow
 def test_the_page_keeps_what_a_person_wrote(summary: Summary, tmp_path: Path) -> None:
     page = report.write_report(summary, SMALL, tmp_path)
     text = page.read_text(encoding="utf-8")

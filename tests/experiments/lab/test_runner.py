@@ -18,6 +18,7 @@ from lib_addift.experiments.lab.summary import Summary
 from tests.support.lab import SMALL, plan, run
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_kept_and_an_interrupted_run_goes_on(
     fake_host: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +41,7 @@ def test_what_is_measured_is_kept_and_an_interrupted_run_goes_on(
     assert [done.figures for done in again] == [done.figures for done in first]
 
 
+@pytest.mark.slow
 def test_a_kept_cell_is_measured_anew_when_it_is_damaged_or_was_asked_otherwise(
     fake_host: None, tmp_path: Path
 ) -> None:
@@ -71,6 +73,7 @@ def test_a_run_without_a_result_is_told_and_the_others_go_on(
     assert Summary(done).errors == {"eyes_published_1": "training changed nothing."}
 
 
+@pytest.mark.slow
 def test_the_report_has_all_that_was_measured(fake_host: None, tmp_path: Path) -> None:
     run(plan("words", seeds=(1, 2)), tmp_path)
     run(plan("published", tasks=("eyes", "mouth")), tmp_path)

@@ -86,6 +86,7 @@ def test_prompts_leave_out_what_is_learnt_unless_it_is_asked_in_words() -> None:
     assert TASKS["ribbon"].prompt(face) == world.caption(face)
 
 
+@pytest.mark.slow
 @EACH_TASK
 def test_tasks_read_their_pictures_through_the_vae(task: LabTask, real_host: StandaloneHost, tmp_path: Path) -> None:
     faces = task.new_faces(5, 24)

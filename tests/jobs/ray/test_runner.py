@@ -71,6 +71,7 @@ def test_a_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install -r lib_addift/ray_requirements.txt" in refusal("local")
 
 
+@pytest.mark.slow
 def test_where_no_cluster_is_that_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_ray()
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
