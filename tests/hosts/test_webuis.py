@@ -44,6 +44,8 @@ only_forge = pytest.mark.parametrize("webui", ["forge"], indirect=True)
 only_reforge = pytest.mark.parametrize("webui", ["reforge"], indirect=True)
 forge_family = pytest.mark.parametrize("webui", ["forge", "reforge"], indirect=True)
 
+pytestmark = pytest.mark.slow  # each test builds a small WebUI: together they take a minute
+
 
 @pytest.fixture
 def open_webui(tmp_path, monkeypatch):
