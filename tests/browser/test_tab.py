@@ -178,7 +178,6 @@ def choose(tab: Tab, preset: str) -> None:
     tab.click(f"#addift_preset label:has(input[value='{preset}'])")
 
 
-@pytest.mark.smoke
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
     choose(tab, "action")
     prompt = world.caption(TASKS["eyes"].face, frozenset({"eyes"}))
