@@ -209,9 +209,13 @@ class Job:
 
     def keep_results(self) -> bool:
         """Write the results that are new to the disk; returns whether there were any."""
-        new = self._run.take_results() if self._run is not None else []
+        run = self._run
+        if run is None:
+            return False
+        new = list(run.results)
         for result in new:
             kept = self.files.put_result(result)
+            run.release(result)  # only now: a result that cannot be written is not lost
             # A job that went on from before this file was saved has saved it again.
             others = [other for other in self.results if other.path.name != result.path.name]
             self.results[:] = [*others, kept]

@@ -194,11 +194,10 @@ class TrainingRun:
         """Take over, for `keep`, what this run has learnt in another process before it was stopped."""
         self.steps_done, self.train_seconds, self.learnt = step, train_seconds, learnt
 
-    def take_results(self) -> list[Result]:
-        """The results since the last call; they are the caller's now."""
-        results, self.results = self.results, []
-        self.taken |= {result.path.stem for result in results}
-        return results
+    def release(self, result: Result) -> None:
+        """Let go of one of `results`, which is kept elsewhere from now on."""
+        self.results.remove(result)
+        self.taken.add(result.path.stem)
 
     @property
     def step_name(self) -> str:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def host() -> StandaloneHost:
-    """One host for all tests of a file, which only look at it."""
+    """One host for all tests, which only look at it: loading the model takes seconds."""
     from lib_addift.hosts.standalone import StandaloneHost  # needs diffusers, which a WebUI's Python may lack
 
     return StandaloneHost(CHECKPOINT, device="cpu", precision="fp32")
