@@ -164,7 +164,7 @@ def test_taken_names_need_permission(tab: Tab) -> None:
     tab.wait(lambda: found(tab)["eyes"] == found(tab)["mouth"] == "ready", "permission")
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", [pytest.param("light", marks=pytest.mark.long), "dark"])
 def test_it_fits_the_window(tab: Tab, theme: str) -> None:
     tab.open(f"?__theme={theme}")
     for inner in ("Batch", "Queue"):

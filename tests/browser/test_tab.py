@@ -321,7 +321,7 @@ def test_every_field_has_a_name_for_screen_readers(tab: Tab, pictures: dict[str,
     assert not nameless
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", [pytest.param("light", marks=pytest.mark.long), "dark"])
 def test_it_fits_the_window(tab: Tab, pictures: dict[str, Path], theme: str) -> None:
     have_trained(tab, pictures)
     for role in ("original", "target"):

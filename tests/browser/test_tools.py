@@ -107,7 +107,7 @@ def test_calibrate_needs_the_pair_and_asks_the_model(tools: Tab, tmp_path: Path)
     tools.wait(lambda: "for another model" in tools.text("#addift_tools [role=alert]"), "the model's answer", LONG)
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", [pytest.param("light", marks=pytest.mark.long), "dark"])
 def test_it_fits_the_window(tools: Tab, theme: str) -> None:
     tools.open(f"?__theme={theme}")
     tools.choose_inner_tab("Tools")

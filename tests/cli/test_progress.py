@@ -125,7 +125,7 @@ def test_ctrl_c_before_the_first_step_saves_nothing(
     assert "nothing was saved" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send Ctrl-C to one process")
 def test_ctrl_c_to_a_real_process_leaves_only_what_it_kept(pair_files: Files, lora_dir: Path) -> None:
     arguments = command(pair_files, lora_dir, "--set", "max_train_steps=200", "--set", "directions=forward")

@@ -198,6 +198,7 @@ def test_a_killed_process_is_gone_on_from(
     assert [text for _, text in a.log].count("the program ended; it will go on") == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_of_two_processes_one_works_and_the_other_takes_over(tmp_path: Path, program: Callable[..., Program]) -> None:
     names = ["a", "b", "c", "d"]

@@ -93,14 +93,14 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
 @pytest.mark.parametrize(
     ("precision", "pairs", "settings"),
     [
-        ("fp32", 1, {"dora": True, "dropout": 0.2, "lora_plus_ratio": 4.0}),
+        pytest.param("fp32", 1, {"dora": True, "dropout": 0.2, "lora_plus_ratio": 4.0}, marks=pytest.mark.long),
         pytest.param(
             "fp16",
             2,
             {"batch_size": 2, "mirror": True, "self_regularisation": 0.5, "train_text_encoder": True},
             marks=pytest.mark.long,
         ),
-        pytest.param("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}, marks=pytest.mark.long),
+        ("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}),
     ],
 )
 def test_training_on_a_gpu_gives_the_same_lora(
@@ -162,6 +162,7 @@ def test_as_many_at_once_as_the_gpu_has_room_for(
         assert room_for(run) == count
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_pictures_are_drawn_on_a_gpu_as_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_evaluation(monkeypatch)
