@@ -17,7 +17,7 @@ from lib_addift.diffusion.schedule import NoiseSchedule
 _STRENGTHS = (0.5, 0.6, 0.7, 0.8)
 _NOISES = 2  # of each strength
 _PEAK = 0.98  # quantile of the difference that counts as 1, so that a single latent pixel does not decide
-_THRESHOLD = 0.4  # of the peak
+_THRESHOLD = 0.3  # of the peak
 _SMOOTH = 32  # means over a 32nd of the picture in all directions make the difference steady and the mask's edge soft
 
 
