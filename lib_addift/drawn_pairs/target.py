@@ -58,4 +58,15 @@ def target_from_words(
     drawn = draw_beside(model, way, changed, mask, guided(negative, settings.guidance))
     caption = shared_caption(first, second)
     pair = drawn_pairs(model, (clean, drawn), [(caption, caption)], [settings.seed], mask)[0]
-    return as_drawn(picture, pair.target, (caption, caption), settings.seed, pair.mask)
+    return as_drawn(picture, _with_details(picture, pair), (caption, caption), settings.seed, pair.mask)
+
+
+def _with_details(picture: np.ndarray, drawn: DrawnPair) -> np.ndarray:
+    """The drawn target with, outside of its mask, what the VAE has lost of the picture: (H, W, 3) uint8.
+
+    `drawn.original` is the picture as the VAE gives it back. Without this the target would differ everywhere a little.
+    """
+    if drawn.mask is None:
+        return drawn.target
+    lost = picture.astype(np.float32) - drawn.original
+    return (drawn.target + (1 - drawn.mask[..., None]) * lost).round().clip(0, 255).astype(np.uint8)
