@@ -13,7 +13,7 @@ from lib_addift.drawn_pairs.pair import DrawnPair
 CELLS = 16  # a picture is cut into 16 x 16 cells
 _STRONGEST = 1 / 20  # of the cells, whose mean is a change's size
 _QUARTER = 1 / 4
-_VISIBLE = 0.02  # of 1; a smaller change is none
+VISIBLE = 0.02  # of 1; a smaller change is none
 _LARGE = 0.2  # of the reference's size, below which a change is too small
 _CONCENTRATED = 0.5  # of the reference's concentration
 
@@ -27,7 +27,7 @@ class Change:
 
     def is_as_good_as(self, reference: Change) -> bool:
         """Whether it is about as large and as concentrated as another."""
-        is_large = self.size >= max(_VISIBLE, _LARGE * reference.size)
+        is_large = self.size >= max(VISIBLE, _LARGE * reference.size)
         return is_large and self.concentration >= _CONCENTRATED * reference.concentration
 
 

@@ -7,6 +7,7 @@ import torch
 
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.sampler import ddim_inversion, ddim_timesteps
+from lib_addift.drawn_pairs.choose import VISIBLE
 from lib_addift.drawn_pairs.decode import as_drawn, drawn_pairs
 from lib_addift.drawn_pairs.mask import masks_from_prompts
 from lib_addift.drawn_pairs.pair import DrawnPair, DrawSettings
@@ -39,7 +40,7 @@ def target_from_words(
         strength: 0.1 to 1: the more, the more freely the changed area is drawn anew.
 
     Raises:
-        ConfigError: a prompt or the strength cannot be used.
+        ConfigError: a prompt or the strength cannot be used, or the target is like the picture.
 
     Source: Couairon et al. 2022 (DiffEdit), section 3.2.
     """
@@ -58,7 +59,13 @@ def target_from_words(
     drawn = draw_beside(model, way, changed, mask, guided(negative, settings.guidance))
     caption = shared_caption(first, second)
     pair = drawn_pairs(model, (clean, drawn), [(caption, caption)], [settings.seed], mask)[0]
-    return as_drawn(picture, _with_details(picture, pair), (caption, caption), settings.seed, pair.mask)
+    result = as_drawn(picture, _with_details(picture, pair), (caption, caption), settings.seed, pair.mask)
+    if result.size < VISIBLE:
+        raise ConfigError(
+            f"'{second}' changes nothing that can be seen in this picture: say in the original's prompt what it shows "
+            "now, or use another seed or a higher strength or guidance."
+        )
+    return result
 
 
 def _with_details(picture: np.ndarray, drawn: DrawnPair) -> np.ndarray:
@@ -69,4 +76,5 @@ def _with_details(picture: np.ndarray, drawn: DrawnPair) -> np.ndarray:
     if drawn.mask is None:
         return drawn.target
     lost = picture.astype(np.float32) - drawn.original
-    return (drawn.target + (1 - drawn.mask[..., None]) * lost).round().clip(0, 255).astype(np.uint8)
+    target = drawn.target + (1 - drawn.mask[..., None]) * lost
+    return np.asarray(target.round().clip(0, 255).astype(np.uint8))
