@@ -85,7 +85,7 @@ class TargetBody(DrawBody):
     picture_path: str | None = Field(None, description=_PATH)
     prompt: str = Field(description="What the target shows.")
     original_prompt: str = Field("", description="What the picture shows; without it the changed area is less exact.")
-    strength: float = Field(0.8, description="0.1 to 1: how freely the changed area is drawn anew")
+    strength: float = Field(1.0, description="0.1 to 1: how freely the changed area is drawn anew")
     blend: str = Field("auto", description="auto: only what the words change is drawn anew; off: the whole picture")
     resolution: int = Field(512, description="px squared that the picture is brought to at most")
 

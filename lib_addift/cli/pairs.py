@@ -84,8 +84,9 @@ def run_pairs(options: argparse.Namespace) -> int:
     with host.exclusive():
         last = _shown(options.draw(options, host, settings))
     sheet = write_set(options.out, last.pairs)
-    rejected = f"; {last.rejected} were drawn in vain" if last.rejected else ""
-    print(f"{len(last.pairs)} pairs are in {options.out}{rejected}.")
+    rejected = f"; of those drawn, {last.rejected} were left out" if last.rejected else ""
+    count = len(last.pairs)
+    print(f"{count} pair{'s are' if count != 1 else ' is'} in {options.out}{rejected}.")
     print(f"Look at {sheet}, and delete the pictures of pairs that are not right. Then train them:")
     print(
         f"  python -m lib_addift batch --checkpoint {_quoted(options.checkpoint)} --sets {_quoted(options.out)} "

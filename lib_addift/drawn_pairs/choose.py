@@ -14,8 +14,8 @@ CELLS = 16  # a picture is cut into 16 x 16 cells
 _STRONGEST = 1 / 20  # of the cells, whose mean is a change's size
 _QUARTER = 1 / 4
 VISIBLE = 0.02  # of 1; a smaller change is none
-_LARGE = 0.2  # of the reference's size, below which a change is too small
-_CONCENTRATED = 0.5  # of the reference's concentration
+_LARGE = 0.2  # of the others' size: the same mouth changes a quarter as much in a dark face as in a light one
+_CONCENTRATED = 0.5  # of the others' concentration
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,6 @@ class Change:
 
     size: float
     concentration: float
-
-    def is_as_good_as(self, reference: Change) -> bool:
-        """Whether it is about as large and as concentrated as another."""
-        is_large = self.size >= max(VISIBLE, _LARGE * reference.size)
-        return is_large and self.concentration >= _CONCENTRATED * reference.concentration
 
 
 def change_cells(original: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -48,16 +43,17 @@ def measure(original: np.ndarray, target: np.ndarray) -> Change:
 
 
 def good_pairs(pairs: Sequence[DrawnPair]) -> list[DrawnPair]:
-    """Those whose change is about as large and as concentrated as that of the others.
+    """Those whose change is large enough and concentrated enough beside that of the others.
 
-    Compared with the third quartile of their sizes, as the pairs without the change may be most of them, and with the
-    median of their concentrations.
+    Its size is compared with the third quartile of the sizes, as the pairs without the change may be most of them; its
+    concentration with the median of those that are large enough.
     """
     if not pairs:
         return []
-    size = float(np.quantile([pair.size for pair in pairs], 0.75))
-    reference = Change(size, float(np.median([pair.concentration for pair in pairs])))
-    return [pair for pair in pairs if Change(pair.size, pair.concentration).is_as_good_as(reference)]
+    least = max(VISIBLE, _LARGE * float(np.quantile([pair.size for pair in pairs], 0.75)))
+    large = [pair for pair in pairs if pair.size >= least]
+    usual = float(np.median([pair.concentration for pair in large])) if large else 0.0
+    return [pair for pair in large if pair.concentration >= _CONCENTRATED * usual]
 
 
 def most_different_first(pairs: Sequence[DrawnPair]) -> list[DrawnPair]:
