@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource
 from lib_addift.errors import ConfigError
 
 GRID = 64  # px; sides of pictures are multiples of it
@@ -64,6 +65,10 @@ class DrawnPair:
     size: float  # 0 to 1: the mean difference of the cells that change most
     concentration: float  # 0 to 1: the share of the difference that lies in the quarter of the cells that changes most
     mask: np.ndarray | None = None  # (H, W) float32 in 0..1: what was drawn anew in the target; None = everything
+
+    def source(self, name: str) -> PairSource:
+        """The pair under a name, to be trained under its captions."""
+        return PairSource(self.original, self.target, name, self.original_prompt, self.target_prompt)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import load_source
+from lib_addift.drawn_pairs.decode import as_drawn
 from lib_addift.drawn_pairs.pair import DrawSettings, check_count
 from lib_addift.errors import ConfigError
+from tests.support.pictures import changed, scene
 
 
 @pytest.mark.parametrize(
@@ -41,3 +45,12 @@ def test_a_trainings_settings_are_taken_over() -> None:
 def test_a_number_of_pairs_that_cannot_be_is_refused(count: Any) -> None:
     with pytest.raises(ConfigError, match="count"):
         check_count(count)
+
+
+def test_a_pair_is_trained_on_as_it_was_drawn() -> None:
+    pair = as_drawn(scene(128, 64), changed(scene(128, 64), 16, 16, 24), ("a", "b"), 1)
+    source = pair.source("first")
+    loaded = load_source(source, TrainConfig(mask="off", resolution=512))
+    assert np.array_equal(loaded.original, pair.original)
+    assert np.array_equal(loaded.target, pair.target)
+    assert (source.name, source.original_prompt, source.target_prompt) == ("first", "a", "b")
