@@ -43,6 +43,8 @@ class TrainBody(PairBody):
     """Two pictures, more pairs of the same difference if there are, and what their LoRA is to be called."""
 
     name: str = Field(description="Of the LoRA, as in <lora:NAME:1>.")
+    original_prompt: str = Field("", description="Of this pair; empty: as the settings say.")
+    target_prompt: str = Field("", description="Of this pair; empty: as the settings say.")
     overwrite: bool = Field(False, description="Replace a LoRA of this name.")
     more_pairs: list[AnotherPairBody] = Field(
         default_factory=list, description="Several pairs make a better LoRA, with more steps unless these are given."

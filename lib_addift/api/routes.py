@@ -200,7 +200,8 @@ class _Api:
 
     def _pairs(self, body: TrainBody) -> tuple[PairSource, ...]:
         """All pairs of a request, numbered in messages where there are several."""
-        pairs = [PairSource(*self._pictures(body), name="1" if body.more_pairs else "")]
+        name = "1" if body.more_pairs else ""
+        pairs = [PairSource(*self._pictures(body), name, body.original_prompt, body.target_prompt)]
         for number, more in enumerate(body.more_pairs, 2):
             try:
                 pictures = self._pictures(more)

@@ -21,8 +21,10 @@ def host(tmp_path):
 @pytest.fixture
 def client(host, pair_files):
     app = FastAPI()
-    add_routes(app, Jobs(host), credentials=None, picture_dirs=[pair_files[0].parent])
+    jobs = Jobs(host)
+    add_routes(app, jobs, credentials=None, picture_dirs=[pair_files[0].parent])
     with TestClient(app) as client:
+        client.jobs = jobs
         yield client
 
 
@@ -37,12 +39,12 @@ def test_pairs_from_words_can_be_sent_to_train(client, host):
     assert 0 < first["concentration"] <= 1
     assert "drawing pairs" in host.reported
     keys = ("original", "target", "original_prompt", "target_prompt")
-    body = {
-        "name": "drawn", "original": first["original"], "target": first["target"],
-        "more_pairs": [{key: second[key] for key in keys}], "settings": {**QUICK, "mask": "off"},
-    }  # fmt: skip
+    first, second = ({key: pair[key] for key in keys} for pair in (first, second))
+    body = {**first, "name": "drawn", "more_pairs": [second], "settings": {**QUICK, "mask": "off"}}
     done = client.post(f"{V1}/train?wait=true", json=body).json()
     assert done["state"] == "done", done["error"]
+    sources = client.jobs.get(done["id"]).request.pairs
+    assert [source.original_prompt for source in sources] == ["x", "x"]
 
 
 def test_vary_answers_the_pair_first(client, pair_files):
