@@ -22,6 +22,10 @@ from lib_addift.diffusion import host as base
 from lib_addift.diffusion.conditions import Conditions, encode_to_length
 from lib_addift.diffusion.memory import recomputing
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.drawn_pairs.pair import DrawSettings
+from lib_addift.drawn_pairs.target import target_from_words
+from lib_addift.drawn_pairs.vary import vary
+from lib_addift.drawn_pairs.words import Words, draw_words
 from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
 from lib_addift.hosts import _has, detect_host
@@ -1063,3 +1067,13 @@ def test_each_host_has_all_that_the_core_asks(open_webui, kind):
             assert hasattr(type(host), name), name
             if inspect.isfunction(member) and name != "exclusive":
                 assert inspect.signature(member) == inspect.signature(getattr(type(host), name)), name
+
+
+def test_pairs_are_drawn_and_the_model_is_left_as_it_was(webui):
+    settings, before = DrawSettings(steps=2, width=64, height=64), webui.snapshot()
+    with webui.host.exclusive():
+        words = draw_words(webui.host, [Words("open eyes", "closed eyes", 1)], settings)
+        *_, varied = vary(webui.host, ORIGINAL, TARGET, count=1, settings=settings)
+        drawn = target_from_words(webui.host, ORIGINAL, "closed eyes", settings=settings)
+    assert [pair.target.shape for pair in (*words, *varied.pairs[:1], drawn)] == [(64, 64, 3)] * 3
+    assert webui.snapshot() == before
