@@ -30,7 +30,11 @@ def add_parser(commands: Any) -> None:
     """Add the command and its three kinds."""
     parser = commands.add_parser("pairs", help="draw pairs with the model: from words, from one pair, from one picture")
     kinds = parser.add_subparsers(required=True, metavar="KIND")
+    for add in (_add_from_words, _add_vary, _add_target):
+        add(kinds)
 
+
+def _add_from_words(kinds: Any) -> None:
     words = kinds.add_parser("from-words", help="two prompts, each drawn from the same noise")
     words.add_argument("--original", required=True, metavar="PROMPT", help="may have alternatives: {black|red} hair")
     words.add_argument("--target", required=True, metavar="PROMPT", help="the same with the words of the change")
@@ -39,6 +43,8 @@ def add_parser(commands: Any) -> None:
     words.add_argument("--blend", choices=BLEND, default="auto", help="auto: only what the words change is drawn anew")
     _add_common(words, _from_words)
 
+
+def _add_vary(kinds: Any) -> None:
     variations = kinds.add_parser("vary", help="the difference of one pair on other pictures")
     variations.add_argument("original", type=Path, help="the picture as it is")
     variations.add_argument("target", type=Path, help="the picture as it should become")
@@ -52,6 +58,8 @@ def add_parser(commands: Any) -> None:
     variations.add_argument("--caption", default="", help="what both pictures show, in words")
     _add_common(variations, _vary)
 
+
+def _add_target(kinds: Any) -> None:
     target = kinds.add_parser("target", help="the target of a picture, as a prompt says")
     target.add_argument("picture", type=Path, help="the original")
     target.add_argument("--prompt", required=True, help="what the target shows")

@@ -10,9 +10,9 @@ import numpy as np
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
+from lib_addift.data.pictures import GRID
 from lib_addift.errors import ConfigError
 
-GRID = 64  # px; sides of pictures are multiples of it
 BLEND = ("auto", "off")
 MOST_PAIRS = 1000
 _RULES: dict[str, tuple[float, float]] = {
