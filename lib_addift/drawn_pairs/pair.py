@@ -79,7 +79,7 @@ class Drawing:
     done: int  # pairs drawn
     total: int  # pairs to draw, as far as is known now
     pairs: tuple[DrawnPair, ...] = ()  # the good ones so far, in the order in which they are to be shown
-    rejected: int = 0  # pairs that were drawn and are not good
+    rejected: int = 0  # pairs that were drawn and are not among them
 
 
 def check_count(count: int) -> None:
