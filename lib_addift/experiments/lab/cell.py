@@ -80,7 +80,6 @@ def measure_result(bench: Bench, cell: Cell, result: Result) -> dict[str, Any]:
         "best_weight": trip.weight,
         "said_good": said_good(result),
         "steps": result.steps,
-        "train_seconds": result.train_seconds,
     }
 
 

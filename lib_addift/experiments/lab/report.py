@@ -33,7 +33,8 @@ _MEASURES = (
     ("recovery", "share of the pair's difference that the file reproduces in the round trip at its best weight"),
     ("false assurance", "of the runs whose result said that the LoRA works, the share with less than 80 % hits"),
     ("false alarm", "of the runs whose result said that it does not, the share with 90 % hits or more"),
-    ("seconds", "CPU time of one thread for training and measuring"),
+    ("seconds", "CPU time of one thread for a run: training, measuring, and for the first row of a task the pictures "
+                "without a LoRA"),
 )  # fmt: skip
 
 
@@ -62,13 +63,14 @@ def reading(page: str) -> str:
 def page_text(runs: Sequence[Run], scale: Scale, kept: str) -> str:
     """The text of lab.md."""
     summary, date = summary_of(runs), time.strftime("%Y-%m-%d")
+    hours = sum(run.figures.get("seconds", 0.0) for run in runs) / 3600
     parts = [
         "# The laboratory",
         "LoRAs trained from pictures of random faces and measured on new ones, which share no face, noise or prompt "
         f"with them: {scale.faces} new faces for each seed, {scale.sampling_steps} DDIM steps, guidance 4. "
         "Seeds have two halves: on `tune` everything was chosen, `test` is measured for this page alone. "
         "Written by `python -m lib_addift lab --half test --docs docs`; the figures of every run are in "
-        f"[lab.json](lab.json). Table of {date}.",
+        f"[lab.json](lab.json). Table of {date}; it took {hours:.1f} hours of one core.",
         f"{BEGIN}\n\n{kept or _NOT_READ.format(date=date)}\n\n{END}",
     ]
     for half, world in dict.fromkeys((run.half, run.world) for run in runs):

@@ -65,7 +65,7 @@ class LabPlan:
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a cell: its figures, or why there are none."""
+    """The result of a cell: its figures, or why there are none but its CPU seconds."""
 
     cell: Cell
     figures: dict[str, Any]
@@ -161,14 +161,15 @@ def do_group(group: Group, scale: Scale, out: Path) -> Iterator[Done]:
             figures = _plain(measure_result(bench, cell, result) if result else measure_words(bench, cell))
         except AddiftError as reason:
             error = str(reason)
-        done = Done(cell, figures, error, shared + time.process_time() - begun)
+        seconds = shared + time.process_time() - begun
+        done = Done(cell, {**figures, "seconds": round(seconds, 1)}, error, seconds)
         _store(done, scale, out)
         yield done
 
 
 def _store(done: Done, scale: Scale, out: Path) -> None:
     path = _path(done.cell, out)
-    content = {"asked": _asked(done.cell, scale), "figures": done.figures, "error": done.error, "seconds": done.seconds}
+    content = {"asked": _asked(done.cell, scale), "figures": done.figures, "error": done.error}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_files({path: json.dumps(content, indent=1).encode()}, durable=False)
 
