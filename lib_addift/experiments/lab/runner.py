@@ -190,10 +190,10 @@ def all_done(world: str, half: str, scale: Scale, out: Path) -> list[Done]:
     found = []
     for task in TASKS[world]:
         for variant in VARIANTS:
-            for path in (out / "cells").glob(f"{world}_{task}_{variant}_*.json"):
-                seed = path.stem.rpartition("_")[2]
-                if seed.isdecimal() and int(seed) in HALVES[half]:
-                    found.append(read_done(Cell(world, task, variant, int(seed)), scale, out))
+            names = [path.stem for path in (out / "cells").glob(f"{world}_{task}_{variant}_*.json")]
+            seeds = {int(number) for number in (name.rpartition("_")[2] for name in names) if number.isdecimal()}
+            for seed in sorted(seeds & set(HALVES[half])):
+                found.append(read_done(Cell(world, task, variant, seed), scale, out))
     return [done for done in found if done is not None]
 
 
