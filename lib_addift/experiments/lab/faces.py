@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lib_addift.demo import world
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.experiments.lab.drawn_world import DrawnWorld
 from lib_addift.experiments.lab.tasks import LabTask
 from lib_addift.experiments.lab.world import Picture, Subject
 
@@ -22,7 +19,6 @@ RIBBON = "ribbon"
 _RIBBON_TOP = 48  # px
 _RIBBON_MARGIN = 22  # px beside the head's centre: there is only background
 _RIBBON_THRESHOLD = 0.08  # half of the level of painted pictures after the VAE, mean of 64 faces
-# Where an attribute is read from one number: its name in `world.measure`, and the value that is shown by more of it.
 _LEVELS = {
     "eyes": ("eye_white", "open"),
     "mouth": ("mouth_dark", "open"),
@@ -31,42 +27,23 @@ _LEVELS = {
 }
 
 
-class Faces:
-    """Implements `World` on `lib_addift.demo.world`."""
-
-    name = "faces"
-    checkpoint: Path = CHECKPOINT
-    size = world.SIZE
-    attributes: Mapping[str, tuple[str, ...]] = world.ATTRIBUTES
-
-    def random_subject(self, rng: random.Random) -> Subject:
-        face = world.random_face(rng)
-        return Subject(face.attributes(), face.variation)
+class Faces(DrawnWorld):
+    """The demo's world, with a ribbon that can be painted and read."""
 
     def paint(self, subject: Subject) -> Image.Image:
         if subject.values.get(RIBBON) != "there":
-            return world.draw(_face(subject))
-        pixels = np.array(world.draw(_face(subject.having({"style": "flat"}))))
-        dotted = np.asarray(world.draw(_face(subject.having({"style": "textured"}))))
+            return super().paint(subject)
+        pixels = np.array(super().paint(subject.having({"style": "flat"})))
+        dotted = np.asarray(super().paint(subject.having({"style": "textured"})))
         pixels[_RIBBON_TOP:] = dotted[_RIBBON_TOP:]
         return Image.fromarray(pixels)
 
-    def caption(self, values: Mapping[str, str]) -> str:
-        named = {name: value for name, value in values.items() if name in world.ATTRIBUTES}
-        return world.caption(_face(Subject(named)), frozenset(world.ATTRIBUTES) - frozenset(named))
-
     def detect(self, picture: Picture) -> dict[str, str]:
         there = ribbon_level(picture) > _RIBBON_THRESHOLD
-        return {**world.detect(picture), RIBBON: "there" if there else "none"}
+        return {**super().detect(picture), RIBBON: "there" if there else "none"}
 
     def level(self, picture: Picture, attribute: str, value: str) -> float:
-        if attribute == RIBBON:
-            return ribbon_level(picture)
-        reading = world.measure(picture)
-        if attribute in _LEVELS:
-            name, high = _LEVELS[attribute]
-            return float(reading[name]) if value == high else -float(reading[name])
-        return -float(np.abs(reading[attribute] - _painted_colour(attribute, value)).sum())
+        return ribbon_level(picture) if attribute == RIBBON else super().level(picture, attribute, value)
 
 
 def ribbon_level(picture: Picture) -> float:
@@ -75,16 +52,6 @@ def ribbon_level(picture: Picture) -> float:
     dots, beside = _dots(), _beside_the_head(reading["centre"])
     brightness = pixels.mean(axis=2) / max(float(reading["background"].mean()), 1.0)
     return float(brightness[beside & ~dots].mean() - brightness[beside & dots].mean())
-
-
-def _face(subject: Subject) -> world.Face:
-    known: dict[str, Any] = {name: value for name, value in subject.values.items() if name in world.ATTRIBUTES}
-    return world.Face(**known, variation=subject.variation)
-
-
-@cache
-def _painted_colour(attribute: str, value: str) -> np.ndarray:
-    return np.asarray(world.measure(world.draw(_face(Subject({attribute: value}))))[attribute])
 
 
 @cache
@@ -101,7 +68,7 @@ def _beside_the_head(centre: float) -> np.ndarray:
     return np.asarray(rows[:, None] & columns[None, :])
 
 
-FACES = Faces()
+FACES = Faces("faces", CHECKPOINT, world, world.Face, world.random_face, _LEVELS)
 _MANY = 12  # seeds of the three tasks that are judged most closely
 _EYES, _MOUTH = {"eyes": ("open", "closed")}, {"mouth": ("smiling", "open")}
 

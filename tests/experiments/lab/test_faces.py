@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ImageFilter
 
-from lib_addift.demo import world
 from lib_addift.experiments.lab.bench import QUICK, Bench
 from lib_addift.experiments.lab.faces import FACES, RIBBON
-from lib_addift.experiments.lab.world import Subject
 from lib_addift.hosts.standalone import StandaloneHost
 from tests.support.lab import FACES_TASKS
-
-
-def test_subjects_are_painted_and_captioned_as_the_worlds_faces() -> None:
-    face = world.random_face(random.Random(3))
-    subject = FACES.random_subject(random.Random(3))
-    assert subject == Subject(face.attributes(), face.variation)
-    assert FACES.paint(subject).tobytes() == world.draw(face).tobytes()
-    assert FACES.caption(subject.values) == world.caption(face)
-    assert FACES.caption({"mouth": "open", "eyes": "closed"}) == "closed eyes, open mouth"
-    assert FACES.caption({}) == ""
 
 
 def test_the_ribbon_stands_only_where_it_is_painted() -> None:
