@@ -127,14 +127,15 @@ def _svg(avatar: Avatar, colours: dict[str, str]) -> ElementTree.Element:
 
     svg = render(parts.HairType.BOB)
     if avatar.hat == "winter":
-        hat = _top(parts, render)
-        svg_top = svg.find(".//*[@id='transparent_Top']")
-        svg_top.extend(hat)
+        _top(svg).extend(_top(render(parts.HatType.WINTER_HAT_3)))
     return svg
 
 
-def _top(parts: Any, render: Any) -> list[ElementTree.Element]:
-    return list(render(parts.HatType.WINTER_HAT_3).find(".//*[@id='transparent_Top']"))
+def _top(svg: ElementTree.Element) -> ElementTree.Element:
+    """The group of an avatar's hair or hat, with beard and glasses."""
+    group = svg.find(".//*[@id='transparent_Top']")
+    assert group is not None
+    return group
 
 
 _WHITE = (244, 244, 244)  # of the hat's rim
