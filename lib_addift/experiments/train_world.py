@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
@@ -34,6 +35,7 @@ from lib_addift.experiments.worlds.vae import encode, train_vae
 from lib_addift.hosts.checkpoint import read_checkpoint
 
 _PICTURES = 2048
+_DRAWN = 32  # pictures of a look, in rows of eight
 
 
 def main() -> None:
@@ -80,8 +82,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, help="keep the state here every 5 minutes, and go on from it")
     parser.add_argument("--init", type=Path, help="start from the models of this checkpoint")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--vae-steps", type=int, default=600)
-    parser.add_argument("--vae-batch", type=int, default=4)
+    parser.add_argument("--vae-steps", type=int, default=800)
+    parser.add_argument("--vae-batch", type=int, default=2)
     parser.add_argument("--text-steps", type=int, default=400)
     parser.add_argument("--unet-steps", type=int, default=2000)
     parser.add_argument("--unet-batch", type=int, default=32)
@@ -102,9 +104,9 @@ def _models(world: World, options: argparse.Namespace) -> tuple[AutoencoderKL, U
 def _report(checkpoint: Path, world: World, step: int) -> None:
     """Print the share of right attributes in pictures drawn by the checkpoint, and put the pictures beside it."""
     start = time.monotonic()
-    shares, pictures = read_prompted(checkpoint, world, count=32, seed=17, steps=12)
-    sheet = pictures.reshape(4, 8, *pictures.shape[1:]).transpose(0, 2, 1, 3, 4)
-    Image.fromarray(sheet.reshape(4 * pictures.shape[1], -1, 3)).save(checkpoint.with_suffix(f".{step}.png"))
+    shares, pictures = read_prompted(checkpoint, world, count=_DRAWN, seed=17, steps=12)
+    rows = [np.concatenate(list(pictures[first : first + 8]), axis=1) for first in range(0, len(pictures), 8)]
+    Image.fromarray(np.concatenate(rows)).save(checkpoint.with_suffix(f".{step}.png"))
     figures = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
     print(f"look {step}: {figures} ({time.monotonic() - start:.0f} s)", flush=True)
 
