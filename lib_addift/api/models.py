@@ -49,6 +49,66 @@ class TrainBody(PairBody):
     )
 
 
+class DrawBody(BaseModel, extra="forbid"):
+    """How pictures are drawn."""
+
+    seed: int = Field(1, description="Of the first pair; the next ones count on from it.")
+    steps: int = Field(24, description="Of DDIM.")
+    guidance: float = Field(7.0, description="Scale of classifier-free guidance.")
+    negative_prompt: str = ""
+
+
+class WordsBody(DrawBody):
+    """Two prompts, which may have alternatives: {black|red} hair."""
+
+    original_prompt: str = Field(description="What the originals show.")
+    target_prompt: str = Field(description="The same with the words of the change.")
+    count: int = Field(16, description="Pairs that are wanted, up to 64.")
+    width: int = Field(512, description="px, a multiple of 64")
+    height: int = Field(512, description="px, a multiple of 64")
+    blend: str = Field("auto", description="auto: only what the words change is drawn anew; off: the whole picture")
+
+
+class VaryBody(DrawBody, PicturesBody):
+    """Two pictures, and words under which their difference is drawn on others."""
+
+    count: int = Field(8, description="Pairs that are wanted beside this one, up to 64.")
+    prompts: list[str] = Field(default_factory=list, description="Empty: a built-in list.")
+    caption: str = Field("", description="What both pictures show, in words.")
+    resolution: int = Field(512, description="px squared that the pictures are brought to at most")
+
+
+class TargetBody(DrawBody):
+    """A picture and what its target shows."""
+
+    picture: str | None = Field(None, description=f"The original, {_BASE64}.")
+    picture_path: str | None = Field(None, description=_PATH)
+    prompt: str = Field(description="What the target shows.")
+    original_prompt: str = Field("", description="What the picture shows; without it the changed area is less exact.")
+    strength: float = Field(0.8, description="0.1 to 1: how freely the changed area is drawn anew")
+    blend: str = Field("auto", description="auto: only what the words change is drawn anew; off: the whole picture")
+    resolution: int = Field(512, description="px squared that the picture is brought to at most")
+
+
+class DrawnPairAnswer(BaseModel):
+    """A pair that the model drew: pictures and prompts go into /train as they are."""
+
+    original: str = Field(description=_PNG)
+    target: str = Field(description=_PNG)
+    original_prompt: str = Field(description="The caption under which it is trained")
+    target_prompt: str
+    seed: int
+    size: float = Field(description="0 to 1: how much it changes where it changes most")
+    concentration: float = Field(description="0 to 1: share of the change in a quarter of the picture")
+
+
+class DrawnPairsAnswer(BaseModel):
+    """The pairs that can be used."""
+
+    pairs: list[DrawnPairAnswer]
+    rejected: int = Field(description="Pairs that were drawn and left out, because they lack the change")
+
+
 class FindingAnswer(BaseModel):
     """One sentence about a pair."""
 

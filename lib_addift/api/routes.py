@@ -25,6 +25,7 @@ from lib_addift.api.models import (
     StepAnswer,
     TrainBody,
 )
+from lib_addift.api.pairs import PairsApi
 from lib_addift.api.pictures import allowed_file, encode_png, read_picture
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
@@ -65,7 +66,11 @@ def add_routes(
         route_class=route_class(credentials),
         dependencies=[Depends(BASIC)] if denied else [],  # for /docs only: the route class asks earlier
     )
-    for method, path, endpoint, summary, codes in _table(_Api(jobs, picture_dirs)):
+    folders = [folder.absolute() for folder in picture_dirs]
+    for method, path, endpoint, summary, codes in [
+        *_table(_Api(jobs, folders)),
+        *PairsApi(jobs.host, folders).table(),
+    ]:
         router.add_api_route(
             path, endpoint, methods=[method], summary=summary, responses=error_responses(*denied, *codes)
         )
@@ -98,7 +103,7 @@ class _Api:
     """The endpoints. What takes long runs in threads, so that the WebUI's event loop goes on."""
 
     def __init__(self, jobs: Jobs, picture_dirs: Sequence[FilePath]) -> None:
-        self._jobs, self._folders = jobs, tuple(folder.absolute() for folder in picture_dirs)
+        self._jobs, self._folders = jobs, tuple(picture_dirs)
 
     async def train(self, body: TrainBody, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
         """Checks everything, queues a job and answers at once. The LoRA is saved in the WebUI's LoRA folder."""

@@ -1,4 +1,4 @@
-"""The command line: train, batch, demo, lab, bench, ui, inspect, lora, settings."""
+"""The command line: train, batch, pairs, demo, lab, bench, ui, inspect, lora, settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib_addift.cli import batch, bench, demo, lab, lora, train, ui
+from lib_addift.cli import batch, bench, demo, lab, lora, pairs, train, ui
 from lib_addift.config.text import settings_table
 from lib_addift.errors import OUT_OF_MEMORY, AddiftError, is_out_of_memory
 from lib_addift.lora.file import describe
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m lib_addift", description="Train Difference LoRA for SD1.5 (ADDifT)."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (train, batch, demo, lab, bench, ui):
+    for module in (train, batch, pairs, demo, lab, bench, ui):
         module.add_parser(commands)
     inspect = commands.add_parser("inspect", help="print what a LoRA file says of itself")
     inspect.add_argument("file", type=Path)

@@ -1,8 +1,8 @@
-"""A deterministic DDIM sampler for the preview strip, the round trip and the standalone host."""
+"""A deterministic DDIM sampler and its inversion: for previews, round trip, drawn pairs and the standalone host."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,15 +36,18 @@ def ddim(
     network: LoraNetwork | None = None,
     multipliers: torch.Tensor | None = None,
     guidance: Guidance | None = None,
+    after_step: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Denoise `latents` (B, C, h, w), which have the noise of timesteps[0]; returns clean latents of that shape.
 
-    `cond` has B prompts. With a `network`, which the caller has attached, sample b runs at multipliers[b]. Raises
-    ValueError without timesteps.
+    `cond` has B prompts. With a `network`, which the caller has attached, sample b runs at multipliers[b]. After each
+    step, the last one too, `after_step` gets the latents and returns those to go on with. Raises ValueError without
+    timesteps.
 
     Source: Song et al. 2020, eq. 12 with eta 0.
     """
     abar = model.alphas_cumprod.to(latents.device)
+    keep = after_step or (lambda unchanged: unchanged)
     doubled = 2 if guidance else 1
     if network is not None and multipliers is not None:
         network.multiplier = multipliers.repeat(doubled)
@@ -58,6 +61,28 @@ def ddim(
             noise_pred = uncond_pred + guidance.scale * (cond_pred - uncond_pred)
         clean = (latents - (1 - abar[now]).sqrt() * noise_pred) / abar[now].sqrt()
         if after is None:
-            return clean
-        latents = abar[after].sqrt() * clean + (1 - abar[after]).sqrt() * noise_pred
+            return keep(clean)
+        latents = keep(abar[after].sqrt() * clean + (1 - abar[after]).sqrt() * noise_pred)
     raise ValueError("ddim needs at least one timestep")
+
+
+@torch.no_grad()
+def ddim_inversion(
+    model: Model, latents: torch.Tensor, cond: Conditions, timesteps: Sequence[int]
+) -> list[torch.Tensor]:
+    """The noisy latents from which `ddim`, without guidance, nearly draws the clean `latents` (B, C, h, w) again.
+
+    Returns those at each of `timesteps`, which fall, in their order. `cond` has B prompts.
+
+    Source: Song et al. 2020, section 4.3: eq. 12 from the picture towards the noise.
+    """
+    abar = model.alphas_cumprod.to(latents.device)
+    level = torch.ones((), device=latents.device)  # abar of `latents`: at first there is no noise in them
+    found = []
+    for t in reversed(timesteps):
+        noise_pred = model.predict_noise(latents, torch.full((len(latents),), t, device=latents.device), cond)
+        clean = (latents - (1 - level).sqrt() * noise_pred) / level.sqrt()
+        level = abar[t]
+        latents = level.sqrt() * clean + (1 - level).sqrt() * noise_pred
+        found.append(latents)
+    return found[::-1]

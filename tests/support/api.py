@@ -26,6 +26,9 @@ ROUTES = {
     ("get", "/presets"),
     ("get", "/config"),
     ("post", "/pair"),
+    ("post", "/pairs/from-words"),
+    ("post", "/pairs/vary"),
+    ("post", "/pairs/target"),
 }
 
 

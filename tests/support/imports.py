@@ -12,7 +12,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("data", "lora"),
     ("diffusion",),
-    ("evaluation", "hosts"),
+    ("evaluation", "hosts", "drawn_pairs"),
     ("training",),
     ("sets", "jobs", "demo"),
     ("ui", "api", "experiments"),
