@@ -21,6 +21,8 @@ class WorldModule(Protocol):
     SIZE: int
     ATTRIBUTES: dict[str, tuple[str, ...]]
 
+    def __hash__(self) -> int: ...
+
     def draw(self, subject: Any, /) -> Image.Image: ...
 
     def caption(self, subject: Any, omit: frozenset[str], /) -> str: ...
@@ -82,6 +84,6 @@ class DrawnWorld:
 
 
 @cache
-def _painted_colour(module: Any, subject: Callable[..., Any], attribute: str, value: str) -> np.ndarray:
+def _painted_colour(module: WorldModule, subject: Callable[..., Any], attribute: str, value: str) -> np.ndarray:
     """The colour that is measured in a painted picture with this value, (3,)."""
     return np.asarray(module.measure(np.asarray(module.draw(subject(**{attribute: value}))))[attribute])
