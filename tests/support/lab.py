@@ -14,7 +14,7 @@ from lib_addift.experiments.lab.worlds import TASKS
 
 FACES_TASKS = TASKS["faces"]
 EACH_TASK = pytest.mark.parametrize("task", FACES_TASKS.values(), ids=FACES_TASKS)
-SMALL = Scale(faces=3, growth_faces=2, sampling_steps=1)
+SMALL = Scale(faces=3, growth_faces=2, sampling_steps=2)
 
 
 def plan(*variants: str, tasks: tuple[str, ...] = ("eyes",), seeds: tuple[int, ...] = (1,)) -> LabPlan:

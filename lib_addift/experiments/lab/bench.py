@@ -19,7 +19,7 @@ from lib_addift.files import replace_files
 from lib_addift.lora.network import LoraNetwork
 
 NOISE_SEED = 10_000_000  # of the measured pictures; training counts up from far below
-_GUIDANCE = 4.0
+GUIDANCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Bench:
             clean = ddim(
                 host, self._noise(places, seed), cond, ddim_timesteps(self.scale.sampling_steps), network=network,
                 multipliers=torch.full((len(prompts),), weight, device=host.device),
-                guidance=Guidance(uncond, _GUIDANCE),
+                guidance=Guidance(uncond, GUIDANCE),
             )  # fmt: skip
             return host.decode_latents(clean)
 

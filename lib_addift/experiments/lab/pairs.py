@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lib_addift.data.pairs import PairSource
-from lib_addift.experiments.lab.bench import Bench
+from lib_addift.drawn_pairs import vary, words
+from lib_addift.drawn_pairs.pair import DrawnPair, DrawSettings
+from lib_addift.experiments.lab.bench import GUIDANCE, Bench
 from lib_addift.experiments.lab.tasks import LabTask
 
 Pictures = tuple[Image.Image, Image.Image]  # original, target
 PairMaker = Callable[[Bench, LabTask, int], Sequence[PairSource]]
 # Their noise is that of no measured picture: `Bench.draw` counts from the seed.
 _DRAWN_SEED = 1_000
+_FIRST_DRAWN_SEED, _SEED_SPACING = 20_000_000, 1_000  # the product counts up from a pair's seed
 _JPEG_QUALITY = 75
 _CAST = (1.06, 1.0, 0.94)  # factors of red, green and blue: a warmer white balance
 
@@ -63,6 +67,34 @@ def drawn(count: int = 1, *, inpainted: bool = False, captioned: bool = False) -
     return make
 
 
+def from_words(count: int, *, blend: str = "auto") -> PairMaker:
+    """Pairs that the product draws from two prompts with alternatives, each under its caption without the change."""
+
+    def make(bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
+        said = [task.varied_prompt(values) for values in (task.without, task.shown)]
+        settings = _draw_settings(bench, seed, blend=blend)
+        with bench.host.exclusive():
+            *_, last = words.from_words(bench.host, *said, count=count, settings=settings)
+        return [_source(pair) for pair in last.pairs]
+
+    return make
+
+
+def varied(count: int) -> PairMaker:
+    """A painted pair, and so many variations of it that the product draws."""
+
+    def make(bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
+        original, target = (np.asarray(picture) for picture in _painted(task, seed, 1)[0])
+        settings = _draw_settings(bench, seed)
+        with bench.host.exclusive():
+            *_, last = vary.vary(
+                bench.host, original, target, count=count, settings=settings, prompts=[task.varied_prompt({})]
+            )
+        return [_source(pair) for pair in last.pairs]
+
+    return make
+
+
 def as_jpeg(pictures: Pictures, _rng: random.Random) -> Pictures:
     """Both pictures saved as JPEG of quality 75."""
     original, target = map(_through_jpeg, pictures)
@@ -81,6 +113,18 @@ def with_cast(pictures: Pictures, _rng: random.Random) -> Pictures:
     """The target with a warmer white balance."""
     original, target = pictures
     return original, Image.fromarray((np.asarray(target) * np.array(_CAST)).clip(0, 255).round().astype(np.uint8))
+
+
+def _draw_settings(bench: Bench, seed: int, **changes: Any) -> DrawSettings:
+    """As the world's pictures are drawn."""
+    size, steps = bench.world.size, bench.scale.sampling_steps
+    first = _FIRST_DRAWN_SEED + _SEED_SPACING * seed
+    return DrawSettings(width=size, height=size, steps=steps, guidance=GUIDANCE, seed=first, **changes)
+
+
+def _source(pair: DrawnPair) -> PairSource:
+    pictures = Image.fromarray(pair.original), Image.fromarray(pair.target)
+    return PairSource(*pictures, "", pair.original_prompt, pair.target_prompt)
 
 
 def _painted(task: LabTask, seed: int, count: int) -> list[Pictures]:

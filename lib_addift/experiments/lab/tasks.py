@@ -101,6 +101,11 @@ class LabTask:
         said = self.shown if shown else self.without
         return self.world.caption(subject.having(said).values)
 
+    def varied_prompt(self, said: Mapping[str, str]) -> str:
+        """A prompt for many pictures, as a person writes it: alternatives, {black|red}, of what does not change."""
+        others = {name: "{" + "|".join(self.world.attributes[name]) + "}" for name in self.others}
+        return self.world.caption({**others, **said})
+
     def short_prompts(self, subjects: list[Subject], seed: int) -> list[str]:
         """For each subject a prompt that names two of its attributes, at random, of those that do not change."""
         rng = self._rng("short", seed)

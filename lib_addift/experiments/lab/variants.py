@@ -77,7 +77,7 @@ VARIANTS = {
     for variant in (
         Variant("ours", "one pair of a random face, painted; the task's preset"),
         _drawn("from-words-16", "sixteen pairs that the checkpoint draws from two prompts, each under its caption",
-               {"mask": "off"}, pairs.drawn(16, captioned=True)),
+               {"mask": "off"}, pairs.from_words(16)),
         Variant("four-pairs", "four painted pairs", {"hold_out": False}, pairs.painted(4)),
         Variant("words", "no LoRA: the prompt says it", in_words=True),
         Variant("published-fast", "ADDifT with its author's settings at ten times the rate, calibrated",
@@ -85,6 +85,10 @@ VARIANTS = {
         Variant("published", "ADDifT with its author's settings", _PUBLISHED, style_settings=_PUBLISHED_STYLE,
                 swaps_style=True),
         # Other pictures.
+        _drawn("free-words-16", "sixteen pairs from full captions, drawn freely, each under its caption",
+               {"mask": "off"}, pairs.drawn(16, captioned=True)),
+        Variant("varied-8", "a painted pair and eight variations of it that the checkpoint draws",
+                make_pairs=pairs.varied(8)),
         _drawn("drawn", "one pair that the checkpoint draws", {}, pairs.drawn()),
         _drawn("inpainted", "the same, the target's pixels only where the change may be", {},
                pairs.drawn(inpainted=True)),

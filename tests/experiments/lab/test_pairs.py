@@ -62,6 +62,19 @@ def test_drawn_pairs_come_from_two_captions_and_one_noise(bench: Bench, monkeypa
     assert pairs.drawn()(bench, EYES, 5)[0].original_prompt == ""
 
 
+def test_the_products_pairs_are_trained_under_captions_without_the_change(bench: Bench) -> None:
+    for make, count in ((pairs.from_words(3, blend="off"), 3), (pairs.varied(2), 3)):
+        sources = make(bench, EYES, 5)
+        assert 1 <= len(sources) <= count
+        assert all(source.original_prompt == source.target_prompt for source in sources)
+        assert not any("eyes" in source.original_prompt for source in sources)
+        again = make(bench, EYES, 5)
+        assert (pixels(again[-1])[1] == pixels(sources[-1])[1]).all()
+        assert all("mouth" in source.original_prompt for source in sources[1:])
+    first = pixels(pairs.varied(2)(bench, EYES, 5)[0])
+    assert (first[0] == pixels(pairs.painted()(bench, EYES, 5)[0])[0]).all()
+
+
 def test_inpainted_pairs_differ_in_the_area_only(bench: Bench) -> None:
     area = EYES.area(EYES.training_subjects(5, 1)[0])
     whole, inpainted = (pixels(pairs.drawn(inpainted=inside)(bench, EYES, 5)[0]) for inside in (False, True))

@@ -97,6 +97,14 @@ def test_short_prompts_name_two_other_attributes(task: LabTask) -> None:
     assert len({prompt.split(", ")[0].split()[-1] for prompt in prompts}) > 1, "not always the same attributes"
 
 
+def test_a_varied_prompt_has_alternatives_of_what_does_not_change() -> None:
+    prompt = HAIR.varied_prompt(HAIR.shown)
+    assert "blond hair" in prompt
+    assert "{open|closed} eyes" in prompt
+    assert prompt.count("{") == len(HAIR.others)
+    assert "hair" not in HAIR.varied_prompt({})
+
+
 def test_words_are_added_to_a_prompt() -> None:
     assert BOTH.with_words("red hair") == "red hair, closed eyes, open mouth"
     assert EYES.with_words("") == "closed eyes"
