@@ -27,7 +27,6 @@ ONLY_IN = {
     "transformers": ("lib_addift.hosts.standalone", "lib_addift.hosts.standalone_models", "lib_addift.experiments"),
     "tokenizers": ("lib_addift.hosts.tokenizer",),
     "ray": ("lib_addift.jobs.ray",),
-    "matplotlib": ("lib_addift.experiments",),
 }
 _SAME_FLOOR = {
     ("__main__", "cli"),

@@ -9,7 +9,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_addift.demo import world
 from lib_addift.diffusion.schedule import sd15_alphas_cumprod
 from lib_addift.lora import names
 
@@ -21,7 +20,7 @@ TEXT_WIDTH = 24
 SCALE_FACTOR = 0.18215
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(sample_size: int = 64) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=VAE_WIDTHS,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -29,17 +28,17 @@ def build_vae() -> AutoencoderKL:
         layers_per_block=2,
         latent_channels=4,
         norm_num_groups=32,
-        sample_size=world.SIZE,
+        sample_size=sample_size,
     )
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet(sample_size: int = 8) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         block_out_channels=UNET_WIDTHS,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=8,
         norm_num_groups=32,
-        sample_size=8,
+        sample_size=sample_size,
     )
 
 

@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from lib_addift.cli import lab as cli_lab
 from lib_addift.cli.main import main
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--world", "moon"], "--world moon does not exist: use one of faces"),
         (["--tasks", "nose"], "--tasks nose does not exist"),
         (["--methods", "magic"], "--methods magic does not exist"),
-        (["--seeds", "0"], "whole numbers from 1 on"),
-        (["--seeds", "one"], "whole numbers from 1 on"),
+        (["--seeds", "0"], "whole numbers from 1 to 99, the half 'tune'"),
+        (["--seeds", "100"], "or choose the other --half"),
+        (["--half", "test", "--seeds", "100,99"], "whole numbers from 100 to 199, the half 'test'"),
+        (["--seeds", "one"], "whole numbers from 1 to 99"),
         (["--workers", "-1"], "below 0"),
     ],
 )
@@ -29,26 +31,18 @@ def test_wrong_arguments_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_matplotlib_nothing_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(cli_lab.importlib.util, "find_spec", lambda _name: None)
-    assert main(["lab", "--out", str(tmp_path / "out")]) == 1
-    assert "pip install matplotlib" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.long
 @pytest.mark.slow
-def test_the_quick_laboratory_shows_that_ours_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--quick", "--methods", "words,ours", "--workers", "1", "--out", str(tmp_path)]
-    assert main(["lab", *arguments, "--docs", str(tmp_path / "docs")]) == 0
+def test_the_quick_laboratory_measures_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["lab", "--quick", "--tasks", "mouth", "--workers", "1", "--out", str(tmp_path)]
+    assert main([*arguments, "--docs", str(tmp_path / "docs")]) == 0
     output = capsys.readouterr().out
-    assert "5/5 eyes+mouth_ours_1" in output
-    figures = json.loads((tmp_path / "docs" / "lab.json").read_text(encoding="utf-8"))
-    eyes = figures["cells"]["eyes"]
-    assert eyes["words"][0]["hits"] == eyes["ours"][0]["hits"] == 1
-    assert eyes["ours"][0]["steps_to_90"] <= 60
-    assert eyes["ours"][0]["recovery"] > 0.5
-    assert main(["lab", *arguments, "--docs", str(tmp_path / "docs")]) == 0
+    assert "2/2 faces_mouth_words_1" in output
+    assert "min left" in output
+    summary = json.loads((tmp_path / "docs" / "lab.json").read_text(encoding="utf-8"))["summary"]
+    ours, words = summary["tune"]["faces"]["mouth"], summary["tune_variants"]["faces"]["words"]["mouth"]
+    assert words["hits"] == words["words_short_hits"] == 1
+    assert ours["hits"] > ours["base_hits"] > ours["reverse_hits"]
+    assert ours["words_short_flips"] == words["short_flips"]
+    assert main([*arguments, "--docs", str(tmp_path / "docs")]) == 0
     assert "measured before" in capsys.readouterr().out

@@ -1,40 +1,30 @@
-"""One cell of the table: train a variant on a task with one seed and measure the LoRA."""
+"""One cell of the table, a task, a variant and a seed: it is trained, with others in one pass, and measured."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from PIL import Image
-
-from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pairs import PairSource, load_pair
-from lib_addift.diffusion.host import Host
-from lib_addift.diffusion.latents import LatentPair, encode_pair
-from lib_addift.evaluation.round_trip import LEARNT, round_trip
-from lib_addift.experiments.lab import metrics
+from lib_addift.errors import AddiftError
+from lib_addift.evaluation.round_trip import LEARNT
 from lib_addift.experiments.lab.bench import Bench
-from lib_addift.experiments.lab.picture_metrics import WEIGHTS, picture_metrics
-from lib_addift.experiments.lab.tasks import TASKS, LabTask
+from lib_addift.experiments.lab.evaluation import Evaluation
+from lib_addift.experiments.lab.tasks import LabTask
 from lib_addift.experiments.lab.variants import VARIANTS, Variant
+from lib_addift.experiments.lab.worlds import TASKS
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork
+from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request, Result
-from lib_addift.training.methods import make_config, method_of, total_steps
+from lib_addift.training.joint import can_share, train_runs
 from lib_addift.training.run import TrainingRun
-from lib_addift.training.state import StepReport
-
-ENOUGH = 0.9  # share of hits from which on a task counts as learnt
-_KEPT = (0.08, 0.17, 0.25, 0.33, 0.5, 0.67, 0.83, 1.0)  # shares of all steps after which a copy of the LoRA is kept
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A task, a variant and a seed."""
+    """A task of a world, a variant and a seed."""
 
+    world: str
     task: str
     variant: str
     seed: int
@@ -42,107 +32,81 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of its files and of its LoRA."""
-        return f"{self.task}_{self.variant}_{self.seed}"
+        return f"{self.world}_{self.task}_{self.variant}_{self.seed}"
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        return (self.task,)
+    def lab_task(self) -> LabTask:
+        return TASKS[self.world][self.task]
+
+    @property
+    def way(self) -> Variant:
+        return VARIANTS[self.variant]
 
 
-@dataclass(frozen=True, eq=False)
-class KeptLora:
-    """The LoRA that the method would return after `step` steps, before calibration."""
-
-    step: int
-    seconds: float  # CPU time of one core since the start
-    tensors: dict[str, torch.Tensor]
+def said_good(result: Result) -> bool:
+    """Whether the result told the person that the LoRA works: what false assurance and false alarm are counted by."""
+    return result.round_trip.recovery >= LEARNT and result.round_trip.weight > 0
 
 
-def measure_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """Train, draw and measure; the LoRA is saved to the host's folder. Returns the figures.
+def train_cells(bench: Bench, cells: Sequence[Cell]) -> Mapping[Cell, Result | AddiftError]:
+    """Train the LoRAs of cells of one task and variant, together where they fit into one pass; saved by the host.
 
-    Raises AddiftError when the method gives no LoRA.
+    Returns what came of each, or why nothing did.
     """
-    task, variant, scale = TASKS[cell.task], VARIANTS[cell.variant], bench.scale
-    scene, faces = bench.scene(task, cell.seed), task.new_faces(cell.seed, scale.faces)
-    if variant.in_words:
-        prompts = {weight: [task.prompt_in_words(face, shown=weight > 0) for face in faces] for weight in (-1.0, 1.0)}
-        return picture_metrics(
-            task, faces, scene, {weight: bench.draw(said, cell.seed) for weight, said in prompts.items()}
-        )
-    config = variant.config(task, cell.seed)
-    result, kept = _train(bench.host, cell, config)
+    runs: dict[Cell, TrainingRun] = {}
+    ends: dict[Cell, Result | AddiftError] = {}
+    for cell in cells:
+        try:
+            runs[cell] = TrainingRun(bench.host, _request(bench, cell))
+        except AddiftError as error:
+            ends[cell] = error
+    for group in _groups(runs):
+        ends |= _train({cell: runs[cell] for cell in group})
+    return ends
+
+
+def measure_words(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """The figures of the prompt alone."""
+    return Evaluation(bench, cell.lab_task, cell.seed).of_words()
+
+
+def measure_result(bench: Bench, cell: Cell, result: Result) -> dict[str, Any]:
+    """Draw with the saved LoRA and measure. Returns the figures."""
+    trip = result.round_trip
     network = bench.network(read_lora(result.path)[0])
-    plain = [task.prompt(face) for face in faces]
-    counts = {w: scale.faces if abs(w) == 1 else scale.growth_faces for w in WEIGHTS if w}
-    with network.attach():
-        drawn = {w: bench.draw(plain[:count], cell.seed, network, w) for w, count in counts.items()}
-    figures = picture_metrics(task, faces, scene, drawn) | _recovery(bench, task, cell.seed, network)
-    figures |= {"steps": result.steps, "seconds": round(kept[-1].seconds, 2)}
-    if figures["hits"] >= ENOUGH:
-        figures |= _StepSearch(bench, task, variant, cell.seed).search(kept)
-    return figures
+    return {
+        **Evaluation(bench, cell.lab_task, cell.seed).of_lora(network),
+        "recovery": trip.recovery if trip.weight > 0 else 0.0,
+        "best_weight": trip.weight,
+        "said_good": said_good(result),
+        "steps": result.steps,
+    }
 
 
-def _train(host: Host, cell: Cell, config: TrainConfig) -> tuple[Result, list[KeptLora]]:
-    """Train on the cell's pictures; also returns the LoRAs of some steps."""
-    task, variant = TASKS[cell.task], VARIANTS[cell.variant]
-    pairs = task.pairs(cell.seed, variant.pairs)
-    if task.kind in variant.swapped:
-        pairs = [(target, original) for original, target in pairs]
-    run = TrainingRun(host, Request(tuple(PairSource(*pair) for pair in pairs), cell.name, config, overwrite=True))
-    total = total_steps(config, len(pairs))
-    marks = {max(1, round(total * part)) for part in _KEPT}
-    kept: list[KeptLora] = []
-    begun = time.process_time()  # CPU time of this process, so that others on the machine do not count
-    for event in run.events():
-        if isinstance(event, StepReport) and event.step in marks and run.state.has_result:
-            seconds = time.process_time() - begun
-            kept.append(KeptLora(event.step, seconds, method_of(config).result(run.state.networks).tensors()))
-    return run.results[-1], kept
+def _request(bench: Bench, cell: Cell) -> Request:
+    """The training of a cell; a set of pairs gets the steps that a set gets."""
+    task, variant = cell.lab_task, cell.way
+    pairs = tuple(variant.sources(bench, task, cell.seed))
+    config = with_usual_steps(variant.config(task, cell.seed), pairs, variant.settings)
+    return Request(pairs, cell.name, config, overwrite=True)
 
 
-def _recovery(bench: Bench, task: LabTask, seed: int, network: LoraNetwork) -> dict[str, Any]:
-    """How much of the pair's difference the file reproduces at its best weight, and that weight.
-
-    Measured alike for all methods, with the mask of the task's preset. The recovery is 0 where that weight is negative.
-    """
-    config = make_config(task.preset)
-    with bench.host.exclusive(), network.attach():
-        trip = round_trip(bench.host, network, _latents(bench.host, task.pairs(seed), config), config)
-    return {"recovery": trip.recovery if trip.weight > 0 else 0.0, "best_weight": trip.weight}
+def _groups(runs: Mapping[Cell, TrainingRun]) -> Iterator[list[Cell]]:
+    """The cells whose runs go through the model in one pass: all, or each alone."""
+    cells = list(runs)
+    if len(cells) > 1 and all(can_share(runs[cells[0]], run) for run in runs.values()):
+        yield cells
+    else:
+        yield from ([cell] for cell in cells)
 
 
-def _latents(host: Host, pairs: Sequence[tuple[Image.Image, Image.Image]], config: TrainConfig) -> list[LatentPair]:
-    return [encode_pair(host, load_pair(*pair, config), config) for pair in pairs]
-
-
-class _StepSearch:
-    """Finds the first kept step at which 90 % of the faces show the value at weight 1.
-
-    Each kept LoRA is calibrated if its method calibrates. Its learning rate has not decayed yet, so a run of only that
-    many steps may do better.
-    """
-
-    def __init__(self, bench: Bench, task: LabTask, variant: Variant, seed: int) -> None:
-        self._bench, self._task, self._seed = bench, task, seed
-        self._config = variant.config(task, seed)
-        self._prompts = [task.prompt(face) for face in task.new_faces(seed, bench.scale.probe_faces)]
-        with bench.host.exclusive():
-            self._pairs = _latents(bench.host, task.pairs(seed, variant.pairs), self._config)
-
-    def search(self, kept: Sequence[KeptLora]) -> dict[str, Any]:
-        """The step and its CPU seconds on one core since the start; the last one of `kept` must be enough."""
-        by_step = {each.step: each for each in kept}
-        step = metrics.first_reached(list(by_step), lambda step: self._is_enough(by_step[step]))
-        return {"steps_to_90": step, "seconds_to_90": round(by_step[step].seconds, 2)}
-
-    def _is_enough(self, kept: KeptLora) -> bool:
-        network, weight = self._bench.network(kept.tensors), self._config.strength
-        with network.attach():
-            if self._config.calibrate:
-                with self._bench.host.exclusive():
-                    trip = round_trip(self._bench.host, network, self._pairs, self._config)
-                weight *= trip.weight if trip.recovery >= LEARNT else 1.0
-            pictures = self._bench.draw(self._prompts, self._seed, network, weight)
-        return metrics.share([self._task.is_hit(picture) for picture in pictures]) >= ENOUGH
+def _train(runs: Mapping[Cell, TrainingRun]) -> dict[Cell, Result | AddiftError]:
+    """Do the runs; errors of one run that are not the project's own are raised."""
+    ends: dict[Cell, Result | AddiftError] = {}
+    cells = {id(run): cell for cell, run in runs.items()}
+    for run, event in train_runs(list(runs.values())):
+        if isinstance(event, AddiftError):
+            ends[cells[id(run)]] = event
+        elif isinstance(event, Exception):
+            raise event
+    return {cell: run.results[-1] for cell, run in runs.items() if cell not in ends} | ends

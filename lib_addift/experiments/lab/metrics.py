@@ -1,18 +1,19 @@
-"""The laboratory's metrics: plain arithmetic on pictures and detected attributes, one function each.
+"""The laboratory's metrics: plain arithmetic on pictures, readings and figures, one function each.
 
-Pictures are (64, 64, 3), batches of them (faces, 64, 64, 3), values 0 to 255. A metric of nothing is NaN.
+Pictures are (h, w, 3), batches of them (faces, h, w, 3), values 0 to 255. A metric of nothing is NaN.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-_REACH = 1  # px by which what is learnt may be shifted against the painted picture: the faces vary by as much
-_FAR = 4  # px; wider than a blurred edge
-_FALL = 0.05  # share of the whole effect below which a decrease counts as noise
+GOOD_HITS, GOOD_FLIPS = 0.9, 0.05  # of a good run: at least, at most
+FAILED_HITS = 0.8  # below it a LoRA has failed
+_FELT = 0.2  # share of the whole effect below which a ratio of effects means nothing
 Readings = Sequence[Mapping[str, str]]
 
 
@@ -29,7 +30,7 @@ def flips(before: Readings, after: Readings, names: Collection[str]) -> float:
 def interference(before: np.ndarray, after: np.ndarray, areas: np.ndarray) -> float:
     """Mean |after - before| over all pixels outside of the area that may change, in grey levels of 0 to 255.
 
-    `areas` is (faces, 64, 64), true where the attribute may change something.
+    `areas` is (faces, h, w), true where the change may alter something.
     """
     change = np.abs(after.astype(np.float64) - before).mean(axis=3)
     return float(change[~areas].mean()) if not areas.all() else math.nan
@@ -38,66 +39,39 @@ def interference(before: np.ndarray, after: np.ndarray, areas: np.ndarray) -> fl
 def effects(levels: np.ndarray, original: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(level - original's) / (target's - original's): 0 as in the original, 1 as in the target of the same face.
 
-    `levels` is (weights, faces), the others (faces,).
+    `levels` is (weights, faces, attributes), the others (faces, attributes). Returns the mean over the attributes,
+    (weights, faces).
     """
-    result: np.ndarray = (levels - original) / (target - original)
+    result: np.ndarray = ((levels - original) / (target - original)).mean(axis=2)
     return result
 
 
-def monotony(values: np.ndarray) -> float:
-    """Share of steps from a weight to the next higher one, over all faces, in which the effect does not fall; 0 to 1.
+def strength(effect: float, full: float) -> float:
+    """The effect at some weight as a share of that at weight 1, both counted from that at weight 0.
 
-    `values` are effects (weights in rising order, faces); a fall of up to 0.05 counts as none.
+    NaN where the effect at weight 1 is below a fifth of the whole change.
     """
-    return float((np.diff(values, axis=0) >= -_FALL).mean())
+    return effect / full if full >= _FELT else math.nan
 
 
-def linearity(weights: Sequence[float], values: Sequence[float]) -> float:
-    """R squared of the straight line of least squares through effect against weight: 1 is a straight line.
-
-    1 - sum (value - line)^2 / sum (value - mean)^2; NaN where the effect is the same at all weights.
-    """
-    x, y = np.asarray(weights, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    spread = float(((y - y.mean()) ** 2).sum())
-    if spread < 1e-12:
-        return math.nan
-    line = np.polyval(np.polyfit(x, y, 1), x)
-    return 1 - float(((y - line) ** 2).sum()) / spread
+def is_good(hits: float, flipped: float) -> bool:
+    """A good run: at least 90 % hits and at most 5 % flips."""
+    return hits >= GOOD_HITS and flipped <= GOOD_FLIPS
 
 
-def contrast(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float:
-    """The difference of colour between a mark and its surroundings, along the target's and as a share of it.
-
-    sum s(picture) . s(target) / sum |s(target)|^2 over all pixels 4 px apart, beside or below each other, of which one
-    is in the mark and the other is not; s is their difference of colour. 1: as strong as in the target; below 1: paler;
-    0: not there; below 0: the other way round.
-    """
-    return _along(_steps(picture, mark, _FAR), _steps(target, mark, _FAR))
+def worst_tenth(hits: Sequence[float]) -> float:
+    """The mean of the lowest tenth of the runs, at least of one."""
+    return statistics.fmean(sorted(hits)[: math.ceil(len(hits) / 10)]) if hits else math.nan
 
 
-def sharpness(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> float:
-    """The gradient across a mark's edge: as `contrast`, between neighbouring pixels. Below it: blurred."""
-    return _along(_steps(picture, mark, 1), _steps(target, mark, 1))
+def false_assurance(said_good: Sequence[bool], hits: Sequence[float]) -> float:
+    """Of the runs that were said to be good, the share with hits below 80 %; 0 where none was."""
+    return _share_of([hit < FAILED_HITS for said, hit in zip(said_good, hits, strict=True) if said])
 
 
-def aligned(picture: np.ndarray, target: np.ndarray, mark: np.ndarray) -> np.ndarray:
-    """The picture, shifted by up to 1 px in each direction so that its edge fits the target's best."""
-    shifts = range(-_REACH, _REACH + 1)
-    return max((_moved(picture, dx, dy) for dy in shifts for dx in shifts), key=lambda p: sharpness(p, target, mark))
-
-
-def both(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Share of faces, 0 to 1, with a hit in both lists; for two independent LoRAs the product of their shares."""
-    return share([a and b for a, b in zip(first, second, strict=True)])
-
-
-def first_reached(steps: Sequence[int], is_enough: Callable[[int], bool]) -> int:
-    """The first of the rising `steps` at which `is_enough`, by bisection; at the last one it must be."""
-    low, high = 0, len(steps) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if is_enough(steps[middle]) else (middle + 1, high)
-    return steps[high]
+def false_alarm(said_good: Sequence[bool], hits: Sequence[float]) -> float:
+    """Of the runs that were said to be bad, the share with hits of at least 90 %; 0 where none was."""
+    return _share_of([hit >= GOOD_HITS for said, hit in zip(said_good, hits, strict=True) if not said])
 
 
 def dilated(area: np.ndarray, margin: int) -> np.ndarray:
@@ -111,21 +85,5 @@ def dilated(area: np.ndarray, margin: int) -> np.ndarray:
     return result
 
 
-def _steps(pixels: np.ndarray, mark: np.ndarray, span: int) -> np.ndarray:
-    """Differences of colour between pixels `span` px apart, one in the mark and one not, (pixels, 3)."""
-    values = pixels.astype(np.float64)
-    beside, below = mark[:, span:] != mark[:, :-span], mark[span:] != mark[:-span]
-    return np.concatenate([(values[:, span:] - values[:, :-span])[beside], (values[span:] - values[:-span])[below]])
-
-
-def _along(vector: np.ndarray, wanted: np.ndarray) -> float:
-    """The part of `vector` along `wanted`, in units of `wanted`."""
-    length = float((wanted * wanted).sum())
-    return float((vector * wanted).sum()) / length if length else math.nan
-
-
-def _moved(picture: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """The picture moved to the right by dx and down by dy; its border is repeated."""
-    height, width = picture.shape[:2]
-    padded = np.pad(picture, ((_REACH, _REACH), (_REACH, _REACH), (0, 0)), mode="edge")
-    return padded[_REACH - dy : _REACH - dy + height, _REACH - dx : _REACH - dx + width]
+def _share_of(cases: Sequence[bool]) -> float:
+    return share(cases) if cases else 0.0

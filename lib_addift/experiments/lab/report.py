@@ -1,105 +1,134 @@
-"""Writes the laboratory's report: lab.md, lab.json and the plots. A hand-written part of lab.md is kept."""
+"""Writes the laboratory's report: lab.md and lab.json. Other worlds' figures and a part written by hand are kept."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lib_addift.experiments.lab.bench import Scale
-from lib_addift.experiments.lab.plots import plots
-from lib_addift.experiments.lab.summary import Summary, couples_table, markdown_table, overall_table, task_table
-from lib_addift.experiments.lab.tasks import TASKS
+from lib_addift.experiments.lab.summary import DEFAULT, Figures, Run, summary_of
+from lib_addift.experiments.lab.tables import markdown_table, task_table, variant_table
 from lib_addift.experiments.lab.variants import VARIANTS
+from lib_addift.experiments.lab.worlds import TASKS
 from lib_addift.files import replace_files
 
 BEGIN, END = "<!-- reading: begin (written by hand; the command keeps it) -->", "<!-- reading: end -->"
+_NOT_READ = "## Reading\n\nThe table of {date} has not been read yet."
 _MEASURES = (
-    ("without LoRA, at 1, at -1", "share of new faces that show the value, from prompts that do not mention it"),
+    ("good runs", "share of the seeds with at least 90 % hits and at most 5 % flips"),
+    ("hits; at -1; without LoRA", "share of 24 new faces that show the change, from full prompts: they name every "
+                                  "attribute but those that change"),
+    ("worst tenth", "mean hits of the worst tenth of the seeds, at least of one"),
     ("flips", "share of faces in which any other attribute is read differently at weight 1 than without the LoRA"),
-    ("flips at 2", "the same at weight 2: how far the weight can be pushed"),
+    ("short: hits, flips", "the same under prompts that name two other attributes, at random"),
+    ("short: words flip", "flips when the words of the change are added to the short prompt, without a LoRA"),
+    ("empty: hits, flips", "the same under the empty prompt"),
+    ("0.5, 2", "the mean effect at these weights as a share of that at weight 1, on faces that do not show the change "
+               "without the LoRA; of runs whose effect at 1 is a fifth of the whole or more"),
     ("interference", "mean change outside of the attribute's area at weight 1, in grey levels of 0 to 255"),
-    ("monotone", "share of steps between the weights -1, 0, 0.5, 1, 1.5 and 2 in which the effect does not fall"),
-    ("linear", "R squared of the straight line through the mean effect at these weights"),
     ("recovery", "share of the pair's difference that the file reproduces in the round trip at its best weight"),
-    ("contrast", "step of colour between what is learnt and its surroundings, 4 px apart, as a share of the target's "
-                 "through the VAE; of faces that show it with the LoRA and not without"),
-    ("sharpness", "the same between neighbours across its edge; less than the contrast: softer than the target"),
-    ("steps, seconds to 90 %", "when a kept LoRA of the run first reached 90 % at weight 1; seconds of one core, "
-                               "without loading the model; each kept LoRA was calibrated where the method does that"),
+    ("false assurance", "of the runs whose result said that the LoRA works, the share with less than 80 % hits"),
+    ("false alarm", "of the runs whose result said that it does not, the share with 90 % hits or more"),
+    ("seconds", "CPU time of one thread for a run: training, measuring, and for the first row of a task the pictures "
+                "without a LoRA"),
 )  # fmt: skip
 
 
-def write_report(summary: Summary, scale: Scale, folder: Path) -> Path:
-    """Write all files to `folder`; returns the path of lab.md. Raises OSError."""
-    page = folder / "lab.md"
+def write_report(runs: Sequence[Run], scale: Scale, folder: Path) -> Path:
+    """Write both files to `folder`, with `runs` in the place of earlier ones of their world and half.
+
+    Returns the path of lab.md. Raises OSError.
+    """
+    page, figures = folder / "lab.md", folder / "lab.json"
+    written = {(run.half, run.world) for run in runs}
+    everything = [run for run in _earlier_runs(figures) if (run.half, run.world) not in written] + list(runs)
     kept = page.read_text(encoding="utf-8") if page.exists() else ""
-    pictures = {folder / "lab" / name: data for name, data in plots(summary).items()}
-    (folder / "lab").mkdir(parents=True, exist_ok=True)
-    contents = {
-        **pictures,
-        folder / "lab.json": (json.dumps(_figures(summary, scale), indent=1) + "\n").encode(),
-        page: page_text(summary, scale, [path.name for path in pictures], reading(kept)).encode(),
-    }
-    replace_files(contents, durable=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = page_text(everything, scale, reading(kept))
+    replace_files({figures: _json(everything, scale), page: text.encode()}, durable=False)
     return page
 
 
 def reading(page: str) -> str:
-    """The hand-written part of an earlier page, between BEGIN and END; '' without one."""
+    """The part of an earlier page that was written by hand, between BEGIN and END; '' without one."""
     if BEGIN not in page or END not in page:
         return ""
     return page.split(BEGIN, 1)[1].split(END, 1)[0].strip()
 
 
-def page_text(summary: Summary, scale: Scale, pictures: list[str], kept: str) -> str:
+def page_text(runs: Sequence[Run], scale: Scale, kept: str) -> str:
     """The text of lab.md."""
+    summary, date = summary_of(runs), time.strftime("%Y-%m-%d")
+    hours = sum(run.figures.get("seconds", 0.0) for run in runs) / 3600
     parts = [
         "# The laboratory",
-        f"Methods compared on the tiny world ([world.md](world.md)): {_count(len(summary.cells), 'task')}, "
-        f"{_count(len(summary.variants), 'method')}, {_count(len(summary.seeds), 'seed')}, {scale.faces} new faces "
-        f"each ({scale.sampling_steps} DDIM steps, guidance 4). ± is the standard deviation over seeds; a seed has its "
-        "own noise, faces and shades of the pair's colours. Written by `python -m lib_addift lab --docs docs`; the "
-        "figures are in [lab.json](lab.json).",
-        f"{BEGIN}\n\n{kept}\n\n{END}",
-        "## All tasks",
-        "Means over the tasks; steps and seconds are medians of the runs that got there. Bold, below: the best of the "
-        "methods that learn the task.",
-        overall_table(summary),
-        *(f"![{Path(name).stem}](lab/{name})" for name in pictures),
+        "LoRAs trained from pictures of random faces and measured on new ones, which share no face, noise or prompt "
+        f"with them: {scale.faces} new faces for each seed, {scale.sampling_steps} DDIM steps, guidance 4. "
+        "Seeds have two halves: on `tune` everything was chosen, `test` is measured for this page alone. "
+        "Written by `python -m lib_addift lab --half test --docs docs`; the figures of every run are in "
+        f"[lab.json](lab.json). Table of {date}; it took {hours:.1f} hours of one core.",
+        f"{BEGIN}\n\n{kept or _NOT_READ.format(date=date)}\n\n{END}",
     ]
-    for task in summary.cells:
-        known = TASKS[task]
-        parts += [f"## {task}: {known.value} ({known.kind}; preset {known.preset})", task_table(summary, task)]
-    if summary.couples:
-        parts += ["## Two LoRAs at once, each at weight 1", couples_table(summary)]
-    parts += ["## Measures", markdown_table(["measure", "what it is"], _MEASURES), "## Methods", _methods(summary)]
-    if summary.errors:
-        parts += ["## Without a result", markdown_table(["run", "why"], sorted(summary.errors.items()))]
+    for half, world in dict.fromkeys((run.half, run.world) for run in runs):
+        rows = {DEFAULT: summary.get(half, {}).get(world, {}), **summary.get(f"{half}_variants", {}).get(world, {})}
+        parts += _world(half, world, {name: row for name, row in rows.items() if row})
+    failed = [(_name(run), run.error) for run in runs if run.error]
+    parts += ["## Measures", markdown_table(["measure", "what it is"], _MEASURES)]
+    parts += ["## Rows", _rows(runs)]
+    if failed:
+        parts += ["## Without a result", markdown_table(["run", "why"], failed)]
     return "\n\n".join(parts) + "\n"
 
 
-def _methods(summary: Summary) -> str:
+def _world(half: str, world: str, rows: dict[str, dict[str, Figures]]) -> list[str]:
+    """The tables of one half of a world."""
+    parts = [f"## {world}: half `{half}`", "Means over the tasks.", variant_table(rows)]
+    for variant, tasks in rows.items():
+        parts += [f"### {variant}: {VARIANTS[variant].words}", task_table(tasks)]
+    return parts
+
+
+def _rows(runs: Iterable[Run]) -> str:
     rows = []
-    for name in summary.variants:
+    for name in dict.fromkeys(run.variant for run in runs):
         variant = VARIANTS[name]
-        settings = ", ".join(f"{key} = {_short(value)}" for key, value in variant.settings.items())
-        for kind, more in variant.kinds.items():
-            settings += f"; {kind}: " + ", ".join(f"{key} = {_short(value)}" for key, value in more.items())
-        if variant.swapped:
-            settings += f"; {', '.join(variant.swapped)}: the pictures change places"
-        if variant.pairs > 1:
-            settings += f"; {variant.pairs} pairs"
+        settings = _listed(variant.settings)
+        if variant.style_settings:
+            settings += f"; style: {_listed(variant.style_settings)}"
+        if variant.swaps_style:
+            settings += "; style: the pictures change places"
         rows.append([name, variant.words, settings.strip(", ;") or "none"])
-    return markdown_table(["method", "what it is", "settings beside the task's preset"], rows)
+    return markdown_table(["row", "what it is", "settings beside the task's preset"], rows)
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}"
+def _listed(settings: Any) -> str:
+    return ", ".join(f"{key} = {_short(value)}" for key, value in settings.items())
 
 
 def _short(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _figures(summary: Summary, scale: Scale) -> dict[str, object]:
-    return {"scale": vars(scale), "seeds": sorted(summary.seeds), **summary.to_dict()}
+def _name(run: Run) -> str:
+    return f"{run.world} {run.task} {run.variant} {run.seed}"
+
+
+def _earlier_runs(path: Path) -> list[Run]:
+    """The runs of an earlier lab.json; none where it has another form or names what is no more."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")).get("runs", [])
+        runs = [Run(**row) for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+    return [run for run in runs if run.task in TASKS.get(run.world, {}) and run.variant in VARIANTS]
+
+
+def _json(runs: Sequence[Run], scale: Scale) -> bytes:
+    """The summaries, then one line for each run."""
+    head = json.dumps({"scale": asdict(scale), "summary": summary_of(runs)}, indent=1).removesuffix("\n}")
+    lines = ",\n  ".join(json.dumps(asdict(run)) for run in runs)
+    return f'{head},\n "runs": [\n  {lines}\n ]\n}}\n'.encode()

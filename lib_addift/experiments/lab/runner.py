@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,59 +18,59 @@ from typing import Any
 
 import torch
 
-from lib_addift.demo.run import CHECKPOINT
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError, TrainingError
 from lib_addift.experiments.lab.bench import Bench, Scale
-from lib_addift.experiments.lab.cell import Cell, measure_cell
-from lib_addift.experiments.lab.tasks import TASKS
-from lib_addift.experiments.lab.together import Couple, measure_couple
+from lib_addift.experiments.lab.cell import Cell, measure_result, measure_words, train_cells
+from lib_addift.experiments.lab.tasks import HALVES
 from lib_addift.experiments.lab.variants import VARIANTS
+from lib_addift.experiments.lab.worlds import TASKS, WORLDS
 from lib_addift.files import replace_files
 
-Work = Cell | Couple
-COUPLES = (("eyes", "mouth"),)  # tasks whose LoRAs are also used at once
+JOINT = 4  # seeds of a task and variant that are trained in one pass
+Group = tuple[Cell, ...]  # cells of one task and variant
 
 
 @dataclass(frozen=True)
 class LabPlan:
-    """The tasks, variants and seeds to measure."""
+    """The tasks and variants of a world to measure, on one half of the seeds; without `seeds` on each task's own."""
 
+    world: str
+    half: str
     tasks: tuple[str, ...]
     variants: tuple[str, ...]
-    seeds: tuple[int, ...]
     scale: Scale
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def groups(self) -> list[Group]:
+        """The cells, in parts that are trained together; the first seeds first, so that an early end has all rows."""
+        most = max(len(self._seeds(task)) for task in self.tasks)
+        groups = []
+        for first in range(0, most, JOINT):
+            for task in self.tasks:
+                seeds = self._seeds(task)[first : first + JOINT]
+                for variant in self.variants:
+                    if seeds and VARIANTS[variant].can_do(TASKS[self.world][task]):
+                        groups.append(tuple(Cell(self.world, task, variant, seed) for seed in seeds))
+        return groups
 
     @property
     def cells(self) -> list[Cell]:
-        """Ordered by seed, so that an interrupted run has all rows of the first seeds."""
-        return [
-            Cell(task, variant, seed)
-            for seed in self.seeds
-            for task in self.tasks
-            for variant in self.variants
-            if TASKS[task].is_known or not VARIANTS[variant].in_words
-        ]
+        return [cell for group in self.groups for cell in group]
 
-    @property
-    def couples(self) -> list[Couple]:
-        return [
-            Couple(first, second, variant, seed)
-            for seed in self.seeds
-            for first, second in COUPLES
-            for variant in self.variants
-            if {first, second} <= set(self.tasks) and not VARIANTS[variant].in_words
-        ]
+    def _seeds(self, task: str) -> tuple[int, ...]:
+        return self.seeds or tuple(HALVES[self.half][: TASKS[self.world][task].seeds])
 
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a cell or couple: its figures, or why there are none."""
+    """The result of a cell: its figures, or why there are none but its CPU seconds."""
 
-    work: Work
+    cell: Cell
     figures: dict[str, Any]
     error: str = ""
-    seconds: float = 0.0  # wall-clock time; 0: measured by an earlier call
+    seconds: float = 0.0  # CPU time of one thread; 0: measured by an earlier call
 
 
 def run_plan(plan: LabPlan, out: Path, workers: int, tell: Callable[[Done, int, int], None]) -> list[Done]:
@@ -78,32 +78,30 @@ def run_plan(plan: LabPlan, out: Path, workers: int, tell: Callable[[Done, int, 
 
     Raises TrainingError when a worker process dies.
     """
-    everything: list[Work] = [*plan.cells, *plan.couples]
-    result: list[Done] = []
-    for stage in (plan.cells, plan.couples):  # couples use the cells' LoRAs
-        for done in _run(stage, plan.scale, out, workers):
-            result.append(done)
-            tell(done, len(result), len(everything))
+    total, result = len(plan.cells), []
+    for done in _run(plan, out, workers):
+        result.append(done)
+        tell(done, len(result), total)
     return result
 
 
-def _run(stage: Sequence[Work], scale: Scale, out: Path, workers: int) -> Iterator[Done]:
-    left = []
-    for work in stage:
-        kept = read_done(work, scale, out)
-        if kept is None:
-            left.append(work)
-        else:
-            yield kept
+def _run(plan: LabPlan, out: Path, workers: int) -> Iterator[Done]:
+    left: list[Group] = []
+    for group in plan.groups:
+        kept = {cell: read_done(cell, plan.scale, out) for cell in group}
+        yield from (done for done in kept.values() if done)
+        if missing := tuple(cell for cell in group if not kept[cell]):
+            left.append(missing)
     if workers == 1:
         with _one_thread():
-            yield from (do(work, scale, out) for work in left)
+            for group in left:
+                yield from do_group(group, plan.scale, out)
         return
     with _pool(min(workers, max(len(left), 1))) as pool:
-        futures: list[Future[Done]] = [pool.submit(do, work, scale, out) for work in left]
+        futures: list[Future[list[Done]]] = [pool.submit(_do_all, group, plan.scale, out) for group in left]
         try:
             for future in as_completed(futures):
-                yield future.result()
+                yield from future.result()
         except BrokenProcessPool:
             raise TrainingError(
                 "a worker process of the laboratory ended by itself, probably for want of memory: "
@@ -143,60 +141,76 @@ def _init_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the main one handles it
 
 
-def do(work: Work, scale: Scale, out: Path) -> Done:
-    """Measure a cell or couple and store the result in a JSON file."""
-    begun = time.monotonic()
-    bench = Bench(_host(out / "loras"), scale, out / "scenes")
-    figures: dict[str, Any] = {}
-    error = ""
-    try:
-        figures = _plain(measure_couple(bench, work) if isinstance(work, Couple) else measure_cell(bench, work))
-    except AddiftError as reason:
-        error = str(reason)
-    seconds = time.monotonic() - begun
-    content = {"asked": _asked(work, scale), "figures": figures, "error": error, "clock_seconds": seconds}
-    path = _path(work, out)
+def _do_all(group: Group, scale: Scale, out: Path) -> list[Done]:
+    return list(do_group(group, scale, out))
+
+
+def do_group(group: Group, scale: Scale, out: Path) -> Iterator[Done]:
+    """Train the cells of a group together, measure each and store its result in a JSON file."""
+    first = group[0]
+    bench = Bench(WORLDS[first.world], _host(first.world, out / "loras"), scale, out / "scenes")
+    begun = time.process_time()
+    results = {} if first.way.in_words else train_cells(bench, group)
+    shared = (time.process_time() - begun) / len(group)
+    for cell in group:
+        begun, figures, error = time.process_time(), {}, ""
+        try:
+            result = results.get(cell)
+            if isinstance(result, AddiftError):
+                raise result
+            figures = _plain(measure_result(bench, cell, result) if result else measure_words(bench, cell))
+        except AddiftError as reason:
+            error = str(reason)
+        seconds = shared + time.process_time() - begun
+        done = Done(cell, {**figures, "seconds": round(seconds, 1)}, error, seconds)
+        _store(done, scale, out)
+        yield done
+
+
+def _store(done: Done, scale: Scale, out: Path) -> None:
+    path = _path(done.cell, out)
+    content = {"asked": _asked(done.cell, scale), "figures": done.figures, "error": done.error}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_files({path: json.dumps(content, indent=1).encode()}, durable=False)
-    return Done(work, figures, error, seconds)
 
 
-def read_done(work: Work, scale: Scale, out: Path) -> Done | None:
+def read_done(cell: Cell, scale: Scale, out: Path) -> Done | None:
     """The result stored by an earlier call; None without one, or when it was measured with other settings."""
     try:
-        content = json.loads(_path(work, out).read_text(encoding="utf-8"))
+        content = json.loads(_path(cell, out).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or content.get("asked") != _asked(work, scale):
+    if not isinstance(content, dict) or content.get("asked") != _asked(cell, scale):
         return None
-    return Done(work, content["figures"], content["error"])
+    return Done(cell, content["figures"], content["error"])
 
 
-def all_done(scale: Scale, out: Path) -> list[Done]:
-    """All stored results of this scale, in the order of the tables."""
-    names = [path.stem.rpartition("_")[2] for path in (out / "cells").glob("*.json")]
-    seeds = sorted({int(name) for name in names if name.isdecimal()})
-    whole = LabPlan(tuple(TASKS), tuple(VARIANTS), tuple(seeds), scale)
-    everything: list[Work] = [*whole.cells, *whole.couples]
-    found = [read_done(work, scale, out) for work in everything]
+def all_done(world: str, half: str, scale: Scale, out: Path) -> list[Done]:
+    """All stored results of this scale in one half of a world, in the order of the tables."""
+    found = []
+    for task in TASKS[world]:
+        for variant in VARIANTS:
+            names = [path.stem for path in (out / "cells").glob(f"{world}_{task}_{variant}_*.json")]
+            seeds = {int(number) for number in (name.rpartition("_")[2] for name in names) if number.isdecimal()}
+            for seed in sorted(seeds & set(HALVES[half])):
+                found.append(read_done(Cell(world, task, variant, seed), scale, out))
     return [done for done in found if done is not None]
 
 
-def _asked(work: Work, scale: Scale) -> dict[str, Any]:
+def _asked(cell: Cell, scale: Scale) -> dict[str, Any]:
     """Everything but the program that the figures depend on; a stored result with other values is measured again."""
-    variant = VARIANTS[work.variant]
-    asked: dict[str, Any] = {
-        "work": asdict(work),
+    task, variant = cell.lab_task, cell.way
+    return {
+        "cell": asdict(cell),
         "scale": asdict(scale),
-        "settings": [variant.config(TASKS[task], work.seed).to_dict() for task in work.tasks],
-        "pairs": variant.pairs,
-        "swapped": [TASKS[task].kind in variant.swapped for task in work.tasks],
+        "settings": variant.config(task, cell.seed).to_dict(),
+        "changes": {name: list(values) for name, values in task.changes.items()},
+        "pairs": variant.words,
     }
-    return asked
 
 
-def _path(work: Work, out: Path) -> Path:
-    return out / ("couples" if isinstance(work, Couple) else "cells") / f"{work.name}.json"
+def _path(cell: Cell, out: Path) -> Path:
+    return out / "cells" / f"{cell.name}.json"
 
 
 def _plain(figures: dict[str, Any]) -> dict[str, Any]:
@@ -209,8 +223,8 @@ def _plain(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _host(lora_dir: Path) -> Host:
-    """The bundled model, loaded once by each process."""
+def _host(world: str, lora_dir: Path) -> Host:
+    """The world's model, loaded once by each process."""
     from lib_addift.hosts.standalone import StandaloneHost
 
-    return StandaloneHost(CHECKPOINT, lora_dir=lora_dir, device="cpu")
+    return StandaloneHost(WORLDS[world].checkpoint, lora_dir=lora_dir, device="cpu")

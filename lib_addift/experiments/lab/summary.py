@@ -1,4 +1,4 @@
-"""Summaries of the cells' figures: mean and spread over seeds, and the tables."""
+"""Summaries of the runs' figures: for each task and row of the table, and over all tasks."""
 
 from __future__ import annotations
 
@@ -7,156 +7,81 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lib_addift.experiments.lab.cell import ENOUGH, Cell
+from lib_addift.experiments.lab import metrics
 from lib_addift.experiments.lab.runner import Done
-from lib_addift.experiments.lab.together import Couple
 
-Values = list[float]
-_NONE = "-"  # a table cell without a value
+DEFAULT = "ours"  # the row that shows what a person gets who changes nothing
+Figures = dict[str, Any]
+# Means over the runs; each is left out where no run has it.
+_MEANS = (
+    "base_hits", "hits", "reverse_hits", "flips", "reverse_flips", "flips_at_2", "short_base_hits", "short_hits",
+    "short_flips", "words_short_hits", "words_short_flips", "empty_hits", "empty_flips", "interference",
+    "strength_at_half", "strength_at_2", "recovery", "seconds",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Column:
-    """A metric and its column in the tables."""
+class Run:
+    """One cell's figures as lab.json keeps them, or why there are none."""
 
-    key: str
-    title: str
-    factor: float = 1.0  # 100: a share, cell_text in percent
-    digits: int = 0
-    better: int = 0  # 1: more is better; -1: less is; 0: neither
+    half: str
+    world: str
+    task: str
+    variant: str
+    seed: int
+    figures: Figures
+    error: str = ""
 
-
-COLUMNS = (
-    Column("base_hits", "without LoRA, %", 100),
-    Column("hits", "at 1, %", 100, better=1),
-    Column("reverse_hits", "at -1, %", 100, better=-1),
-    Column("flips", "flips, %", 100, better=-1),
-    Column("flips_at_2", "flips at 2, %", 100, better=-1),
-    Column("interference", "interference", 1, 1, better=-1),
-    Column("monotony", "monotone, %", 100, better=1),
-    Column("linearity", "linear", 1, 2),
-    Column("recovery", "recovery, %", 100, better=1),
-    Column("contrast", "contrast, %", 100),
-    Column("sharpness", "sharpness, %", 100),
-    Column("steps_to_90", "steps to 90 %", 1, 0, better=-1),
-    Column("seconds_to_90", "seconds to 90 %", 1, 1, better=-1),
-)
-_REACHED = ("steps_to_90", "seconds_to_90")
+    @classmethod
+    def of(cls, done: Done, half: str) -> Run:
+        cell = done.cell
+        return cls(half, cell.world, cell.task, cell.variant, cell.seed, done.figures, done.error)
 
 
-class Summary:
-    """The figures of each task and variant, one dictionary for each seed."""
+def summarise(runs: Sequence[Run]) -> Figures:
+    """The figures of some runs as one: means, the share of good runs, the worst tenth, and the verdicts' errors.
 
-    def __init__(self, done: Iterable[Done]) -> None:
-        self.cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        self.couples: dict[str, list[dict[str, Any]]] = {}
-        self.errors: dict[str, str] = {}
-        self.seeds: set[int] = set()
-        for each in done:
-            self.seeds.add(each.work.seed)
-            if each.error:
-                self.errors[each.work.name] = each.error
-            elif isinstance(each.work, Couple):
-                self.couples.setdefault(each.work.variant, []).append(each.figures)
-            elif isinstance(each.work, Cell):
-                self.cells.setdefault(each.work.task, {}).setdefault(each.work.variant, []).append(each.figures)
-
-    @property
-    def variants(self) -> list[str]:
-        return list(dict.fromkeys(variant for rows in self.cells.values() for variant in rows))
-
-    def values(self, task: str, variant: str, key: str) -> Values:
-        """A metric's values, one for each seed that has it."""
-        rows = self.cells.get(task, {}).get(variant, [])
-        return [row[key] for row in rows if row.get(key) is not None]
-
-    def mean(self, task: str, variant: str, key: str) -> float | None:
-        values = self.values(task, variant, key)
-        return statistics.fmean(values) if values else None
-
-    def over_tasks(self, variant: str, key: str) -> float | None:
-        """The mean of the tasks' means."""
-        means = [mean for task in self.cells if (mean := self.mean(task, variant, key)) is not None]
-        return statistics.fmean(means) if means else None
-
-    def learnt(self, task: str, variant: str) -> bool:
-        """Whether the variant's mean share of hits over its seeds reaches ENOUGH."""
-        return (self.mean(task, variant, "hits") or 0.0) >= ENOUGH
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"cells": self.cells, "couples": self.couples, "errors": self.errors}
+    A run without a result counts as one without hits that was said to be bad.
+    """
+    failed: Figures = {"hits": 0.0, "flips": 0.0, "said_good": False}
+    figures = [failed if run.error else run.figures for run in runs]
+    summary: Figures = {"runs": len(runs)}
+    summary["good_runs"] = metrics.share([metrics.is_good(each["hits"], each["flips"]) for each in figures])
+    summary["worst_tenth"] = metrics.worst_tenth([each["hits"] for each in figures])
+    for key in _MEANS:
+        values = [each[key] for each in figures if each.get(key) is not None]
+        if values:
+            summary[key] = statistics.fmean(values)
+    said = [each for each in figures if "said_good" in each]
+    if said:
+        verdicts, hits = [each["said_good"] for each in said], [each["hits"] for each in said]
+        summary["said_good"] = metrics.share(verdicts)
+        summary["false_assurance"] = metrics.false_assurance(verdicts, hits)
+        summary["false_alarm"] = metrics.false_alarm(verdicts, hits)
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in summary.items()}
 
 
-def spread(values: Sequence[float]) -> float:
-    """The sample standard deviation; 0 for a single value."""
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def by_task(runs: Iterable[Run]) -> dict[str, Figures]:
+    """A summary for each task, and `all`: the summary of all runs, but for the means that are those of the tasks."""
+    rows: dict[str, list[Run]] = {}
+    for run in runs:
+        rows.setdefault(run.task, []).append(run)
+    tasks = {task: summarise(each) for task, each in rows.items()}
+    overall = summarise([run for each in rows.values() for run in each])
+    for key in ("good_runs", *_MEANS):  # tasks have different numbers of seeds
+        values = [each[key] for each in tasks.values() if key in each]
+        if values:
+            overall[key] = round(statistics.fmean(values), 4)
+    return {**tasks, "all": overall}
 
 
-def cell_text(values: Sequence[float], column: Column) -> str:
-    """Mean and spread as '97 ± 2'; of a single value '97'; of none a dash."""
-    if not values:
-        return _NONE
-    mean = f"{statistics.fmean(values) * column.factor:.{column.digits}f}"
-    return f"{mean} ± {spread(values) * column.factor:.{column.digits}f}" if len(values) > 1 else mean
-
-
-def task_table(summary: Summary, task: str) -> str:
-    """One row for each variant; the best of those that learnt the task in bold."""
-    rows = summary.cells[task]
-    best = {column.key: _best(summary, task, column) for column in COLUMNS if column.better}
-    lines = []
-    for variant, seeds in rows.items():
-        cells = []
-        for column in COLUMNS:
-            values = summary.values(task, variant, column.key)
-            text = cell_text(values, column)
-            if column.key in _REACHED:
-                text = _reached(text, values, seeds)
-            cells.append(f"**{text}**" if variant in best.get(column.key, ()) else text)
-        lines.append([variant, *cells])
-    return markdown_table(["method", *(column.title for column in COLUMNS)], lines)
-
-
-def overall_table(summary: Summary) -> str:
-    """One row for each variant: means over all tasks."""
-    columns = [column for column in COLUMNS if column.key not in ("base_hits", *_REACHED)]
-    lines = []
-    for variant in summary.variants:
-        tasks = [task for task in summary.cells if variant in summary.cells[task]]
-        means = [summary.over_tasks(variant, column.key) for column in columns]
-        cells = [cell_text([] if mean is None else [mean], column) for mean, column in zip(means, columns, strict=True)]
-        learnt = f"{sum(summary.learnt(task, variant) for task in tasks)} of {len(tasks)}"
-        steps = [value for task in tasks for value in summary.values(task, variant, "steps_to_90")]
-        seconds = [value for task in tasks for value in summary.values(task, variant, "seconds_to_90")]
-        middle = [f"{statistics.median(values):.0f}" if values else _NONE for values in (steps, seconds)]
-        lines.append([variant, learnt, *cells, *middle])
-    titles = [column.title for column in columns]
-    return markdown_table(["method", "tasks learnt", *titles, "steps to 90 %", "seconds to 90 %"], lines)
-
-
-def couples_table(summary: Summary) -> str:
-    """One row for each variant: the share of faces that show each value, and both, with two LoRAs at once."""
-    columns = [Column(key, "", 100) for key in ("first_alone", "second_alone", "product", "both")]
-    lines = [
-        [variant, *(cell_text([row[column.key] for row in rows], column) for column in columns)]
-        for variant, rows in summary.couples.items()
-    ]
-    return markdown_table(["method", "eyes closed, %", "mouth open, %", "product, %", "both, %"], lines)
-
-
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _best(summary: Summary, task: str, column: Column) -> list[str]:
-    """The variants with the best mean among those that learn the task: one that learns nothing has no side effects."""
-    states = [v for v in summary.cells[task] if v != "words" and summary.learnt(task, v)]
-    means = {v: column.better * mean for v in states if (mean := summary.mean(task, v, column.key)) is not None}
-    return [variant for variant, mean in means.items() if mean == max(means.values())]
-
-
-def _reached(text: str, values: Sequence[float], seeds: Sequence[Any]) -> str:
-    """Append the number of seeds that reached it, where not all did: '41 (3 of 5)'."""
-    return f"{text} ({len(values)} of {len(seeds)})" if 0 < len(values) < len(seeds) else text
+def summary_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """All summaries: HALF.WORLD.TASK of the default, and HALF_variants.WORLD.VARIANT.TASK of the other rows."""
+    summary: dict[str, Any] = {}
+    for half, world, variant in dict.fromkeys((run.half, run.world, run.variant) for run in runs):
+        rows = by_task(run for run in runs if (run.half, run.world, run.variant) == (half, world, variant))
+        if variant == DEFAULT:
+            summary.setdefault(half, {})[world] = rows
+        else:
+            summary.setdefault(f"{half}_variants", {}).setdefault(world, {})[variant] = rows
+    return summary

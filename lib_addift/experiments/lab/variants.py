@@ -1,15 +1,19 @@
-"""The rows of the laboratory's table: ways to train, each a set of settings over a task's preset."""
+"""The rows of the laboratory's tables: pictures to train on, and settings over the task's preset."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import PairSource
+from lib_addift.experiments.lab import pairs
+from lib_addift.experiments.lab.bench import Bench
 from lib_addift.experiments.lab.tasks import LabTask
 from lib_addift.training.methods import make_config
 
+_SEED_SPACING = 1000  # a run counts up from its seed; the next one's noise is its own
 _LINEAR = ("self_attention", "cross_attention", "feed_forward", "projections")
 _EVERYWHERE = {"layers": (*_LINEAR, "convolutions"), "blocks": ("IN", "MID", "OUT")}
 # Source: sd-webui-traintrain, presets for SD1.5. Its optimizer is CAME, which needs another package; here AdamW. Rates
@@ -33,17 +37,29 @@ class Variant:
     """A way to train, or (`in_words`) the prompt alone."""
 
     name: str
-    words: str  # for the table
+    words: str  # for the page
     settings: Mapping[str, Any] = field(default_factory=dict)
-    kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # more settings for a kind of task
-    swapped: tuple[str, ...] = ()  # kinds of task in which original and target are swapped
-    pairs: int = 1
+    make_pairs: pairs.PairMaker = field(default_factory=pairs.painted)
+    style_settings: Mapping[str, Any] = field(default_factory=dict)  # more settings for tasks with the preset 'style'
+    swaps_style: bool = False  # in these tasks the pictures change places
     in_words: bool = False  # no LoRA: the prompt names the value
+    needs_words: bool = False  # the checkpoint draws the pairs, so it must know the change
 
     def config(self, task: LabTask, seed: int) -> TrainConfig:
         """The settings for a task: its preset, and over it the variant's and the seed."""
-        more = self.kinds.get(task.kind, {})
-        return make_config(task.preset, **{**self.settings, **more, "seed": seed})
+        more = self.style_settings if task.preset == "style" else {}
+        return make_config(task.preset, **{**self.settings, **more, "seed": _SEED_SPACING * seed})
+
+    def can_do(self, task: LabTask) -> bool:
+        """Whether it has what it needs: words for the change, where it uses them."""
+        return task.is_known or not (self.in_words or self.needs_words)
+
+    def sources(self, bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
+        """The pictures to train on."""
+        made = self.make_pairs(bench, task, seed)
+        if not (self.swaps_style and task.preset == "style"):
+            return list(made)
+        return [replace(pair, original=pair.target, target=pair.original) for pair in made]
 
 
 def _long(method: str, words: str) -> Variant:
@@ -51,32 +67,48 @@ def _long(method: str, words: str) -> Variant:
     return Variant(method, words, {"method": method, "max_train_steps": 300, "first_train_steps": 300})
 
 
+def _drawn(name: str, words: str, settings: Mapping[str, Any], maker: pairs.PairMaker) -> Variant:
+    return Variant(name, words, settings, maker, needs_words=True)
+
+
+TABLE = ("ours", "from-words-16", "four-pairs", "words", "published-fast")  # the rows that are measured unless told
 VARIANTS = {
     variant.name: variant
     for variant in (
+        Variant("ours", "one pair of a random face, painted; the task's preset"),
+        _drawn("from-words-16", "sixteen pairs that the checkpoint draws from two prompts, each under its caption",
+               {"mask": "off"}, pairs.from_words(16)),
+        Variant("four-pairs", "four painted pairs", {"hold_out": False}, pairs.painted(4)),
         Variant("words", "no LoRA: the prompt says it", in_words=True),
-        Variant(
-            "published", "ADDifT with its author's settings", _PUBLISHED, {"style": _PUBLISHED_STYLE}, ("style",)
-        ),
-        Variant("published-fast", "the same at ten times the rate, calibrated", {**_PUBLISHED, **_FAST},
-                {"style": {**_PUBLISHED_STYLE, **_FAST}}),
-        Variant("ours", "the presets as they are"),
-        Variant("no-mask", "ours without the mask", {"mask": "off"}),
-        Variant("no-calibration", "ours, weight 1 as it comes", {"calibrate": False, "strength": 1.0}),
-        Variant("alternating", "ours, one direction a step", {"directions": "alternate"}),
-        Variant("forward-only", "ours without reverse turns", {"directions": "forward"}),
-        Variant("all-layers", "ours on all layers of all blocks", _EVERYWHERE),
-        Variant("all-timesteps", "ours at all timesteps", {"min_timestep": 0}),
-        Variant("self-regularised", "ours, held to the model elsewhere", {"self_regularisation": 1.0}),
-        # With the steps of one pair the hair disturbs 22.7 grey levels; with 240, 6.6 (docs/lab.md).
-        Variant("four-pairs", "ours from four pairs", {"hold_out": False, "max_train_steps": 120}, pairs=4),
+        Variant("published-fast", "ADDifT with its author's settings at ten times the rate, calibrated",
+                {**_PUBLISHED, **_FAST}, style_settings={**_PUBLISHED_STYLE, **_FAST}),
+        Variant("published", "ADDifT with its author's settings", _PUBLISHED, style_settings=_PUBLISHED_STYLE,
+                swaps_style=True),
+        # Other pictures.
+        _drawn("free-words-16", "sixteen pairs from full captions, drawn freely, each under its caption",
+               {"mask": "off"}, pairs.drawn(16, captioned=True)),
+        Variant("varied-8", "a painted pair and eight variations of it that the checkpoint draws",
+                make_pairs=pairs.varied(8)),
+        _drawn("drawn", "one pair that the checkpoint draws", {}, pairs.drawn()),
+        _drawn("inpainted", "the same, the target's pixels only where the change may be", {},
+               pairs.drawn(inpainted=True)),
+        Variant("jpeg", "both pictures as JPEG of quality 75", make_pairs=pairs.damaged(pairs.as_jpeg)),
+        Variant("shifted", "the target shifted by 1 px", make_pairs=pairs.damaged(pairs.shifted)),
+        Variant("cast", "the target with a warmer white balance", make_pairs=pairs.damaged(pairs.with_cast)),
+        # Other settings.
+        Variant("no-mask", "without the mask", {"mask": "off"}),
+        Variant("no-calibration", "weight 1 as it comes", {"calibrate": False, "strength": 1.0}),
+        Variant("alternating", "one direction a step", {"directions": "alternate"}),
+        Variant("forward-only", "without reverse samples", {"directions": "forward"}),
+        Variant("all-layers", "all layers of all blocks", _EVERYWHERE),
+        Variant("all-timesteps", "all timesteps", {"min_timestep": 0}),
+        Variant("self-regularised", "held to the model elsewhere", {"self_regularisation": 1.0}),
+        # Other methods.
         _long("copier", "a LoRA of the original, then one of the target on top"),
         _long("residual", "a LoRA of the target minus one of the original"),
         Variant("slider", "the target at weight 1, the original at -1", {"method": "slider"}),
         _long("lora", "the target's picture"),
-        Variant(
-            "differential", "copier for each of four pairs, averaged",
-            {"method": "differential", "max_train_steps": 150, "first_train_steps": 150}, pairs=4,
-        ),
+        Variant("differential", "copier for each of four pairs, averaged",
+                {"method": "differential", "max_train_steps": 150, "first_train_steps": 150}, pairs.painted(4)),
     )
 }  # fmt: skip
