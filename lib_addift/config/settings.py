@@ -212,6 +212,12 @@ class TrainConfig:
         15, "Strip every", "While it learns, draw the strip and keep the LoRA every N steps; 0 is off.", low=0,
         high=100_000,
     )  # fmt: skip
+    new_pictures: int = _setting(
+        8, "New pictures",
+        "After training, so many pictures that it never saw are drawn at weights -1, 0 and 1, to see whether the LoRA "
+        "works on them. Up to 8: fewer after a short training, whose half they may take. 0 is off.",
+        low=0, high=64,
+    )  # fmt: skip
     proof_strength: float = _setting(
         0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0
     )

@@ -1,0 +1,225 @@
+"""New pictures: what a LoRA does to pictures that it has never seen.
+
+Noises are denoised with the LoRA at -weight, without it, and at +weight. Nothing says where the change is to appear in
+such a picture, nor whether it shows the value already. So what is looked at is the difference of the pictures at
+-weight and +weight, cell by cell of the latents: a LoRA that makes the pair's change changes the strongest cells about
+as much as the pair's strongest ones (*reach*), and the other cells as little as the pair's other ones (*spread*).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.diffusion.host import Model
+from lib_addift.diffusion.latents import LatentPair, conds_at
+from lib_addift.diffusion.memory import in_parts, samples_at_once
+from lib_addift.diffusion.sampler import ddim, ddim_timesteps
+from lib_addift.evaluation.preview import labelled_row
+from lib_addift.lora.network import LoraNetwork
+
+PROMPTS = (
+    "a photo", "a drawing", "a portrait", "a smiling person",
+    "a landscape", "a street at night", "a close-up in bright light", "an old painting",
+)  # fmt: skip
+MOST_WEIGHTS = 2  # that are tried: the round trip's, and a larger or a smaller one
+_MEASURED_STEPS = (4, 12)  # DDIM steps, at least and at most: as many as the training's time allows
+_FEWEST = 4  # pictures: with less, shares of them say nothing
+_AFFORDED = 8  # pictures: so many or fewer are cut down to what the time allows; who asks for more gets them
+_NOISE_SEED = 500_000  # added to the run's seed: other noises than those of training and of the strip
+_SHOWN_AT = (-1.0, 0.0, 1.0)
+_SHOWN_IN_A_ROW = 2  # new pictures
+_MOST_SHOWN = 8
+_DECODED_AT_ONCE = 6
+# Where the change of a pair is: its strongest cells, which hold this share of it.
+_AREA = 0.8
+_REACHED = 0.5  # the least change of the strongest cells, in units of the pair's
+_SPREAD = (
+    0.5  # the largest change of the other cells beyond the pair's own there, in units of its whole change (squared)
+)
+
+
+@dataclass(frozen=True)
+class NewPictures:
+    """What a LoRA did to new pictures, at the multiplier `weight`.
+
+    For each picture: `sizes`, the root mean square change of its strongest cells between -weight and weight, in units
+    of the pair's; `spreads`, the squared change of the other cells between 0 and weight beyond the pair's own, in units
+    of the pair's whole squared change; `along`, the cosine of the strongest cells' mean change with the pair's, below
+    0 where the change goes the other way. `wanted` is the size that was asked for: 1, or less with a strength below 1.
+    `seconds` are those of drawing and measuring.
+    """
+
+    weight: float = 0.0
+    sizes: tuple[float, ...] = ()
+    spreads: tuple[float, ...] = ()
+    along: tuple[float, ...] = ()
+    wanted: float = 1.0
+    seconds: float = 0.0
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> NewPictures:
+        """The figures that `dataclasses.asdict` and JSON have made `values` of."""
+        read: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**read)
+
+    @property
+    def count(self) -> int:
+        """How many pictures were drawn; 0 where the evaluation is off, or nothing could be compared with."""
+        return len(self.sizes)
+
+    @property
+    def reach(self) -> int:
+        """On how many the change is about as large, and as concentrated, as in the pair."""
+        return sum(size >= _REACHED * self.wanted for size in self.sizes)
+
+    @property
+    def spread(self) -> int:
+        """On how many other things change too."""
+        return sum(spread > _SPREAD for spread in self.spreads)
+
+    @property
+    def is_backwards(self) -> bool:
+        """Whether on most of the pictures the change goes the other way."""
+        return sum(cosine < 0 for cosine in self.along) > self.count / 2
+
+
+@dataclass(frozen=True)
+class _PairChange:
+    """What a pair's change looks like, wherever it is: means over pairs, of squared changes per cell."""
+
+    area: float  # share of the cells that hold _AREA of it
+    strongest: float  # in these cells
+    beside: float  # in the other cells, per cell of the whole picture
+    whole: float  # in all cells
+    direction: torch.Tensor  # (C,) mean change of the strongest cells
+
+    @classmethod
+    def of(cls, pairs: Sequence[LatentPair]) -> _PairChange:
+        """The mean of what `pairs` differ in; their sizes may differ."""
+        each = [cls._of_pair(pair.target.latents - pair.original.latents) for pair in pairs]
+
+        def mean(figure: str) -> float:
+            return float(sum(getattr(change, figure) for change in each)) / len(each)
+
+        direction = torch.stack([change.direction for change in each]).mean(dim=0)
+        return cls(mean("area"), mean("strongest"), mean("beside"), mean("whole"), direction)
+
+    @classmethod
+    def _of_pair(cls, change: torch.Tensor) -> _PairChange:
+        energy, order = change.square().sum(dim=1).flatten().sort(descending=True)
+        count = int((energy.cumsum(dim=0) < _AREA * energy.sum()).sum()) + 1
+        whole, inside = float(energy.mean()), float(energy[:count].sum()) / len(energy)
+        direction = change.flatten(2)[0, :, order[:count]].mean(dim=1)
+        return cls(count / len(energy), float(energy[:count].mean()), whole - inside, whole, direction)
+
+
+class Painter:
+    """Draws the same new pictures with a LoRA at any weight; `network` must be attached.
+
+    `passes` are those of one sample through the UNet that may be made in all, about: see `drawn_size`.
+    """
+
+    def __init__(
+        self, model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, passes: float
+    ) -> None:
+        self._model, self._network, self._change = model, network, _PairChange.of(pairs)
+        self.count, self._steps = drawn_size(config, passes)
+        self._prompts = prompts(config, self.count)
+        shape = pairs[0].original.latents.shape[1:]
+        generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
+        self._noise = torch.randn(self.count, *shape, generator=generator)
+        self._wanted = min(1.0, config.strength)
+        network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
+        self._conds = model.encode_prompts(self._prompts).float().split()
+        (self._still,) = self._drawn([0.0])
+
+    def measure(self, weight: float) -> tuple[NewPictures, torch.Tensor]:
+        """The figures at a multiplier, and the latents (3, count, C, h, w) at -weight, 0 and weight."""
+        minus, plus = self._drawn([-weight, weight])
+        latents = torch.stack([minus, self._still, plus])
+        return self._figures(latents, weight), latents
+
+    def turned(self, latents: torch.Tensor, weight: float) -> tuple[NewPictures, torch.Tensor]:
+        """The same pictures taken the other way round: what `measure` gives at -weight, without drawing."""
+        return self._figures(latents.flip(0), -weight), latents.flip(0)
+
+    def _drawn(self, weights: Sequence[float]) -> torch.Tensor:
+        """(len(weights), count, C, h, w): every new picture with the LoRA at each of these multipliers."""
+        items = [(weight, number) for weight in weights for number in range(self.count)]
+
+        def part(chunk: Sequence[tuple[float, int]]) -> torch.Tensor:
+            numbers = [number for _, number in chunk]
+            multipliers = torch.tensor([weight for weight, _ in chunk], device=self._model.device)
+            cond = Conditions.cat([self._conds[number] for number in numbers])
+            cond = conds_at(self._model, [self._prompts[n] for n in numbers], cond, self._network, multipliers)
+            noise = self._noise[numbers].to(self._model.device)
+            timesteps = ddim_timesteps(self._steps)
+            return ddim(self._model, noise, cond, timesteps, network=self._network, multipliers=multipliers)
+
+        drawn = torch.cat(in_parts(part, items, samples_at_once(*self._noise.shape[-2:])))
+        return drawn.view(len(weights), self.count, *drawn.shape[1:])
+
+    def _figures(self, latents: torch.Tensor, weight: float) -> NewPictures:
+        """The figures of the latents (3, count, C, h, w) at -weight, 0 and weight; see NewPictures."""
+        minus, still, plus = latents.float()
+        change = (plus - minus).flatten(2)  # (count, C, cells)
+        energy, pair = change.square().sum(dim=1), self._change
+        cells = energy.shape[1]
+        strongest = energy.topk(max(1, round(pair.area * cells)), dim=1)
+        sizes = (strongest.values.mean(dim=1) / pair.strongest).sqrt()
+        added = (plus - still).flatten(2).square().sum(dim=1)
+        beside = added.scatter(1, strongest.indices, 0.0).mean(dim=1)
+        means = change.gather(2, strongest.indices[:, None].expand(-1, change.shape[1], -1)).mean(dim=2)
+        along = torch.cosine_similarity(means, pair.direction[None], dim=1)
+        spreads = (beside - pair.beside) / pair.whole
+        return NewPictures(weight, _rounded(sizes), _rounded(spreads), _rounded(along), self._wanted)
+
+
+def drawings(config: TrainConfig) -> int:
+    """How often each new picture is drawn, at most: without the LoRA, and at both signs of each weight tried."""
+    return 1 + 2 * (MOST_WEIGHTS if config.calibrate else 1)
+
+
+def drawn_size(config: TrainConfig, passes: float) -> tuple[int, int]:
+    """How many new pictures are drawn, and in how many DDIM steps, for about so many passes through the UNet."""
+    least, most = (min(steps, config.sampling_steps) for steps in _MEASURED_STEPS)
+    count = config.new_pictures
+    if count <= _AFFORDED:
+        count = min(count, max(_FEWEST, int(passes / (drawings(config) * least))))
+    return count, max(least, min(most, int(passes / (drawings(config) * max(1, count)))))
+
+
+def prompts(config: TrainConfig, count: int) -> list[str]:
+    """Every second one the preview's prompt, or one of PROMPTS where there is none; the others are empty."""
+    given = config.preview_prompt or config.prompt
+    named = [given or PROMPTS[number % len(PROMPTS)] for number in range((count + 1) // 2)]
+    mixed = [named[number // 2] if number % 2 == 0 else "" for number in range(count)]
+    return [config.with_trigger(prompt) for prompt in mixed]
+
+
+@torch.no_grad()
+def picture_grid(model: Model, latents: torch.Tensor) -> Image.Image:
+    """The first new pictures, two in a row, each at weights -1, 0 and 1; `latents` is (3, count, C, h, w)."""
+    shown = latents[:, :_MOST_SHOWN].transpose(0, 1).flatten(0, 1)
+    images = np.concatenate(
+        in_parts(lambda part: model.decode_latents(torch.cat(list(part))), shown.split(1), _DECODED_AT_ONCE)
+    )
+    labels, columns = [f"{weight:g}" for weight in _SHOWN_AT], _SHOWN_IN_A_ROW * len(_SHOWN_AT)
+    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
+    drawn = [labelled_row(row, labels * (len(row) // len(labels))) for row in rows]
+    grid = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn)), "white")
+    for number, row in enumerate(drawn):
+        grid.paste(row, (0, number * drawn[0].height))
+    return grid
+
+
+def _rounded(values: torch.Tensor) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values.nan_to_num(nan=0.0, posinf=1e6, neginf=-1e6).tolist())
