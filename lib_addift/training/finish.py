@@ -144,5 +144,5 @@ def _new_picture_figures(new: NewPictures) -> dict[str, Any]:
     """What was seen on new pictures, where some were drawn."""
     if not new.count:
         return {}
-    figures = {"count": new.count, "reach": new.reach, "spread": new.spread, "seconds": new.seconds}
+    figures = {"count": new.count, "reach": new.reach, "spread": new.spread}
     return {"new_pictures": {**figures, "sizes": list(new.sizes), "spreads": list(new.spreads)}}
