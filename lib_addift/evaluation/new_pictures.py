@@ -37,6 +37,7 @@ _NOISE_SEED = 500_000  # added to the run's seed: other noises than those of tra
 _SHOWN_AT = (-1.0, 0.0, 1.0)
 _SHOWN_IN_A_ROW = 2  # new pictures
 _MOST_SHOWN = 8
+_NOT_FINITE = 1e6  # the spread of a picture whose latents are not finite
 _DECODED_AT_ONCE = 6
 # Where the change of a pair is: its strongest cells, which hold this share of it.
 _AREA = 0.8
@@ -180,7 +181,7 @@ class Painter:
         means = change.gather(2, strongest.indices[:, None].expand(-1, change.shape[1], -1)).mean(dim=2)
         along = torch.cosine_similarity(means, pair.direction[None], dim=1)
         spreads = (beside - pair.beside) / pair.whole
-        return NewPictures(weight, _rounded(sizes), _rounded(spreads), _rounded(along), self._wanted)
+        return NewPictures(weight, _rounded(sizes), _rounded(spreads, _NOT_FINITE), _rounded(along), self._wanted)
 
 
 def drawings(config: TrainConfig) -> int:
@@ -221,5 +222,5 @@ def picture_grid(model: Model, latents: torch.Tensor) -> Image.Image:
     return grid
 
 
-def _rounded(values: torch.Tensor) -> tuple[float, ...]:
-    return tuple(round(value, 4) for value in values.nan_to_num(nan=0.0, posinf=1e6, neginf=-1e6).tolist())
+def _rounded(values: torch.Tensor, not_finite: float = 0.0) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values.nan_to_num(not_finite, not_finite, not_finite).tolist())

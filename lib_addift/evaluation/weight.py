@@ -11,6 +11,7 @@ from lib_addift.evaluation.new_pictures import NewPictures, Painter
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip
 
 _LARGER, _SMALLER = 1.5, 0.67
+_CLEARLY = 0.25  # share of the pictures by which a weight must serve better to be taken instead of the round trip's
 _ENOUGH = 0.75  # share of the pictures that are reached, from which on no larger weight is tried
 
 
@@ -60,7 +61,8 @@ def _other_factor(new: NewPictures) -> float | None:
 
 
 def _is_better(new: NewPictures, than: NewPictures) -> bool:
-    """Whether one weight serves better than another: more pictures reached, or as many with less spread."""
-    if new.reach > than.reach:
+    """Whether one weight serves better than another: clearly more pictures reached, or clearly fewer with spread."""
+    clearly = max(1.0, _CLEARLY * new.count)
+    if new.reach - than.reach >= clearly:
         return new.spread <= than.spread
-    return new.reach == than.reach and new.spread < than.spread
+    return new.reach >= than.reach and than.spread - new.spread >= clearly

@@ -1,0 +1,143 @@
+"""New pictures: their figures where the right answer is known, how many are drawn, and from which prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.diffusion.conditions import Conditions
+from lib_addift.diffusion.latents import LatentPair, Side
+from lib_addift.evaluation.new_pictures import PROMPTS, NewPictures, Painter, drawn_size, picture_grid, prompts
+from tests.support.fake_host import FakeHost
+from tests.support.painter_host import PainterHost, painting_lora
+
+CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged
+PASSES = 180.0  # half of 60 steps with both directions
+
+
+def spot(size: float = 1.0, *, at: int = 3, elsewhere: float = 0.0) -> torch.Tensor:
+    """A change (1, 4, 8, 8) of a few cells at a place, and of all other cells by `elsewhere` of that."""
+    change = torch.full((1, 4, 8, 8), elsewhere * size)
+    change[..., at, at : at + 3] = size
+    return change
+
+
+def figures(learnt: torch.Tensor, weight: float = 1.0, pair: torch.Tensor | None = None, **settings: float) -> tuple:
+    """What is said of a LoRA that adds `learnt` to every picture; the pair differs by a spot."""
+    host, config = PainterHost(4 * 8 * 8), TrainConfig.create(**settings)
+    network, cond = painting_lora(host, learnt), Conditions(torch.zeros(1, 5, 6))
+    difference = spot() if pair is None else pair
+    latents = LatentPair(Side(torch.zeros_like(difference), cond), Side(difference, cond), None)
+    with network.attach():
+        painter = Painter(host, network, [latents], config, PASSES)
+        return (*painter.measure(weight), painter)
+
+
+def test_a_lora_that_makes_the_pairs_change_reaches_every_picture_and_spreads_on_none() -> None:
+    new, latents, _ = figures(spot() / 2)
+    assert (new.count, new.reach, new.spread, new.weight) == (8, 8, 0, 1.0)
+    assert new.sizes == pytest.approx([1.0] * 8, abs=1e-3), "from -1 to 1 it is half and half"
+    assert new.along == pytest.approx([1.0] * 8, abs=1e-3)
+    assert new.spreads == pytest.approx([0.0] * 8, abs=1e-3)
+    assert latents.shape == (3, 8, 4, 8, 8)
+
+
+@pytest.mark.parametrize(("part", "reached"), [(0.0, 0), (0.2, 0), (0.6, 8), (2.0, 8)])
+def test_a_change_that_is_too_small_does_not_reach(part: float, reached: int) -> None:
+    assert figures(part * spot() / 2)[0].reach == reached
+
+
+def test_the_change_counts_wherever_in_the_picture_it_is() -> None:
+    assert figures(spot(at=5) / 2)[0].reach == 8
+
+
+def test_the_same_change_all_over_the_picture_is_no_reach_but_spread() -> None:
+    """As much in all, but in no cell as much as in the pair."""
+    even = torch.full((1, 4, 8, 8), spot().square().mean().sqrt().item())
+    new = figures(even / 2)[0]
+    assert new.reach == 0
+    assert figures(even * 2)[0].spread == 8
+
+
+@pytest.mark.parametrize(("elsewhere", "spread"), [(0.05, 0), (0.6, 8)])
+def test_what_changes_beside_the_strongest_cells_is_spread(elsewhere: float, spread: int) -> None:
+    new = figures(spot(elsewhere=elsewhere))[0]
+    assert (new.reach, new.spread) == (8, spread)
+
+
+def test_what_the_pair_itself_has_beside_its_strongest_cells_is_no_spread() -> None:
+    change = spot(elsewhere=0.1)
+    assert figures(change / 2, pair=change)[0].spread == 0
+
+
+def test_a_change_of_the_whole_picture_can_be_reached() -> None:
+    whole = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    new = figures(whole / 2, pair=whole)[0]
+    assert (new.reach, new.spread) == (8, 0)
+
+
+def test_the_opposite_change_is_told_and_can_be_turned_round() -> None:
+    new, latents, painter = figures(-spot() / 2)
+    assert (new.reach, new.is_backwards) == (8, True)
+    turned, flipped = painter.turned(latents, 1.0)
+    assert (turned.reach, turned.is_backwards, turned.weight) == (8, False, -1.0)
+    assert torch.equal(flipped, latents.flip(0))
+
+
+def test_with_half_the_strength_half_the_change_is_enough() -> None:
+    assert figures(0.3 * spot() / 2)[0].reach == 0
+    assert figures(0.3 * spot() / 2, strength=0.5)[0].reach == 8
+
+
+def test_what_is_not_finite_reaches_nothing_and_spreads_everywhere() -> None:
+    new = figures(spot() * float("nan"))[0]
+    assert (new.reach, new.spread) == (0, 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes", "size"),
+    [
+        ({}, 180.0, (8, 4)),
+        ({"calibrate": False}, 180.0, (8, 7)),
+        ({}, 10_000.0, (8, 12)),
+        ({}, 90.0, (4, 4)),
+        ({}, 1.0, (4, 4)),
+        ({"new_pictures": 2}, 1.0, (2, 4)),
+        ({"new_pictures": 16}, 180.0, (16, 4)),
+        ({"sampling_steps": 2}, 180.0, (8, 2)),
+        ({"new_pictures": 0}, 180.0, (0, 12)),
+    ],
+)
+def test_the_number_of_pictures_and_steps_follows_the_time(
+    settings: dict[str, int], passes: float, size: tuple[int, int]
+) -> None:
+    assert drawn_size(TrainConfig.create(**settings), passes) == size
+
+
+def test_prompts_are_mixed_with_the_empty_one() -> None:
+    assert prompts(TrainConfig.create(), 4) == [PROMPTS[0], "", PROMPTS[1], ""]
+    assert prompts(TrainConfig.create(prompt="a face"), 3) == ["a face", "", "a face"]
+    told = TrainConfig.create(prompt="a face", preview_prompt="a cat", trigger_word="xyz")
+    assert prompts(told, 2) == ["xyz, a cat", "xyz"]
+    assert len(set(prompts(TrainConfig.create(), 64))) == len(PROMPTS) + 1
+
+
+def test_the_grid_has_two_pictures_in_a_row_at_three_weights() -> None:
+    latents = torch.randn(3, 3, 4, 8, 8, generator=torch.Generator().manual_seed(1)).clamp(-1, 1)
+    grid = np.asarray(picture_grid(FakeHost(), latents))
+    assert grid.shape[1] == 6 * CELL
+    height = grid.shape[0] // 2
+    shown = FakeHost().decode_latents(latents[2, 1:2])[0]  # the second picture at weight 1: last in the first row
+    np.testing.assert_array_equal(grid[:CELL:2, 5 * CELL :: 2], shown)
+    assert (grid[height:, 3 * CELL :] == 255).all(), "the third picture stands alone"
+
+
+def test_the_figures_survive_json() -> None:
+    new = figures(spot())[0]
+    assert NewPictures.from_values(json.loads(json.dumps(dataclasses.asdict(new)))) == new
+    assert NewPictures.from_values({}).count == 0
