@@ -1,15 +1,18 @@
 """New pictures: what a LoRA does to pictures that it has never seen.
 
-Noises are denoised with the LoRA at -weight, without it, and at +weight. Nothing says where the change is to appear in
-such a picture, nor whether it shows the value already. So what is looked at is the difference of the pictures at
--weight and +weight, cell by cell of the latents: a LoRA that makes the pair's change changes the strongest cells about
-as much as the pair's strongest ones (*reach*), and the other cells as little as the pair's other ones (*spread*).
+Noises are denoised without the LoRA: the new pictures. *Reach*: each is noised to 70 % and denoised again at -weight
+and at +weight, so that the two differ in what the LoRA changes in a given picture. Nothing says where that is, nor
+whether the picture shows the value already; so the difference of the two is looked at, cell by cell of the latents. A
+LoRA that makes the pair's change changes the strongest cells about as much as the pair's strongest ones. *Spread*: the
+noises are denoised with the LoRA from their beginning, as a prompt draws them. What differs from the picture without
+the LoRA, beside the strongest cells, is more than the pair's change. Measured: docs/method.md.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
+from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.evaluation.preview import labelled_row
 from lib_addift.lora.network import LoraNetwork
 
@@ -29,7 +33,8 @@ PROMPTS = (
     "a photo", "a drawing", "a portrait", "a smiling person",
     "a landscape", "a street at night", "a close-up in bright light", "an old painting",
 )  # fmt: skip
-MOST_WEIGHTS = 2  # that are tried: the round trip's, and a larger or a smaller one
+MOST_LOOKS = 2  # weights that are looked at: the round trip's, and another one
+_NOISED = 0.7  # of a new picture, before the LoRA acts on it
 _MEASURED_STEPS = (4, 12)  # DDIM steps, at least and at most: as many as the training's time allows
 _FEWEST = 4  # pictures: with less, shares of them say nothing
 _AFFORDED = 8  # pictures: so many or fewer are cut down to what the time allows; who asks for more gets them
@@ -87,6 +92,11 @@ class NewPictures:
         return sum(spread > _SPREAD for spread in self.spreads)
 
     @property
+    def size(self) -> float:
+        """The median of `sizes`."""
+        return statistics.median(self.sizes) if self.sizes else 0.0
+
+    @property
     def is_backwards(self) -> bool:
         """Whether on most of the pictures the change goes the other way."""
         return sum(cosine < 0 for cosine in self.along) > self.count / 2
@@ -132,28 +142,37 @@ class Painter:
         self, model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, passes: float
     ) -> None:
         self._model, self._network, self._change = model, network, _PairChange.of(pairs)
-        self.count, self._steps = drawn_size(config, passes)
+        self.count, steps = drawn_size(config, passes)
+        self._whole, self._rest = ddim_timesteps(steps), ddim_timesteps(_rest_steps(steps), _NOISED)
         self._prompts = prompts(config, self.count)
-        shape = pairs[0].original.latents.shape[1:]
-        generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
-        self._noise = torch.randn(self.count, *shape, generator=generator)
         self._wanted = min(1.0, config.strength)
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         self._conds = model.encode_prompts(self._prompts).float().split()
-        (self._still,) = self._drawn([0.0])
+        generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
+        shape = (self.count, *pairs[0].original.latents.shape[1:])
+        self._noise, noise = (torch.randn(shape, generator=generator).to(model.device) for _ in range(2))
+        (self._still,) = self._denoised(self._noise, self._whole, [0.0])
+        start = torch.full((self.count,), self._rest[0], device=model.device)
+        self._noised = NoiseSchedule(model.alphas_cumprod).add_noise(self._still, noise, start)
+        (self._still_again,) = self._denoised(self._noised, self._rest, [0.0])
 
-    def measure(self, weight: float) -> tuple[NewPictures, torch.Tensor]:
-        """The figures at a multiplier, and the latents (3, count, C, h, w) at -weight, 0 and weight."""
-        minus, plus = self._drawn([-weight, weight])
+    def look(self, weight: float) -> NewPictures:
+        """What the LoRA changes in the new pictures when it acts on them, noised, at a multiplier."""
+        minus, plus = self._denoised(self._noised, self._rest, [-weight, weight])
+        sizes, spreads, along = self._figures(torch.stack([minus, self._still_again, plus]))
+        return NewPictures(weight, _rounded(sizes), _rounded(spreads, _NOT_FINITE), _rounded(along), self._wanted)
+
+    def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
+        """Draw the pictures at the weight of a look, from their noise on.
+
+        Returns the figures with the spread of these, and their latents (3, count, C, h, w) at -weight, 0 and weight.
+        """
+        minus, plus = self._denoised(self._noise, self._whole, [-new.weight, new.weight])
         latents = torch.stack([minus, self._still, plus])
-        return self._figures(latents, weight), latents
+        return replace(new, spreads=_rounded(self._figures(latents)[1], _NOT_FINITE)), latents
 
-    def turned(self, latents: torch.Tensor, weight: float) -> tuple[NewPictures, torch.Tensor]:
-        """The same pictures taken the other way round: what `measure` gives at -weight, without drawing."""
-        return self._figures(latents.flip(0), -weight), latents.flip(0)
-
-    def _drawn(self, weights: Sequence[float]) -> torch.Tensor:
-        """(len(weights), count, C, h, w): every new picture with the LoRA at each of these multipliers."""
+    def _denoised(self, noisy: torch.Tensor, timesteps: Sequence[int], weights: Sequence[float]) -> torch.Tensor:
+        """(len(weights), count, C, h, w): each of `noisy` (count, C, h, w) with the LoRA at each multiplier."""
         items = [(weight, number) for weight in weights for number in range(self.count)]
 
         def part(chunk: Sequence[tuple[float, int]]) -> torch.Tensor:
@@ -161,32 +180,23 @@ class Painter:
             multipliers = torch.tensor([weight for weight, _ in chunk], device=self._model.device)
             cond = Conditions.cat([self._conds[number] for number in numbers])
             cond = conds_at(self._model, [self._prompts[n] for n in numbers], cond, self._network, multipliers)
-            noise = self._noise[numbers].to(self._model.device)
-            timesteps = ddim_timesteps(self._steps)
-            return ddim(self._model, noise, cond, timesteps, network=self._network, multipliers=multipliers)
+            return ddim(self._model, noisy[numbers], cond, timesteps, network=self._network, multipliers=multipliers)
 
-        drawn = torch.cat(in_parts(part, items, samples_at_once(*self._noise.shape[-2:])))
+        drawn = torch.cat(in_parts(part, items, samples_at_once(*noisy.shape[-2:])))
         return drawn.view(len(weights), self.count, *drawn.shape[1:])
 
-    def _figures(self, latents: torch.Tensor, weight: float) -> NewPictures:
-        """The figures of the latents (3, count, C, h, w) at -weight, 0 and weight; see NewPictures."""
+    def _figures(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sizes, spreads and cosines (count,) of the latents (3, count, C, h, w) at -w, 0 and w; see NewPictures."""
         minus, still, plus = latents.float()
         change = (plus - minus).flatten(2)  # (count, C, cells)
         energy, pair = change.square().sum(dim=1), self._change
-        cells = energy.shape[1]
-        strongest = energy.topk(max(1, round(pair.area * cells)), dim=1)
+        strongest = energy.topk(max(1, round(pair.area * energy.shape[1])), dim=1)
         sizes = (strongest.values.mean(dim=1) / pair.strongest).sqrt()
         added = (plus - still).flatten(2).square().sum(dim=1)
         beside = added.scatter(1, strongest.indices, 0.0).mean(dim=1)
         means = change.gather(2, strongest.indices[:, None].expand(-1, change.shape[1], -1)).mean(dim=2)
         along = torch.cosine_similarity(means, pair.direction[None], dim=1)
-        spreads = (beside - pair.beside) / pair.whole
-        return NewPictures(weight, _rounded(sizes), _rounded(spreads, _NOT_FINITE), _rounded(along), self._wanted)
-
-
-def drawings(config: TrainConfig) -> int:
-    """How often each new picture is drawn, at most: without the LoRA, and at both signs of each weight tried."""
-    return 1 + 2 * (MOST_WEIGHTS if config.calibrate else 1)
+        return sizes, (beside - pair.beside) / pair.whole, along
 
 
 def drawn_size(config: TrainConfig, passes: float) -> tuple[int, int]:
@@ -194,8 +204,23 @@ def drawn_size(config: TrainConfig, passes: float) -> tuple[int, int]:
     least, most = (min(steps, config.sampling_steps) for steps in _MEASURED_STEPS)
     count = config.new_pictures
     if count <= _AFFORDED:
-        count = min(count, max(_FEWEST, int(passes / (drawings(config) * least))))
-    return count, max(least, min(most, int(passes / (drawings(config) * max(1, count)))))
+        count = min(count, max(_FEWEST, int(passes / picture_passes(config, least))))
+    fitting = (steps for steps in range(most, least, -1) if count * picture_passes(config, steps) <= passes)
+    return count, next(fitting, least)
+
+
+def picture_passes(config: TrainConfig, steps: int) -> int:
+    """The passes that a new picture takes, at most, with so many DDIM steps.
+
+    It is drawn at -1, 0 and 1, and denoised again without the LoRA and at both signs of each weight looked at.
+    """
+    looks = MOST_LOOKS if config.calibrate else 1
+    return 3 * steps + (1 + 2 * looks) * _rest_steps(steps)
+
+
+def _rest_steps(steps: int) -> int:
+    """The DDIM steps for a noised picture, where one from noise gets `steps`."""
+    return (steps + 1) // 2
 
 
 def prompts(config: TrainConfig, count: int) -> list[str]:

@@ -11,8 +11,8 @@ from lib_addift.evaluation.new_pictures import NewPictures, Painter
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip
 
 _LARGER, _SMALLER = 1.5, 0.67
-_CLEARLY = 0.25  # share of the pictures by which a weight must serve better to be taken instead of the round trip's
-_ENOUGH = 0.75  # share of the pictures that are reached, from which on no larger weight is tried
+_ENOUGH = 0.8  # share of the pictures that are reached, from which on no larger weight is tried
+_AS_LARGE = 0.9  # median size of the change at a smaller weight, in units of the pair's, below which it is not taken
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,29 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choi
     A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. Also
     returns the latents of the new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
     """
-    first, latents = _first(painter, trip, config)
-    factor = _other_factor(first.new) if config.calibrate else None
-    if factor is None:
-        return first, latents
-    new, others = painter.measure(first.weight * factor)
-    return (Choice(new.weight, True, new), others) if _is_better(new, first.new) else (first, latents)
+    is_calibrated = config.calibrate and trip.recovery >= LEARNT
+    first = painter.look(config.strength * (abs(trip.weight) if is_calibrated else 1.0))
+    best = _second_look(painter, first, is_negative=is_calibrated and trip.weight < 0) if config.calibrate else first
+    new, latents = painter.draw(best)
+    return Choice(new.weight, is_calibrated or best is not first, new), latents
 
 
-def _first(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choice, torch.Tensor]:
-    is_found = config.calibrate and trip.recovery >= LEARNT
-    weight = config.strength * (abs(trip.weight) if is_found else 1.0)
-    new, latents = painter.measure(weight)
-    if is_found and trip.weight < 0 and new.is_backwards:
-        new, latents = painter.turned(latents, weight)
-    return Choice(new.weight, is_found, new), latents
+def _second_look(painter: Painter, first: NewPictures, *, is_negative: bool) -> NewPictures:
+    """The figures at another weight, where there is reason to try one and it is better; else those at the first one."""
+    if is_negative and first.is_backwards:
+        return painter.look(-first.weight)
+    if first.reach < _ENOUGH * first.count:
+        other = painter.look(_LARGER * first.weight)
+        return other if _reaches_more(other, first) else first
+    if first.spread and first.size * _SMALLER >= _AS_LARGE * first.wanted:
+        other = painter.look(_SMALLER * first.weight)
+        return other if _spreads_less(other, first) else first
+    return first
 
 
-def _other_factor(new: NewPictures) -> float | None:
-    """By what to multiply a weight for a second look; None where the first one is right."""
-    if new.reach < _ENOUGH * new.count:
-        return _LARGER
-    return _SMALLER if new.spread else None
+def _reaches_more(new: NewPictures, than: NewPictures) -> bool:
+    return new.reach > than.reach and new.spread <= than.spread
 
 
-def _is_better(new: NewPictures, than: NewPictures) -> bool:
-    """Whether one weight serves better than another: clearly more pictures reached, or clearly fewer with spread."""
-    clearly = max(1.0, _CLEARLY * new.count)
-    if new.reach - than.reach >= clearly:
-        return new.spread <= than.spread
-    return new.reach >= than.reach and than.spread - new.spread >= clearly
+def _spreads_less(new: NewPictures, than: NewPictures) -> bool:
+    return new.spread < than.spread and new.reach >= than.reach and new.size >= _AS_LARGE * new.wanted

@@ -8,7 +8,7 @@ import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model
-from lib_addift.evaluation.new_pictures import drawings, drawn_size
+from lib_addift.evaluation.new_pictures import drawn_size, picture_passes
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.training.dataset import held_out_pairs
@@ -34,9 +34,9 @@ def passes(config: TrainConfig, pairs: int = 1, *, keep_snapshots: bool = True) 
 
 
 def _new_picture_passes(config: TrainConfig, learning: float) -> float:
-    """Those of the new pictures, with as many weights as may be drawn."""
+    """Those of the new pictures, with as many weights as may be looked at."""
     count, steps = drawn_size(config, NEW_PICTURES_SHARE * learning)
-    return count * steps * drawings(config)
+    return count * picture_passes(config, steps)
 
 
 def about(seconds: float) -> str:

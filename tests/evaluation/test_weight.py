@@ -12,7 +12,6 @@ from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.evaluation.weight import Choice, choose, without_pictures
 
-LATENTS = torch.zeros(3, 8, 4, 2, 2)
 Figures = Callable[[float], tuple[int, int]]
 
 
@@ -22,25 +21,23 @@ class FakePainter:
     def __init__(self, figures: Figures, *, backwards: bool = False) -> None:
         self._figures, self._sign, self.tried = figures, -1.0 if backwards else 1.0, []
 
-    def _new(self, weight: float) -> NewPictures:
+    def look(self, weight: float) -> NewPictures:
+        self.tried.append(weight)
         reached, spread = self._figures(abs(weight))
-        sizes, spreads = [1.0] * reached + [0.0] * (8 - reached), [9.0] * spread + [0.0] * (8 - spread)
+        sizes, spreads = [abs(weight)] * reached + [0.0] * (8 - reached), [9.0] * spread + [0.0] * (8 - spread)
         along = self._sign * (1.0 if weight > 0 else -1.0)
         return NewPictures(weight, tuple(sizes), tuple(spreads), (along,) * 8)
 
-    def measure(self, weight: float) -> tuple[NewPictures, torch.Tensor]:
-        self.tried.append(weight)
-        return self._new(weight), LATENTS
-
-    def turned(self, latents: torch.Tensor, weight: float) -> tuple[NewPictures, torch.Tensor]:
-        return self._new(-weight), latents
+    def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
+        return new, torch.full((3, 8, 4, 2, 2), new.weight)
 
 
 def chosen(
     figures: Figures, trip: RoundTrip, *, backwards: bool = False, **settings: object
 ) -> tuple[Choice, list[float]]:
     painter = FakePainter(figures, backwards=backwards)
-    choice, _ = choose(painter, trip, TrainConfig.create(**settings))  # type: ignore[arg-type]
+    choice, latents = choose(painter, trip, TrainConfig.create(**settings))  # type: ignore[arg-type]
+    assert latents.unique().item() == pytest.approx(choice.weight), "the pictures are those at the weight that was chosen"
     return choice, painter.tried
 
 
@@ -74,15 +71,20 @@ def test_a_smaller_weight_is_taken_where_it_spreads_less_and_reaches_as_many() -
 
 @pytest.mark.parametrize("smaller", [(7, 1), (8, 6)])
 def test_a_smaller_weight_is_left_where_it_reaches_fewer_or_helps_nothing(smaller: tuple[int, int]) -> None:
-    choice, _ = chosen(lambda weight: (8, 6) if weight >= 2 else smaller, trip())
-    assert choice.weight == 2.0
+    choice, tried = chosen(lambda weight: (8, 6) if weight >= 2 else smaller, trip())
+    assert (choice.weight, len(tried)) == (2.0, 2)
+
+
+def test_a_smaller_weight_is_not_tried_where_the_change_would_be_smaller_than_the_pairs() -> None:
+    choice, tried = chosen(lambda _: (8, 6), trip(weight=1.2))
+    assert (choice.weight, tried) == (1.2, [1.2])
 
 
 @pytest.mark.parametrize(("backwards", "weight"), [(True, -2.0), (False, 2.0)])
 def test_it_is_turned_round_only_where_new_pictures_say_so_too(backwards: bool, weight: float) -> None:
     choice, tried = chosen(lambda _: (8, 0), trip(weight=-2.0), backwards=backwards)
-    assert (choice.weight, choice.is_calibrated, tried) == (weight, True, [2.0])
-    assert choice.new.weight == weight
+    assert (choice.weight, choice.is_calibrated, tried[0], tried[-1]) == (weight, True, 2.0, weight)
+    assert choice.new.is_backwards is False
 
 
 def test_new_pictures_alone_turn_nothing_round() -> None:
