@@ -46,7 +46,11 @@ _NOT_FINITE = 1e6  # the spread of a picture whose latents are not finite
 _DECODED_AT_ONCE = 6
 # Where the change of a pair is: its strongest cells, which hold this share of it.
 _AREA = 0.8
-_REACHED = 0.5  # the least change of the strongest cells, in units of the pair's
+_REACHED = 0.4  # the least change of the strongest cells, in units of the pair's
+_APART = (
+    0.5  # the farthest that these cells may be from those of the other pictures, in units of the pair's mean change
+)
+_COMMON = 0.4  # a pair whose mean change is less than so much of the change itself has none: a pattern, or a movement
 _SPREAD = (
     0.5  # the largest change of the other cells beyond the pair's own there, in units of its whole change (squared)
 )
@@ -59,14 +63,17 @@ class NewPictures:
     For each picture: `sizes`, the root mean square change of its strongest cells between -weight and weight, in units
     of the pair's; `spreads`, the squared change of the other cells between 0 and weight beyond the pair's own, in units
     of the pair's whole squared change; `along`, the cosine of the strongest cells' mean change with the pair's, below
-    0 where the change goes the other way. `wanted` is the size that was asked for: 1, or less with a strength below 1.
-    `seconds` are those of drawing and measuring.
+    0 where the change goes the other way; `apart`, how far the strongest cells' mean at `weight` is from its median
+    over the pictures, in units of the pair's mean change: where all show the same value, they look alike there (0 where the
+    pair's change has no common direction). `wanted` is the size that was asked for: 1, or less with a strength below
+    1. `seconds` are those of drawing and measuring.
     """
 
     weight: float = 0.0
     sizes: tuple[float, ...] = ()
     spreads: tuple[float, ...] = ()
     along: tuple[float, ...] = ()
+    apart: tuple[float, ...] = ()
     wanted: float = 1.0
     seconds: float = 0.0
 
@@ -83,8 +90,9 @@ class NewPictures:
 
     @property
     def reach(self) -> int:
-        """On how many the change is about as large, and as concentrated, as in the pair."""
-        return sum(size >= _REACHED * self.wanted for size in self.sizes)
+        """On how many the change is about as large, and as concentrated, as in the pair, and ends as on the others."""
+        each = zip(self.sizes, self.apart, strict=True)
+        return sum(size >= _REACHED * self.wanted and apart <= _APART for size, apart in each)
 
     @property
     def spread(self) -> int:
@@ -159,8 +167,14 @@ class Painter:
     def look(self, weight: float) -> NewPictures:
         """What the LoRA changes in the new pictures when it acts on them, noised, at a multiplier."""
         minus, plus = self._denoised(self._noised, self._rest, [-weight, weight])
-        sizes, spreads, along = self._figures(torch.stack([minus, self._still_again, plus]))
-        return NewPictures(weight, _rounded(sizes), _rounded(spreads, _NOT_FINITE), _rounded(along), self._wanted)
+        latents = torch.stack([minus, self._still_again, plus]).float()
+        change, strongest = self._strongest(latents)
+        along = torch.cosine_similarity(_mean_of(change, strongest), self._change.direction[None], dim=1)
+        sizes = (change.square().sum(dim=1).gather(1, strongest).mean(dim=1) / self._change.strongest).sqrt()
+        return NewPictures(
+            weight, _rounded(sizes), _rounded(self._spreads(latents), _NOT_FINITE), _rounded(along),
+            _rounded(self._apart(_mean_of(latents[2].flatten(2), strongest)), _NOT_FINITE), self._wanted,
+        )  # fmt: skip
 
     def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
         """Draw the pictures at the weight of a look, from their noise on.
@@ -169,7 +183,7 @@ class Painter:
         """
         minus, plus = self._denoised(self._noise, self._whole, [-new.weight, new.weight])
         latents = torch.stack([minus, self._still, plus])
-        return replace(new, spreads=_rounded(self._figures(latents)[1], _NOT_FINITE)), latents
+        return replace(new, spreads=_rounded(self._spreads(latents.float()), _NOT_FINITE)), latents
 
     def _denoised(self, noisy: torch.Tensor, timesteps: Sequence[int], weights: Sequence[float]) -> torch.Tensor:
         """(len(weights), count, C, h, w): each of `noisy` (count, C, h, w) with the LoRA at each multiplier."""
@@ -185,18 +199,31 @@ class Painter:
         drawn = torch.cat(in_parts(part, items, samples_at_once(*noisy.shape[-2:])))
         return drawn.view(len(weights), self.count, *drawn.shape[1:])
 
-    def _figures(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sizes, spreads and cosines (count,) of the latents (3, count, C, h, w) at -w, 0 and w; see NewPictures."""
-        minus, still, plus = latents.float()
-        change = (plus - minus).flatten(2)  # (count, C, cells)
-        energy, pair = change.square().sum(dim=1), self._change
-        strongest = energy.topk(max(1, round(pair.area * energy.shape[1])), dim=1)
-        sizes = (strongest.values.mean(dim=1) / pair.strongest).sqrt()
-        added = (plus - still).flatten(2).square().sum(dim=1)
-        beside = added.scatter(1, strongest.indices, 0.0).mean(dim=1)
-        means = change.gather(2, strongest.indices[:, None].expand(-1, change.shape[1], -1)).mean(dim=2)
-        along = torch.cosine_similarity(means, pair.direction[None], dim=1)
-        return sizes, (beside - pair.beside) / pair.whole, along
+    def _strongest(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The change (count, C, cells) between -w and w, and its strongest cells (count, k)."""
+        change = (latents[2] - latents[0]).flatten(2)
+        energy = change.square().sum(dim=1)
+        return change, energy.topk(max(1, round(self._change.area * energy.shape[1])), dim=1).indices
+
+    def _spreads(self, latents: torch.Tensor) -> torch.Tensor:
+        """NewPictures.spreads (count,) of latents (3, count, C, h, w) at -w, 0 and w."""
+        _, strongest = self._strongest(latents)
+        added = (latents[2] - latents[1]).flatten(2).square().sum(dim=1)
+        beside = added.scatter(1, strongest, 0.0).mean(dim=1)
+        return (beside - self._change.beside) / self._change.whole
+
+    def _apart(self, means: torch.Tensor) -> torch.Tensor:
+        """NewPictures.apart (count,) of the means (count, C) of the strongest cells."""
+        unit = self._change.direction.norm()
+        if unit < _COMMON * self._change.strongest**0.5:
+            return torch.zeros(len(means))
+        distances: torch.Tensor = (means - means.median(dim=0).values).norm(dim=1)
+        return distances / unit
+
+
+def _mean_of(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """(count, C): the mean of (count, C, cells) over some cells of each, (count, k)."""
+    return values.gather(2, cells[:, None].expand(-1, values.shape[1], -1)).mean(dim=2)
 
 
 def drawn_size(config: TrainConfig, passes: float) -> tuple[int, int]:

@@ -106,6 +106,41 @@ def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_on
     assert new.spread == 0, "it is measured in what is drawn"
 
 
+class VariedHost(PainterHost):
+    """Paints another brightness for each prompt, which the LoRA does not take away."""
+
+    variety = 0.0
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        brightness = self.variety * cond.crossattn[:, :1, 0, None, None]
+        return super().predict_noise(latents, timesteps, cond) - abar.sqrt() * brightness / (1 - abar).sqrt()
+
+
+@pytest.mark.parametrize(("variety", "reached"), [(0.1, 8), (5.0, 4)])
+def test_pictures_that_do_not_look_alike_where_they_changed_are_not_reached(variety: float, reached: int) -> None:
+    """Four of eight prompts are the empty one, and look alike."""
+    host, cond = VariedHost(4 * 8 * 8), Conditions(torch.zeros(1, 5, 6))
+    host.variety = variety
+    network = painting_lora(host, spot() / 2)
+    pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
+    with network.attach():
+        new = Painter(host, network, [pair], TrainConfig.create(), PASSES).look(1.0)
+    assert new.sizes == pytest.approx([1.0] * 8, abs=1e-3)
+    assert new.reach == reached
+
+
+def test_where_the_pairs_change_has_no_common_direction_pictures_need_not_look_alike() -> None:
+    host, cond = VariedHost(4 * 8 * 8), Conditions(torch.zeros(1, 5, 6))
+    host.variety = 5.0
+    stripes = torch.ones(1, 4, 8, 8)
+    stripes[..., ::2] = -1.0
+    network = painting_lora(host, stripes / 2)
+    pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(stripes, cond), None)
+    with network.attach():
+        assert Painter(host, network, [pair], TrainConfig.create(), PASSES).look(1.0).reach == 8
+
+
 def test_with_half_the_strength_half_the_change_is_enough() -> None:
     assert figures(0.3 * spot() / 2)[0].reach == 0
     assert figures(0.3 * spot() / 2, strength=0.5)[0].reach == 8

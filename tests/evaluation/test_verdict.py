@@ -18,7 +18,9 @@ def trip(recovery: float = 0.8, weight: float = 1.0) -> RoundTrip:
 def seen(reached: int, spread: int = 0, count: int = 8, weight: float = 1.0) -> NewPictures:
     """`reached` of the pictures show the change, and on `spread` of them other things change."""
     sizes = [1.0] * reached + [0.1] * (count - reached)
-    return NewPictures(weight, tuple(sizes), (9.0,) * spread + (0.0,) * (count - spread), (1.0,) * count)
+    return NewPictures(
+        weight, tuple(sizes), (9.0,) * spread + (0.0,) * (count - spread), (1.0,) * count, (0.0,) * count
+    )
 
 
 def test_both_counts_are_said() -> None:

@@ -26,7 +26,7 @@ class FakePainter:
         reached, spread = self._figures(abs(weight))
         sizes, spreads = [abs(weight)] * reached + [0.0] * (8 - reached), [9.0] * spread + [0.0] * (8 - spread)
         along = self._sign * (1.0 if weight > 0 else -1.0)
-        return NewPictures(weight, tuple(sizes), tuple(spreads), (along,) * 8)
+        return NewPictures(weight, tuple(sizes), tuple(spreads), (along,) * 8, (0.0,) * 8)
 
     def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
         return new, torch.full((3, 8, 4, 2, 2), new.weight)
@@ -37,7 +37,9 @@ def chosen(
 ) -> tuple[Choice, list[float]]:
     painter = FakePainter(figures, backwards=backwards)
     choice, latents = choose(painter, trip, TrainConfig.create(**settings))  # type: ignore[arg-type]
-    assert latents.unique().item() == pytest.approx(choice.weight), "the pictures are those at the weight that was chosen"
+    assert latents.unique().item() == pytest.approx(choice.weight), (
+        "the pictures are those at the weight that was chosen"
+    )
     return choice, painter.tried
 
 

@@ -109,7 +109,7 @@ def test_a_result_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
 
 
 def test_a_result_with_new_pictures_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
-    new = NewPictures(1.5, (1.0, 0.1), (0.0, 2.5), (0.9, -0.2), 0.5, 1.25)
+    new = NewPictures(1.5, (1.0, 0.1), (0.0, 2.5), (0.9, -0.2), (0.1, 0.7), 0.5, 1.25)
     result = Result(
         tmp_path / "blink.safetensors", 50, 1.5, RoundTrip(0.5, 1.5, ((1.5, 0.5),)), 1.5, new_pictures=new,
         strip=ORIGINAL, pictures=TARGET, grid=TARGET,

@@ -141,7 +141,7 @@ def test_calibration_folds_the_chosen_weight_into_the_file(
 ) -> None:
     trip = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: trip)
-    new = NewPictures(weight, (1.0,), (0.0,), (1.0,))
+    new = NewPictures(weight, (1.0,), (0.0,), (1.0,), (0.0,))
     choose(monkeypatch, lambda config: Choice(weight if config.calibrate else 1.0, config.calibrate, new))
     as_trained, calibrated = (
         finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
