@@ -64,9 +64,9 @@ class NewPictures:
     of the pair's; `spreads`, the squared change of the other cells between 0 and weight beyond the pair's own, in units
     of the pair's whole squared change; `along`, the cosine of the strongest cells' mean change with the pair's, below
     0 where the change goes the other way; `apart`, how far the strongest cells' mean at `weight` is from its median
-    over the pictures, in units of the pair's mean change: where all show the same value, they look alike there (0 where the
-    pair's change has no common direction). `wanted` is the size that was asked for: 1, or less with a strength below
-    1. `seconds` are those of drawing and measuring.
+    over the pictures, in units of the pair's mean change: where all show the same value, they look alike there (0
+    where the pair's change has no common direction). `wanted` is the size that was asked for: 1, or less with a
+    strength below 1. `seconds` are those of drawing and measuring.
     """
 
     weight: float = 0.0
@@ -214,7 +214,7 @@ class Painter:
 
     def _apart(self, means: torch.Tensor) -> torch.Tensor:
         """NewPictures.apart (count,) of the means (count, C) of the strongest cells."""
-        unit = self._change.direction.norm()
+        unit = float(self._change.direction.norm())
         if unit < _COMMON * self._change.strongest**0.5:
             return torch.zeros(len(means))
         distances: torch.Tensor = (means - means.median(dim=0).values).norm(dim=1)

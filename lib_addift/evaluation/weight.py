@@ -11,7 +11,7 @@ from lib_addift.evaluation.new_pictures import NewPictures, Painter
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip
 
 _LARGER, _SMALLER = 1.5, 0.67
-_ENOUGH = 0.8  # share of the pictures that are reached, from which on no larger weight is tried
+_ENOUGH = 0.75  # share of the pictures that are reached, from which on no larger weight is tried
 _AS_LARGE = 0.9  # median size of the change at a smaller weight, in units of the pair's, below which it is not taken
 
 
@@ -61,4 +61,5 @@ def _reaches_more(new: NewPictures, than: NewPictures) -> bool:
 
 
 def _spreads_less(new: NewPictures, than: NewPictures) -> bool:
-    return new.spread < than.spread and new.reach >= than.reach and new.size >= _AS_LARGE * new.wanted
+    is_reached = new.reach >= min(than.reach, _ENOUGH * new.count)
+    return new.spread < than.spread and is_reached and new.size >= _AS_LARGE * new.wanted
