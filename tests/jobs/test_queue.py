@@ -234,7 +234,7 @@ def test_a_running_job_stops_after_its_step_and_saves_nothing(jobs: Jobs, host: 
     assert job.text == "stopped after 2 of 50 steps; nothing was saved"
     assert job.progress == 0.04
     assert (job.results, list(host.lora_dir.iterdir())) == ([], [])
-    assert host.reported[-1].endswith("step 2 of 50"), "no further step, no proof"
+    assert host.reported[-1].endswith("step 2 of 50"), "no further step, no evaluation"
     assert fingerprint(host.unet) == before
 
 
@@ -275,7 +275,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(jobs: Jobs, host: Watche
     "where", ["evaluating it: the round trip", "evaluating it: new pictures", "drawing the preview"]
 )
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_job_can_be_stopped_while_it_is_proved(jobs: Jobs, host: WatchedHost, where: str, keep: bool) -> None:
+def test_a_job_can_be_stopped_while_it_is_evaluated(jobs: Jobs, host: WatchedHost, where: str, keep: bool) -> None:
     stop_at(jobs, host, where, keep=keep)
     job = done(jobs)
     assert (job.state, job.step) == (JobState.STOPPED, 3)

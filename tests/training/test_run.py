@@ -228,10 +228,10 @@ def test_training_time_is_that_of_the_steps_and_their_references(
     monkeypatch.setattr(lib_addift.training.run, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
     run = finish(host, keep_snapshots=True, max_train_steps=4, preview_every=1, save_every=2)
     assert [(result.steps, result.train_seconds) for result in run.results] == [(2, 1 + 2.0), (4, 1 + 4.0)]
-    assert host.calls > 30, "the proof and the strips are most of the work here"
+    assert host.calls > 30, "the evaluation and the strips are most of the work here"
 
 
-def test_a_kept_step_is_proved_and_saved_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_a_kept_step_is_evaluated_and_saved_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     before = fingerprint(host.unet)
     run = finish(host, keep_snapshots=True, preview_every=1, save_precision="fp32", calibrate=False)
