@@ -1,4 +1,4 @@
-"""Judges the evaluation on new pictures: LoRAs from random faces of the tiny world, what is said of them, and the truth.
+"""Judges the evaluation on new pictures: LoRAs from random faces of the tiny world, what is said, and the truth.
 
     python -m lib_addift.experiments.judge_evaluation --seeds 1,2,3
 
