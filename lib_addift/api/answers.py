@@ -46,6 +46,7 @@ def job_answer(job: Job, *, pictures: bool = False) -> JobAnswer:
 
 
 def result_answer(result: KeptResult, *, pictures: bool) -> ResultAnswer:
+    grid = result.grid if pictures else None
     return ResultAnswer(
         name=result.path.stem,
         tag=result.tag,
@@ -54,9 +55,15 @@ def result_answer(result: KeptResult, *, pictures: bool) -> ResultAnswer:
         train_seconds=result.train_seconds,
         recovery=result.round_trip.recovery,
         weight=result.weight,
+        new_pictures=result.new_pictures.count,
+        reach=result.new_pictures.reach,
+        spread=result.new_pictures.spread,
+        new_pictures_seconds=result.new_pictures.seconds,
+        level=result.level.value,
         verdict=result.verdict,
         strip=encode_png(result.strip) if pictures else None,
         pictures=encode_png(result.pictures) if pictures else None,
+        grid=encode_png(grid) if grid else None,
     )
 
 

@@ -140,9 +140,17 @@ class ResultAnswer(BaseModel):
     train_seconds: float
     recovery: float = Field(description="0 to 1: share of the pair's difference that it reproduces")
     weight: float = Field(description="The multiplier of training that became weight 1")
-    verdict: str = Field(description="The same as one sentence")
+    new_pictures: int = Field(0, description="Pictures that it never saw, on which it was tried; 0 where none were")
+    reach: int = Field(0, description="On how many of them it makes the pair's change")
+    spread: int = Field(0, description="On how many of them other things change too")
+    new_pictures_seconds: float = Field(0.0, description="How long they took")
+    level: str = Field(description="good, weak, failed or unmeasured")
+    verdict: str = Field(description="The same in a sentence or two")
     strip: str | None = Field(None, description=f"Weights -1 to 1; {_PNG}; only with pictures=true")
     pictures: str | None = Field(None, description=f"The round trip; {_PNG}; only with pictures=true")
+    grid: str | None = Field(
+        None, description=f"The new pictures, each at weights -1, 0 and 1; {_PNG}; only with pictures=true"
+    )
 
 
 class LogAnswer(BaseModel):

@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--pixels", type=int, default=0, help="of the pictures (default: 64 for tiny, 512 for full)")
     parser.add_argument("--steps", type=int, default=30, help="of each run (default: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs (default: 3)")
-    parser.add_argument("--no-proof", action="store_true", help="end ours after its last step: the proof takes long")
+    parser.add_argument("--no-proof", action="store_true", help="end ours after its last step, without the evaluation")
     parser.add_argument("--sets", default="2,4,8", metavar="A,B", help="how many LoRAs at once ('' = do not measure)")
     parser.add_argument("--scaling", action="store_true", help="also 30 to 3000 steps, and 1 to 100 pairs")
     parser.add_argument("--out", type=Path, default=Path("bench_out"), help="for bench.json, bench.md and the model")

@@ -35,5 +35,8 @@ def run_train(options: argparse.Namespace) -> int:
     for finding in run.pair_report.findings:
         print(f"{finding.level}: {finding.text}")
     result = follow(run)
+    new = result.new_pictures
+    if new.count:
+        print(f"{new.count} new pictures took {new.seconds:.1f} s; the training steps {result.train_seconds:.1f} s.")
     print(f"{result.verdict}\nSaved {result.path}. Use it as <lora:{result.path.stem}:1>.")
     return 0 if result.path.stem == options.name else 130

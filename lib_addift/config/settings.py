@@ -212,6 +212,12 @@ class TrainConfig:
         15, "Strip every", "While it learns, draw the strip and keep the LoRA every N steps; 0 is off.", low=0,
         high=100_000,
     )  # fmt: skip
+    new_pictures: int = _setting(
+        8, "New pictures",
+        "After training, so many pictures that the LoRA never saw are drawn at weights -1, 0 and 1, to see what it "
+        "does to them. Of 8 or fewer, only as many as take half of the training's time, and at least 4. 0 is off.",
+        low=0, high=64,
+    )  # fmt: skip
     proof_strength: float = _setting(
         0.6, "Round-trip noise", "How much of the picture the round trip noises away.", low=0.1, high=1.0
     )
@@ -219,7 +225,7 @@ class TrainConfig:
         12, "Sampling steps", "DDIM steps of previews; the round trip takes at most 6 of them.", low=1, high=1000
     )
     preview_prompt: str = _setting(
-        "", "Preview prompt", "What the preview strip shows; empty: the prompt.", advanced=False
+        "", "Preview prompt", "What the strip and half of the new pictures show; empty: the prompt.", advanced=False
     )
     preview_cfg_scale: float = _setting(
         5.0, "Preview guidance", "Classifier-free guidance of the strip.", low=1.0, high=30.0

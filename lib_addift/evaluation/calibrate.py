@@ -41,9 +41,10 @@ class Calibrated:
 
     @property
     def verdict(self) -> str:
+        turned = "The LoRA made the opposite change, so it was turned round. " if self.weight < 0 else ""
         return (
-            f"What was weight {self.weight:.3g} is now weight 1: it reproduces {self.recovery:.0%} of the difference "
-            "of the two pictures."
+            f"{turned}What was weight {self.weight:.3g} is now weight 1: it reproduces {self.recovery:.0%} of the "
+            "difference of the two pictures."
         )
 
 

@@ -43,7 +43,7 @@ class RoundTrip:
     """The result of a round trip.
 
     `recovery`: share of the pairs' difference reproduced at `weight`, 0 to 1 (1 - squared error / squared difference).
-    `weight`: the multiplier of the LoRA as trained that should become weight 1; negative when it learnt the opposite.
+    `weight`: the multiplier of the LoRA as trained that does so; negative where only the opposite direction does.
     `curve`: (multiplier, score) of every weight tried, in ascending order; scores may be negative.
     """
 
@@ -73,8 +73,9 @@ class RoundTrip:
             )
         if self.weight < 0:
             return (
-                f"The LoRA learnt the difference backwards ({self.recovery:.0%} of it, at a negative weight); "
-                "calibration turns it round. If you did not calibrate, use it at a negative weight."
+                f"In the round trip of its own pair the LoRA reproduces {self.recovery:.0%} of the difference, at a "
+                "negative weight only. That alone does not show that it is backwards, so it was not turned round: look "
+                "at the strip, and have new pictures drawn."
             )
         return f"The LoRA reproduces {self.recovery:.0%} of the difference."
 

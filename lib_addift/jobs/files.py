@@ -21,6 +21,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
 from lib_addift.data.pictures import PictureSource, load_picture
 from lib_addift.errors import JobError
+from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import png_bytes, replace_files
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
@@ -66,12 +67,16 @@ class KeptResult(ResultFigures):
         """The result that `values` has made JSON of."""
         trip = dict(values["round_trip"])
         trip["curve"] = tuple((weight, score) for weight, score in trip["curve"])
-        return cls(**{**values, "path": Path(values["path"]), "round_trip": RoundTrip(**trip)}, folder=folder)
+        # Results of before there were new pictures have none.
+        new = NewPictures.from_values(values.get("new_pictures", {}))
+        read = {"path": Path(values["path"]), "round_trip": RoundTrip(**trip), "new_pictures": new}
+        return cls(**{**values, **read}, folder=folder)
 
     def values(self) -> dict[str, Any]:
         """What is known of the file, as JSON holds it."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(ResultFigures)}
-        return {**values, "path": str(self.path), "round_trip": dataclasses.asdict(self.round_trip)}
+        parts = {name: dataclasses.asdict(values[name]) for name in ("round_trip", "new_pictures")}
+        return {**values, "path": str(self.path), **parts}
 
     @property
     def strip_file(self) -> Path:
@@ -82,6 +87,10 @@ class KeptResult(ResultFigures):
         return self.folder / f"round-trip-{self.path.stem}.png"
 
     @property
+    def grid_file(self) -> Path:
+        return self.folder / f"new-pictures-{self.path.stem}.png"
+
+    @property
     def strip(self) -> Image.Image:
         """Raises JobError."""
         return _picture(self.strip_file)
@@ -90,6 +99,11 @@ class KeptResult(ResultFigures):
     def pictures(self) -> Image.Image:
         """The round trip. Raises JobError."""
         return _picture(self.pictures_file)
+
+    @property
+    def grid(self) -> Image.Image | None:
+        """The new pictures, where some were drawn. Raises JobError."""
+        return _picture(self.grid_file) if self.new_pictures.count else None
 
 
 class JobFiles:
@@ -147,7 +161,8 @@ class JobFiles:
         """Keep what was measured and drawn of a saved LoRA; returns it as it is on the disk."""
         figures = {each.name: getattr(result, each.name) for each in dataclasses.fields(ResultFigures)}
         kept = KeptResult(**figures, folder=self.folder)
-        self._put({kept.strip_file: _png(result.strip), kept.pictures_file: _png(result.pictures)})
+        pictures = {kept.strip_file: result.strip, kept.pictures_file: result.pictures, kept.grid_file: result.grid}
+        self._put({file: _png(picture) for file, picture in pictures.items() if picture is not None})
         return kept
 
     def put_resume_state(self, resume_state: ResumeState) -> None:

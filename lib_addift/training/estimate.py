@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import functools
 import time
 
 import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model
+from lib_addift.evaluation.new_pictures import drawn_size, picture_passes
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.training.dataset import held_out_pairs
-from lib_addift.training.finish import MEASURED_PAIRS
-from lib_addift.training.methods import Goal, Phase, method_of
+from lib_addift.training.finish import MEASURED_PAIRS, NEW_PICTURES_SHARE
+from lib_addift.training.passes import learning_passes
 from lib_addift.training.run import snapshot_spacing
 
-_LEARNING = 2.0  # passes that a step costs for each sample: forward, and about as much backward
 _ROUND_TRIP_PICTURES = 4
 
 
 def passes(config: TrainConfig, pairs: int = 1, *, keep_snapshots: bool = True) -> float:
     """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file."""
     held = len(held_out_pairs(config, pairs))
-    learning = sum(map(functools.partial(_phase_passes, config), method_of(config).phases(config, pairs - held)))
+    learning = learning_passes(config, pairs - held)
     probes = len(TRIPS) * trip_steps(config)  # for each pair and weight of the round trip
     evaluation = probes * (min(pairs - held, MEASURED_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
     spacing = snapshot_spacing(config) if keep_snapshots else 0
     strips = 1 + ((config.max_train_steps - 1) // spacing if spacing else 0)  # the last step's is the finished one's
-    return learning + evaluation + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+    drawn = _new_picture_passes(config, learning)
+    return learning + evaluation + drawn + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
 
 
-def _phase_passes(config: TrainConfig, phase: Phase) -> float:
-    visits = phase.steps * config.batch_size
-    samples = visits * (2 if phase.directions == "both" else 1)
-    kept = visits if config.self_regularisation else 0
-    asked = kept + (samples if phase.goal is Goal.MODEL else 0)
-    return asked + (samples + kept) * _LEARNING
+def _new_picture_passes(config: TrainConfig, learning: float) -> float:
+    """Those of the new pictures, with as many weights as may be looked at."""
+    count, steps = drawn_size(config, NEW_PICTURES_SHARE * learning)
+    return count * picture_passes(config, steps)
 
 
 def about(seconds: float) -> str:

@@ -14,7 +14,9 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
 from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.data.pictures import PictureSource
+from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
+from lib_addift.evaluation.verdict import Level, level_of, verdict
 from lib_addift.training.state import StepReport
 
 
@@ -82,14 +84,21 @@ class ResultFigures:
     round_trip: RoundTrip
     weight: float  # the multiplier of training that became weight 1
     held_out: float | None = None  # recovery on pairs that were left out of training, where some were
-    is_calibrated: bool = False  # whether the round trip set the weight: not where it found next to nothing
+    is_calibrated: bool = False  # whether something measured set the weight: not where next to nothing was found
+    new_pictures: NewPictures = field(default_factory=NewPictures)  # what it does to pictures that it never saw
 
     @property
     def verdict(self) -> str:
         """A sentence or two for the person."""
+        text = verdict(self.round_trip, self.new_pictures)
         if self.held_out is None:
-            return self.round_trip.verdict
-        return f"{self.round_trip.verdict} Of pairs that it never saw, it reproduces {self.held_out:.0%}."
+            return text
+        return f"{text} Of pairs that it never saw, it reproduces {self.held_out:.0%}."
+
+    @property
+    def level(self) -> Level:
+        """How good it is, by all that was measured."""
+        return level_of(self.round_trip, self.new_pictures)
 
     @property
     def tag(self) -> str:
@@ -103,6 +112,7 @@ class Result(ResultFigures):
 
     strip: Image.Image = field(kw_only=True)
     pictures: Image.Image = field(kw_only=True)  # the round trip: each picture, without the LoRA, at weight 1 or -1
+    grid: Image.Image | None = field(default=None, kw_only=True)  # the new pictures, each at weights -1, 0 and 1
 
 
 @dataclass(frozen=True, eq=False)

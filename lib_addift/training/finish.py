@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
+from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
 from lib_addift.diffusion.host import Host, Model
+from lib_addift.diffusion.latents import LatentPair
 from lib_addift.errors import TrainingError
+from lib_addift.evaluation.new_pictures import NewPictures, Painter, picture_grid
 from lib_addift.evaluation.preview import preview_strip
-from lib_addift.evaluation.round_trip import LEARNT, RoundTrip, recovery_at, round_trip, round_trip_pictures
+from lib_addift.evaluation.round_trip import RoundTrip, recovery_at, round_trip, round_trip_pictures
+from lib_addift.evaluation.weight import Choice, choose, without_pictures
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.dataset import Dataset
 from lib_addift.training.events import Request, Result, Stage
 from lib_addift.training.methods import method_of
+from lib_addift.training.passes import learning_passes
 
 MEASURED_PAIRS = 4  # the round trip takes about as long as training does, for each pair
+NEW_PICTURES_SHARE = 0.5  # of the time of training, that new pictures may take
 
 
 def check_changes_something(network: LoraNetwork) -> None:
@@ -38,25 +47,47 @@ def check_changes_something(network: LoraNetwork) -> None:
 def evaluate(
     model: Model, network: LoraNetwork, dataset: Dataset, request: Request, *, path: Path, steps: int, seconds: float
 ) -> Generator[Stage, None, Result]:
-    """Measure the LoRA as it was trained on its pairs, decide on its weight and draw it at that.
+    """Measure the LoRA on its pairs and on new pictures, decide on its weight and draw it at that.
 
     Returns what there is to say of the file `path`, which is not written yet. `seconds` are those of training.
     """
-    config, shown, held_out = request.config, dataset.learnt[0], None
+    config, shown, held_out, grid = request.config, dataset.learnt[0], None, None
     with network.attach():
-        trip = RoundTrip.without_pairs()
-        if pairs := dataset.measurable:
-            yield Stage("proving it: the round trip")
-            trip = round_trip(model, network, pairs[:: math.ceil(len(pairs) / MEASURED_PAIRS)], config)
-        is_calibrated = config.calibrate and trip.recovery >= LEARNT
-        trained_weight = trip.weight if is_calibrated else 1.0
+        trip, pairs = RoundTrip.without_pairs(), _measured(dataset)
+        if pairs:
+            yield Stage("evaluating it: the round trip")
+            trip = round_trip(model, network, pairs, config)
+        choice = without_pictures(trip, config)
+        if pairs and config.new_pictures:
+            yield Stage("evaluating it: new pictures")
+            choice, grid = _choose(model, network, dataset, trip, config)
         if dataset.held_out:
-            held_out = recovery_at(model, network, dataset.held_out, config, trained_weight)
-        weight = config.strength * trained_weight
+            held_out = recovery_at(model, network, dataset.held_out, config, choice.weight / config.strength)
         yield Stage("drawing the preview")
-        strip = preview_strip(model, network, shown, config, weight)
-        pictures = round_trip_pictures(model, network, shown, config, weight)
-    return Result(path, steps, seconds, trip, weight, held_out, is_calibrated, strip=strip, pictures=pictures)
+        strip = preview_strip(model, network, shown, config, choice.weight)
+        pictures = round_trip_pictures(model, network, shown, config, choice.weight)
+    return Result(
+        path, steps, seconds, trip, choice.weight, held_out, choice.is_calibrated, choice.new, strip=strip,
+        pictures=pictures, grid=grid,
+    )  # fmt: skip
+
+
+def _choose(
+    model: Model, network: LoraNetwork, dataset: Dataset, trip: RoundTrip, config: TrainConfig
+) -> tuple[Choice, Image.Image]:
+    """The weight, chosen with new pictures, and these at weights -1, 0 and 1."""
+    begun, passes = time.monotonic(), NEW_PICTURES_SHARE * learning_passes(config, len(dataset.learnt))
+    painter = Painter(model, network, _measured(dataset), config, passes)
+    choice, latents = choose(painter, trip, config)
+    grid = picture_grid(model, latents)
+    new = replace(choice.new, seconds=round(time.monotonic() - begun, 2))
+    return replace(choice, new=new), grid
+
+
+def _measured(dataset: Dataset) -> list[LatentPair]:
+    """The pairs of the round trip: all, or some evenly spaced ones."""
+    pairs = dataset.measurable
+    return pairs[:: math.ceil(len(pairs) / MEASURED_PAIRS)] if pairs else []
 
 
 def save(
@@ -101,8 +132,17 @@ def _figures(result: Result) -> dict[str, Any]:
     trip = result.round_trip
     return {
         "recovery": round(trip.recovery, 4),
-        "verdict": trip.verdict,
+        "verdict": result.verdict,
         "best_weight": round(trip.weight, 6),
         "calibrated": result.is_calibrated,
+        **_new_picture_figures(result.new_pictures),
         **({} if result.held_out is None else {"held_out_recovery": round(result.held_out, 4)}),
     }
+
+
+def _new_picture_figures(new: NewPictures) -> dict[str, Any]:
+    """What was seen on new pictures, where some were drawn."""
+    if not new.count:
+        return {}
+    figures = {"count": new.count, "reach": new.reach, "spread": new.spread}
+    return {"new_pictures": {**figures, "sizes": list(new.sizes), "spreads": list(new.spreads)}}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib_addift.data.checks import Finding
 from lib_addift.evaluation.preview import WEIGHTS
-from lib_addift.evaluation.round_trip import LEARNT
+from lib_addift.evaluation.verdict import Level
 from lib_addift.files import png_bytes
 from lib_addift.jobs.files import KeptResult
 from lib_addift.jobs.queue import Job, JobState
@@ -30,10 +30,10 @@ STATE_LABELS = {
     JobState.FAILED: "failed",
 }
 _RESULT_TEXTS = {
-    "good": "in a prompt draws the change you showed; with -1 its opposite.",
-    "weak": "in a prompt draws a part of the change you showed; with -1 its opposite.",
-    "failed": "is saved all the same, but can do little.",
-    "unmeasured": "in a prompt draws what the pictures show.",
+    Level.GOOD: "in a prompt draws the change you showed; with -1 its opposite.",
+    Level.WEAK: "in a prompt draws a part of the change you showed; with -1 its opposite.",
+    Level.FAILED: "is saved all the same, but can do little.",
+    Level.UNMEASURED: "in a prompt draws what the pictures show.",
 }
 WELCOME = """\
 <div class="addift-card addift-welcome" data-addift-state="none">
@@ -42,7 +42,7 @@ WELCOME = """\
 <li><b>Two pictures.</b> They show the same and differ in one thing: eyes open, eyes closed.
 Best: generate one and inpaint the other from it.</li>
 <li><b>A name.</b> It is what you will type in prompts.</li>
-<li><b>Train.</b> Here you then see how it goes, and at the end the proof that it works.</li>
+<li><b>Train.</b> Here you then see how it goes, and at the end how it does on new pictures.</li>
 </ol>
 </div>"""
 
@@ -206,17 +206,14 @@ def strip(image: Image.Image, step: int, total: int) -> str:
 
 def result(found: KeptResult, others: Sequence[KeptResult]) -> str:
     """The finished LoRA: the verdict, what it means, the strip and the round trip."""
-    trip = found.round_trip
-    level = "failed" if trip.recovery < LEARNT else "weak" if trip.recovery < 0.5 else "good"
-    if not trip.is_measured:
-        level = "unmeasured"
     parts = [
         f'<div class="addift-card addift-result" data-addift-tag="{escape(found.tag)}">',
-        f'<p class="addift-verdict addift-{level}">{sentence(found.verdict)}</p>',
-        f'<p class="addift-tag"><code>{escape(found.tag)}</code> {_RESULT_TEXTS[level]}</p>',
+        f'<p class="addift-verdict addift-{found.level.value}">{sentence(found.verdict)}</p>',
+        f'<p class="addift-tag"><code>{escape(found.tag)}</code> {_RESULT_TEXTS[found.level]}</p>',
         '<figure class="addift-wide" tabindex="0" role="group" aria-label="Strip of the finished LoRA">',
         picture(found.strip, f"One picture with the finished LoRA at weights {_STRIP_WEIGHTS}", "final-strip"),
         "</figure>",
+        _new_pictures(found),
         _round_trip(found),
         f'<dl class="addift-figures">{_figures(found)}</dl>',
         f'<p class="addift-path">{escape(found.path)}</p>',
@@ -224,6 +221,18 @@ def result(found: KeptResult, others: Sequence[KeptResult]) -> str:
     if others:
         parts.append(f'<p class="addift-hint">Also saved: {", ".join(escape(r.path.stem) for r in others)}.</p>')
     return "".join([*parts, "</div>"])
+
+
+def _new_pictures(found: KeptResult) -> str:
+    image = found.grid
+    if image is None:
+        return ""
+    return (
+        '<figure class="addift-wide" tabindex="0" role="group" aria-label="New pictures">'
+        f"{picture(image, 'New pictures, each with the LoRA at weights -1, 0 and 1', 'new-pictures')}</figure>"
+        '<p class="addift-hint">New pictures, each from one noise at weights -1, 0 and 1, drawn quickly and without '
+        "guidance: half of them from a prompt, half from none.</p>"
+    )
 
 
 def _round_trip(found: KeptResult) -> str:
@@ -238,13 +247,17 @@ def _round_trip(found: KeptResult) -> str:
 
 
 def _figures(found: KeptResult) -> str:
+    new = found.new_pictures
     rows = {
-        "Recovery": f"{found.round_trip.recovery:.0%} of the difference comes back in the round trip",
+        "New pictures": f"{new.reach} of {new.count} with the change, {new.spread} with others, in {new.seconds:.1f} s",
+        "Recovery": f"{found.round_trip.recovery:.0%} of the difference of this pair comes back in the round trip",
         "Weight 1": f"{found.weight:.2g} times the LoRA as trained",
         "Training": f"{found.steps} steps in {found.train_seconds:.0f} s",
     }
     if not found.round_trip.is_measured:
         del rows["Recovery"]
+    if not new.count:
+        del rows["New pictures"]
     return "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
 
 

@@ -40,8 +40,13 @@ def test_train_answers_at_once_and_the_job_tells_its_way(client, host, body):
     assert result["path"] == str(host.lora_dir / "closed_eyes.safetensors")
     assert 0 <= result["recovery"] <= 1
     assert result["verdict"] == done["text"]
+    assert result["new_pictures"] == 4, "fewer than 8: training was short"
+    assert 0 <= result["reach"] <= 4
+    assert 0 <= result["spread"] <= 4
+    assert result["new_pictures_seconds"] > 0
+    assert result["level"] in ("good", "weak", "failed")
     assert result["train_seconds"] > 0
-    assert (result["strip"], result["pictures"], done["strip"]) == (None, None, None)
+    assert (result["strip"], result["pictures"], result["grid"], done["strip"]) == (None,) * 4
     assert read_lora(host.lora_dir / "closed_eyes.safetensors")
     assert client.get(f"{V1}/jobs").json() == [done]
 
@@ -53,6 +58,7 @@ def test_train_can_wait_and_send_pictures(client, body):
     assert picture(done["strip"]).width == 5 * 128
     assert done["strip"] == done["result"]["strip"]
     assert picture(done["result"]["pictures"]).width == 6 * 128
+    assert picture(done["result"]["grid"]).width == 6 * 128
 
 
 @pytest.mark.slow

@@ -277,9 +277,14 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("right", [0.02, 0.3, 1.0, -1.2, 3.4, 20.0])
 def test_calibrate_finds_weights_of_every_size(
-    small: Path, pair_files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: float
+    small: Path,
+    pair_files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    right: float,
 ) -> None:
-    """With a LoRA that is known to be right at one weight."""
+    """With a LoRA that is known to be right at one weight; it is said where that turns it round."""
 
     def scores(_probe: object, weights: Sequence[float]) -> dict[float, float]:
         return {weight: 1 - (1 - weight / right) ** 2 for weight in weights}
@@ -287,6 +292,7 @@ def test_calibrate_finds_weights_of_every_size(
     monkeypatch.setattr(_Probe, "scores", scores)
     out = tmp_path / "Lora" / "right.safetensors"
     assert calibrate(small, pair_files, out, "--set", "strength=2") == 0
+    assert ("turned round" in capsys.readouterr().out) == (right < 0)
     found = json.loads(read_lora(out)[1]["addift.report"])
     assert found["best_weight"] == pytest.approx(right, rel=0.5)
     assert found["recovery"] > 0.8

@@ -42,7 +42,14 @@ from tests.support.models import HALF_DTYPES, PRECISIONS, needs_half
 PICTURES = np.stack([np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")])  # (2, 64, 64, 3)
 ORIGINAL, TARGET = PICTURES
 SMALL = {"max_train_steps": 3, "sampling_steps": 1, "rank": 2, "layers": LAYER_KINDS, "blocks": BLOCKS}
-STAGES = ["encoding the pictures", "step 1", "step 2", "proving it: the round trip", "drawing the preview"]
+STAGES = [
+    "encoding the pictures",
+    "step 1",
+    "step 2",
+    "evaluating it: the round trip",
+    "evaluating it: new pictures",
+    "drawing the preview",
+]
 only_a1111 = pytest.mark.parametrize("webui", ["a1111"], indirect=True)
 only_forge = pytest.mark.parametrize("webui", ["forge"], indirect=True)
 only_reforge = pytest.mark.parametrize("webui", ["reforge"], indirect=True)

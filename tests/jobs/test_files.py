@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
 from lib_addift.demo import world
 from lib_addift.errors import JobError
+from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.jobs.files import JobFiles, without_shared_mask
+from lib_addift.jobs.files import JobFiles, KeptResult, without_shared_mask
 from lib_addift.training.events import Request, Result, ResumeState, Snapshot
 
 ORIGINAL, TARGET = (world.draw(world.Face(eyes=eyes)) for eyes in ("open", "closed"))
@@ -100,9 +102,33 @@ def test_a_result_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (kept.verdict, kept.tag) == (result.verdict, result.tag)
     assert (kept.strip.tobytes(), kept.pictures.tobytes()) == (ORIGINAL.tobytes(), TARGET.tobytes())
+    assert (kept.new_pictures.count, kept.grid) == (0, None)
     (files.folder / "result-blink.png").unlink()
     with pytest.raises(JobError, match="cannot be read"):
         _ = kept.strip
+
+
+def test_a_result_with_new_pictures_is_what_it_was(files: JobFiles, tmp_path: Path) -> None:
+    new = NewPictures(1.5, (1.0, 0.1), (0.0, 2.5), (0.9, -0.2), (0.1, 0.7), 0.5, 1.25)
+    result = Result(
+        tmp_path / "blink.safetensors", 50, 1.5, RoundTrip(0.5, 1.5, ((1.5, 0.5),)), 1.5, new_pictures=new,
+        strip=ORIGINAL, pictures=TARGET, grid=TARGET,
+    )  # fmt: skip
+    values = json.loads(json.dumps(files.put_result(result).values()))
+    kept = KeptResult.from_values(files.folder, values)
+    assert kept.new_pictures == new
+    assert (kept.verdict, kept.level) == (result.verdict, result.level)
+    assert kept.grid is not None
+    assert kept.grid.tobytes() == TARGET.tobytes()
+
+
+def test_a_result_of_before_there_were_new_pictures_is_read(files: JobFiles, tmp_path: Path) -> None:
+    trip = RoundTrip(0.5, 1.5, ((1.5, 0.5),))
+    result = Result(tmp_path / "blink.safetensors", 50, 1.5, trip, 1.5, strip=ORIGINAL, pictures=TARGET)
+    values = files.put_result(result).values()
+    del values["new_pictures"]
+    kept = KeptResult.from_values(files.folder, values)
+    assert (kept.new_pictures.count, kept.grid, kept.verdict) == (0, None, trip.verdict)
 
 
 def test_a_checkpoint_is_what_it_was(files: JobFiles) -> None:

@@ -234,7 +234,7 @@ def test_a_running_job_stops_after_its_step_and_saves_nothing(jobs: Jobs, host: 
     assert job.text == "stopped after 2 of 50 steps; nothing was saved"
     assert job.progress == 0.04
     assert (job.results, list(host.lora_dir.iterdir())) == ([], [])
-    assert host.reported[-1].endswith("step 2 of 50"), "no further step, no proof"
+    assert host.reported[-1].endswith("step 2 of 50"), "no further step, no evaluation"
     assert fingerprint(host.unet) == before
 
 
@@ -271,9 +271,11 @@ def test_before_the_first_step_there_is_nothing_to_keep(jobs: Jobs, host: Watche
     assert (loras(host), job.snapshots) == ([], [])
 
 
-@pytest.mark.parametrize("where", ["proving it: the round trip", "drawing the preview"])
+@pytest.mark.parametrize(
+    "where", ["evaluating it: the round trip", "evaluating it: new pictures", "drawing the preview"]
+)
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_job_can_be_stopped_while_it_is_proved(jobs: Jobs, host: WatchedHost, where: str, keep: bool) -> None:
+def test_a_job_can_be_stopped_while_it_is_evaluated(jobs: Jobs, host: WatchedHost, where: str, keep: bool) -> None:
     stop_at(jobs, host, where, keep=keep)
     job = done(jobs)
     assert (job.state, job.step) == (JobState.STOPPED, 3)
@@ -391,7 +393,7 @@ def test_a_step_that_was_not_kept_is_refused(jobs: Jobs) -> None:
 def test_a_step_that_cannot_be_saved_leaves_the_job_done_and_says_why(jobs: Jobs, host: WatchedHost) -> None:
     job = done(jobs, preview_every=1)
     text = job.text
-    host.fail_at("proving it: the round trip", torch.cuda.OutOfMemoryError("full"))
+    host.fail_at("evaluating it: the round trip", torch.cuda.OutOfMemoryError("full"))
     jobs.save_step(job.id, 1)
     ended(jobs, job)
     assert (job.state, job.text, job.error) == (JobState.DONE, text, OUT_OF_MEMORY)

@@ -31,7 +31,7 @@ def test_the_host_is_told_of_every_step_and_stage(jobs: Jobs, host: WatchedHost)
         for what in (
             "encoding the pictures",
             *[f"step {step} of 3" for step in (1, 2, 3)],
-            "proving it: the round trip", "drawing the preview", "saving",
+            "evaluating it: the round trip", "evaluating it: new pictures", "drawing the preview", "saving",
         )
     ]  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_the_worker_is_a_daemon_that_starts_with_the_first_job(jobs: Jobs, gate:
 # Failing
 
 
-@pytest.mark.parametrize("where", ["encoding the pictures", "step 2 of 3", "proving it: the round trip"])
+@pytest.mark.parametrize("where", ["encoding the pictures", "step 2 of 3", "evaluating it: the round trip"])
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [

@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ import lib_addift.training.finish
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import LoraFileError, TrainingError
+from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
+from lib_addift.evaluation.weight import Choice
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
+from lib_addift.training.events import Stage
 from tests.support.fake_host import FakeHost
 from tests.support.models import fingerprint
 from tests.support.runs import files, finish, label, start
@@ -132,11 +136,13 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("weight", [0.5, -0.5, 3.0])
-def test_calibration_folds_the_best_weight_into_the_file(
+def test_calibration_folds_the_chosen_weight_into_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
-    proof = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
-    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: proof)
+    trip = RoundTrip(recovery=0.8, weight=weight, curve=((weight, 0.8),))
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: trip)
+    new = NewPictures(weight, (1.0,), (0.0,), (1.0,), (0.0,))
+    choose(monkeypatch, lambda config: Choice(weight if config.calibrate else 1.0, config.calibrate, new))
     as_trained, calibrated = (
         finish(FakeHost(tmp_path / f"{calibrate}"), calibrate=calibrate, save_precision="fp32").results[0]
         for calibrate in (False, True)
@@ -151,6 +157,70 @@ def test_calibration_folds_the_best_weight_into_the_file(
         assert torch.equal(scaled[f"{name}.lora_up.weight"], sign * plain[f"{name}.lora_up.weight"])
     report = json.loads(read_lora(calibrated.path)[1]["addift.report"])
     assert (report["calibrated"], report["best_weight"]) == (True, weight)
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, choice: Callable[[TrainConfig], Choice]) -> None:
+    """Have the weight chosen without drawing."""
+    latents = torch.zeros(3, 1, 4, 8, 8)
+    monkeypatch.setattr(lib_addift.training.finish, "choose", lambda _painter, _trip, config: (choice(config), latents))
+
+
+def test_the_round_trip_alone_turns_nothing_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, -0.5, ((-0.5, 0.8),)))
+    result = finish(FakeHost(tmp_path), new_pictures=0).results[0]
+    assert (result.weight, result.is_calibrated) == (1.0, False)
+    assert "not turned round" in result.verdict
+
+
+# New pictures
+
+
+def test_what_was_seen_on_new_pictures_is_in_the_result_and_in_the_file(tmp_path: Path) -> None:
+    result = finish(FakeHost(tmp_path), max_train_steps=20).results[0]
+    new = result.new_pictures
+    assert (new.count, new.weight, new.seconds > 0) == (5, result.weight, True)
+    assert "new pictures it makes your change" in result.verdict
+    assert result.grid is not None
+    assert result.grid.width == 6 * CELL
+    report = json.loads(read_lora(result.path)[1]["addift.report"])
+    assert report["new_pictures"] == {
+        "count": 5, "reach": new.reach, "spread": new.spread, "sizes": list(new.sizes), "spreads": list(new.spreads),
+    }  # fmt: skip
+    assert report["verdict"] == result.verdict
+
+
+def test_new_pictures_can_be_switched_off(tmp_path: Path) -> None:
+    run = start(FakeHost(tmp_path), new_pictures=0)
+    assert "evaluating it: new pictures" not in [label(event) for event in run.events()]
+    result = run.results[0]
+    assert (result.new_pictures.count, result.grid, result.verdict) == (0, None, result.round_trip.verdict)
+    assert "new_pictures" not in json.loads(read_lora(result.path)[1]["addift.report"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_train_steps": 60},
+        {"max_train_steps": 60, "directions": "alternate"},
+        {"batch_size": 4, "calibrate": False},
+    ],
+)
+def test_new_pictures_take_at_most_half_of_the_passes_of_training(tmp_path: Path, settings: dict[str, Any]) -> None:
+    samples: dict[str, int] = {}
+
+    class CountingHost(FakeHost):
+        stage = "training"
+
+        def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+            count = len(latents) * (2 if torch.is_grad_enabled() else 1)  # backward costs about as much
+            samples[self.stage] = samples.get(self.stage, 0) + count
+            return super().predict_noise(latents, timesteps, cond)
+
+    host = CountingHost(tmp_path)
+    for event in start(host, **{"max_train_steps": 30, "sampling_steps": 12, **settings}).events():
+        if isinstance(event, Stage):
+            host.stage = event.text if event.text.startswith(("eval", "draw")) else "training"
+    assert 0 < samples["evaluating it: new pictures"] <= samples["training"] / 2
 
 
 def test_what_was_not_learnt_is_not_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

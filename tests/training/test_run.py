@@ -31,7 +31,7 @@ def test_events_come_in_the_order_of_the_work(tmp_path: Path) -> None:
     assert [label(event) for event in events] == [
         "encoding the pictures",
         "step 1", "step 2", "step 3",
-        "proving it: the round trip", "drawing the preview", "saving",
+        "evaluating it: the round trip", "evaluating it: new pictures", "drawing the preview", "saving",
     ]  # fmt: skip
     assert all(event.total == 3 for event in events if isinstance(event, StepReport))
 
@@ -91,7 +91,12 @@ def test_a_stopped_run_saves_nothing_until_it_is_kept(tmp_path: Path) -> None:
     assert files(tmp_path) == []
     assert run.results == []
     assert fingerprint(host.unet) == before
-    assert [event.text for event in run.keep()] == ["proving it: the round trip", "drawing the preview", "saving"]
+    assert [event.text for event in run.keep()] == [
+        "evaluating it: the round trip",
+        "evaluating it: new pictures",
+        "drawing the preview",
+        "saving",
+    ]
     assert files(tmp_path) == ["blink-step2.json", "blink-step2.png", "blink-step2.safetensors"]
     assert read_lora(run.results[0].path)[1]["ss_steps"] == "2"
     assert fingerprint(host.unet) == before
@@ -142,7 +147,7 @@ def test_a_watched_run_keeps_steps_on_the_way_and_the_last_one(tmp_path: Path) -
         "encoding the pictures",
         "step 1", "step 2", "kept 2", "checkpoint 2", "step 3", "step 4", "kept 4", "checkpoint 4",
         "step 5", "checkpoint 5",
-        "proving it: the round trip", "drawing the preview", "kept 5", "saving",
+        "evaluating it: the round trip", "evaluating it: new pictures", "drawing the preview", "kept 5", "saving",
     ]  # fmt: skip
     assert list(run.snapshots.values()) == [event for event in events if isinstance(event, Snapshot)]
     assert list(run.snapshots) == [2, 4, 5]
@@ -223,14 +228,19 @@ def test_training_time_is_that_of_the_steps_and_their_references(
     monkeypatch.setattr(lib_addift.training.run, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
     run = finish(host, keep_snapshots=True, max_train_steps=4, preview_every=1, save_every=2)
     assert [(result.steps, result.train_seconds) for result in run.results] == [(2, 1 + 2.0), (4, 1 + 4.0)]
-    assert host.calls > 30, "the proof and the strips are most of the work here"
+    assert host.calls > 30, "the evaluation and the strips are most of the work here"
 
 
-def test_a_kept_step_is_proved_and_saved_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_a_kept_step_is_evaluated_and_saved_and_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     before = fingerprint(host.unet)
     run = finish(host, keep_snapshots=True, preview_every=1, save_precision="fp32", calibrate=False)
-    assert [event.text for event in run.keep(2)] == ["proving it: the round trip", "drawing the preview", "saving"]
+    assert [event.text for event in run.keep(2)] == [
+        "evaluating it: the round trip",
+        "evaluating it: new pictures",
+        "drawing the preview",
+        "saving",
+    ]
     kept = run.results[-1]
     assert (kept.path.name, kept.steps, kept.tag) == ("blink-step2.safetensors", 2, "<lora:blink-step2:1>")
     saved, metadata = read_lora(kept.path)
@@ -252,7 +262,9 @@ def test_a_step_that_was_not_kept_cannot_be_saved(tmp_path: Path) -> None:
     assert len(run.results) == 1
 
 
-@pytest.mark.parametrize("where", ["proving it: the round trip", "drawing the preview", "kept 3"])
+@pytest.mark.parametrize(
+    "where", ["evaluating it: the round trip", "evaluating it: new pictures", "drawing the preview", "kept 3"]
+)
 def test_a_run_that_is_stopped_at_its_end_can_be_kept(tmp_path: Path, where: str) -> None:
     run = start(FakeHost(tmp_path), keep_snapshots=True, preview_every=1)
     for event in run.events():
@@ -327,7 +339,14 @@ class BrokenHost(FakeHost):
 @pytest.mark.parametrize("error", [RuntimeError("broken"), torch.cuda.OutOfMemoryError("full"), KeyboardInterrupt()])
 @pytest.mark.parametrize(
     "where",
-    ["encoding the pictures", "step 1", "step 2", "proving it: the round trip", "drawing the preview"],
+    [
+        "encoding the pictures",
+        "step 1",
+        "step 2",
+        "evaluating it: the round trip",
+        "evaluating it: new pictures",
+        "drawing the preview",
+    ],
 )
 def test_an_error_anywhere_leaves_model_and_folder_alone(tmp_path: Path, where: str, error: BaseException) -> None:
     host = BrokenHost(tmp_path)

@@ -87,12 +87,19 @@ def test_what_nobody_expected_is_a_sentence_too(page: Page, monkeypatch: pytest.
 
 
 @pytest.mark.slow
-def test_training_ends_with_the_proof(trained: Page) -> None:
+def test_training_ends_with_the_evaluation(trained: Page) -> None:
     assert 'data-addift-state="done"' in trained.shown["progress"]
     assert 'data-addift-active="0"' in trained.shown["progress"]
     assert 'aria-valuenow="100"' in trained.shown["progress"]
     assert 'data-addift-tag="&lt;lora:closed:1&gt;"' in trained.shown["result"]
-    for part in ("addift-verdict", "addift-final-strip", "addift-pictures", "closed.safetensors"):
+    for part in (
+        "addift-verdict",
+        "addift-final-strip",
+        "addift-new-pictures",
+        "new pictures it makes",
+        "addift-pictures",
+        "closed.safetensors",
+    ):
         assert part in trained.shown["result"]
     assert trained.shown["finish is visible"]
     assert not trained.shown["stop is visible"]

@@ -1,0 +1,65 @@
+"""The multiplier that becomes weight 1: by the round trip on the pair, and by what the LoRA does to new pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.evaluation.new_pictures import NewPictures, Painter
+from lib_addift.evaluation.round_trip import LEARNT, RoundTrip
+
+_LARGER, _SMALLER = 1.5, 0.67
+_ENOUGH = 0.75  # share of the pictures that are reached, from which on no larger weight is tried
+_AS_LARGE = 0.9  # median size of the change at a smaller weight, in units of the pair's, below which it is not taken
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A multiplier, whether something measured set it, and what the LoRA does to new pictures at it."""
+
+    weight: float
+    is_calibrated: bool
+    new: NewPictures = field(default_factory=NewPictures)
+
+
+def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
+    """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
+    is_calibrated = config.calibrate and trip.recovery >= LEARNT and trip.weight > 0
+    return Choice(config.strength * (trip.weight if is_calibrated else 1.0), is_calibrated)
+
+
+def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choice, torch.Tensor]:
+    """The round trip's weight, a larger one that reaches more new pictures, or a smaller one that spreads less.
+
+    A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. Also
+    returns the latents of the new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
+    """
+    is_calibrated = config.calibrate and trip.recovery >= LEARNT
+    first = painter.look(config.strength * (abs(trip.weight) if is_calibrated else 1.0))
+    best = _second_look(painter, first, is_negative=is_calibrated and trip.weight < 0) if config.calibrate else first
+    new, latents = painter.draw(best)
+    return Choice(new.weight, is_calibrated or best is not first, new), latents
+
+
+def _second_look(painter: Painter, first: NewPictures, *, is_negative: bool) -> NewPictures:
+    """The figures at another weight, where there is reason to try one and it is better; else those at the first one."""
+    if is_negative and first.is_backwards:
+        return painter.look(-first.weight)
+    if first.reach < _ENOUGH * first.count:
+        other = painter.look(_LARGER * first.weight)
+        return other if _reaches_more(other, first) else first
+    if first.spread and first.size * _SMALLER >= _AS_LARGE * first.wanted:
+        other = painter.look(_SMALLER * first.weight)
+        return other if _spreads_less(other, first) else first
+    return first
+
+
+def _reaches_more(new: NewPictures, than: NewPictures) -> bool:
+    return new.reach > than.reach and new.spread <= than.spread
+
+
+def _spreads_less(new: NewPictures, than: NewPictures) -> bool:
+    is_reached = new.reach >= min(than.reach, _ENOUGH * new.count)
+    return new.spread < than.spread and is_reached and new.size >= _AS_LARGE * new.wanted
