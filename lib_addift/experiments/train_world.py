@@ -68,10 +68,7 @@ def _latents(
     if "encoded" not in saved:
         pictures = world.pictures(subjects)
         print(f"{len(pictures)} pictures painted", flush=True)
-        train_vae(
-            vae, pictures, saved, steps=options.vae_steps, colour_steps=options.colour_steps,
-            batch=options.vae_batch, seed=options.seed,
-        )  # fmt: skip
+        train_vae(vae, pictures, saved, steps=options.vae_steps, batch=options.vae_batch, seed=options.seed)
         saved.write("encoded", {"vae": vae.state_dict(), "latents": encode(vae, pictures) * SCALE_FACTOR})
     vae.load_state_dict(saved["encoded"]["vae"])
     latents: torch.Tensor = saved["encoded"]["latents"]
@@ -86,9 +83,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="start from the models of this checkpoint")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=800)
-    parser.add_argument("--colour-steps", type=int, default=600, help="steps of the VAE's second stage")
     parser.add_argument("--vae-batch", type=int, default=2)
-    parser.add_argument("--text-steps", type=int, default=400)
+    parser.add_argument("--text-steps", type=int, default=300)
     parser.add_argument("--unet-steps", type=int, default=2000)
     parser.add_argument("--unet-batch", type=int, default=32)
     parser.add_argument("--look-every", type=int, default=150, help="steps from one look at drawn pictures to the next")

@@ -16,7 +16,7 @@ from lib_addift.hosts.checkpoint import read_checkpoint
 
 def train(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     steps = [
-        "--vae-steps", "1", "--colour-steps", "1", "--text-steps", "1",
+        "--vae-steps", "1", "--text-steps", "1",
         "--unet-steps", "3", "--look-every", "3", "--unet-batch", "2",
     ]  # fmt: skip
     # The new faces' checkpoint starts from the bundled one, whose pictures the detectors can read.

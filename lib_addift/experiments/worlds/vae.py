@@ -10,33 +10,18 @@ from lib_addift.experiments.world_checkpoint import SCALE_FACTOR
 from lib_addift.experiments.worlds.loop import SavedState, optimizer_step, rate_share, run_stage
 from lib_addift.experiments.worlds.precision import mixed_precision
 
-_RATE = 1.5e-3
+_RATE = 1e-3
 
 
 def train_vae(
-    vae: AutoencoderKL, pictures: torch.Tensor, saved: SavedState,
-    *, steps: int, colour_steps: int, batch: int, seed: int,
-) -> None:  # fmt: skip
+    vae: AutoencoderKL, pictures: torch.Tensor, saved: SavedState, *, steps: int, batch: int, seed: int
+) -> None:
     """L1 reconstruction and a light KL term, in place; at the end latents * SCALE_FACTOR have mean 0 and variance 1.
-
-    The first `steps` bring in shapes and edges; colours of large areas, which group norms all but remove, stay wrong.
-    In the `colour_steps` after them the mean colours of 16 x 16 px count too.
 
     Args:
         pictures: (count, 3, size, size) uint8.
     """
     vae.to(memory_format=torch.channels_last)
-    _reconstruct("vae", (4,), vae, pictures, saved, steps=steps, batch=batch, seed=seed)
-    _reconstruct("vae colours", (4, 16, 16), vae, pictures, saved, steps=colour_steps, batch=batch, seed=seed + 1)
-    _bring_to_scale(vae, pictures[:512])
-    vae.eval()
-
-
-def _reconstruct(
-    stage: str, pools: tuple[int, ...], vae: AutoencoderKL, pictures: torch.Tensor, saved: SavedState,
-    *, steps: int, batch: int, seed: int,
-) -> None:  # fmt: skip
-    """One stage. Beside the pixels' error the loss has that of the means over squares of each size in `pools`, px."""
     optimizer = torch.optim.AdamW(vae.parameters(), lr=_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
 
     def train_step(step: int) -> str:
@@ -46,15 +31,17 @@ def _reconstruct(
             y = vae.decode(posterior.sample()).sample.float()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        l1 = F.l1_loss(y, x)
-        coarse = [F.l1_loss(F.avg_pool2d(y, pool), F.avg_pool2d(x, pool)) for pool in pools]
-        loss = l1 + 4 * F.mse_loss(y, x) + torch.stack(coarse).sum() + 3e-4 * kl
+        # The means over squares bring in colours and shapes before edges.
+        l1, coarse = F.l1_loss(y, x), sum(F.l1_loss(F.avg_pool2d(y, n), F.avg_pool2d(x, n)) for n in (4, 16))
+        loss = l1 + 4 * F.mse_loss(y, x) + coarse + 3e-4 * kl
         optimizer_step(optimizer, loss, _RATE * rate_share(step, steps, warmup=20))
         if step % 20 and step < steps - 1:
             return ""
         return f"loss {loss.item():.4f} l1 {l1.item():.4f} std {mean.std().item():.2f}"
 
-    run_stage(stage, {"vae": vae, "optimizer": optimizer}, train_step, saved, steps=steps, seed=seed)
+    run_stage("vae", {"vae": vae, "optimizer": optimizer}, train_step, saved, steps=steps, seed=seed)
+    _bring_to_scale(vae, pictures[:512])
+    vae.eval()
 
 
 def _as_floats(pictures: torch.Tensor) -> torch.Tensor:
