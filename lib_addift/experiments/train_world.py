@@ -84,7 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--vae-steps", type=int, default=800)
     parser.add_argument("--vae-batch", type=int, default=2)
-    parser.add_argument("--text-steps", type=int, default=400)
+    parser.add_argument("--text-steps", type=int, default=300)
     parser.add_argument("--unet-steps", type=int, default=2000)
     parser.add_argument("--unet-batch", type=int, default=32)
     parser.add_argument("--look-every", type=int, default=150, help="steps from one look at drawn pictures to the next")

@@ -15,10 +15,12 @@ from lib_addift.hosts.checkpoint import read_checkpoint
 
 
 def train(out: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    steps = {"--vae-steps": "1", "--text-steps": "1", "--unet-steps": "3", "--look-every": "3", "--unet-batch": "2"}
-    words = [word for option in steps.items() for word in option]
+    steps = [
+        "--vae-steps", "1", "--text-steps", "1",
+        "--unet-steps", "3", "--look-every", "3", "--unet-batch", "2",
+    ]  # fmt: skip
     # The new faces' checkpoint starts from the bundled one, whose pictures the detectors can read.
-    arguments = ["--world", "faces", "--init", str(CHECKPOINT), "--out", str(out), *words, *options]
+    arguments = ["--world", "faces", "--init", str(CHECKPOINT), "--out", str(out), *steps, *options]
     monkeypatch.setattr("sys.argv", ["train_world", *arguments])
     monkeypatch.setattr(train_world, "_PICTURES", 4)
     monkeypatch.setattr(train_world, "_DRAWN", 8)

@@ -19,11 +19,11 @@ from PIL import Image
 SIZE = 128
 _WINDOW = (40, 34, 184)  # left, top and side of the square that is shown, in the units of the artist's 264 x 280 canvas
 _COLOURS = {
-    "background": {"blue": (120, 175, 240), "green": (130, 200, 130), "grey": (190, 190, 190)},
     "hair": {"black": (44, 27, 24), "blond": (235, 195, 80), "red": (201, 51, 5)},
     "skin": {"light": (255, 219, 180), "dark": (150, 95, 65)},
     "clothes": {"white": (240, 240, 240), "pink": (255, 72, 142), "blue": (37, 85, 160)},
 }
+_BACKGROUND = "#aac3d7"
 _HAT_COLOUR = "#3C4F5C"
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -35,7 +35,6 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "hat": ("no", "winter"),
     "skin": tuple(_COLOURS["skin"]),
     "clothes": tuple(_COLOURS["clothes"]),
-    "background": tuple(_COLOURS["background"]),
 }
 _PHRASES = {
     "eyes": "{} eyes",
@@ -46,7 +45,6 @@ _PHRASES = {
     "hat": "{} hat",
     "skin": "{} skin",
     "clothes": "{} clothes",
-    "background": "{} background",
 }
 
 
@@ -62,7 +60,6 @@ class Avatar:
     hat: str = "no"
     skin: str = "light"
     clothes: str = "white"
-    background: str = "blue"
     variation: int = 0  # seed of a shift of up to 1 px and a few grey levels of colour
 
     def attributes(self) -> dict[str, str]:
@@ -105,7 +102,7 @@ def draw(avatar: Avatar) -> Image.Image:
     svg.set("height", str(SIZE))
     png = resvg_py.svg_to_bytes(
         svg_string=ElementTree.tostring(svg, encoding="unicode"),
-        width=SIZE, background=colours["background"], skip_system_fonts=True,
+        width=SIZE, background=_BACKGROUND, skip_system_fonts=True,
     )  # fmt: skip
     return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 
@@ -141,7 +138,6 @@ def _top(svg: ElementTree.Element) -> ElementTree.Element:
 _WHITE = (244, 244, 244)  # of the hat's rim
 # Where the parts are: left, top, right and bottom of boxes, px, from both sides of the face where it has two.
 _BOXES = {
-    "background": ((2, 2, 10, 10), (118, 2, 126, 10)),
     "hair": ((8, 78, 18, 100), (110, 78, 120, 100)),
     "skin": ((60, 54, 68, 62),),
     "clothes": ((24, 121, 36, 126), (92, 121, 104, 126)),
@@ -220,5 +216,4 @@ def detect(picture: Image.Image | np.ndarray) -> dict[str, str]:
         "hat": "winter" if reading["hat"] > 0.5 else "no",
         "skin": _nearest("skin", reading["skin"]),
         "clothes": _nearest("clothes", reading["clothes"]),
-        "background": _nearest("background", reading["background"]),
     }

@@ -10,7 +10,7 @@ from lib_addift.experiments.world_checkpoint import SCALE_FACTOR
 from lib_addift.experiments.worlds.loop import SavedState, optimizer_step, rate_share, run_stage
 from lib_addift.experiments.worlds.precision import mixed_precision
 
-_RATE = 1.5e-3
+_RATE = 1e-3
 
 
 def train_vae(
@@ -31,8 +31,8 @@ def train_vae(
             y = vae.decode(posterior.sample()).sample.float()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        # The mean over 4 x 4 px brings in colours and shapes before edges.
-        l1, coarse = F.l1_loss(y, x), F.l1_loss(F.avg_pool2d(y, 4), F.avg_pool2d(x, 4))
+        # The means over squares bring in colours and shapes before edges.
+        l1, coarse = F.l1_loss(y, x), sum(F.l1_loss(F.avg_pool2d(y, n), F.avg_pool2d(x, n)) for n in (4, 16))
         loss = l1 + 4 * F.mse_loss(y, x) + coarse + 3e-4 * kl
         optimizer_step(optimizer, loss, _RATE * rate_share(step, steps, warmup=20))
         if step % 20 and step < steps - 1:
