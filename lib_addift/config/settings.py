@@ -35,9 +35,10 @@ class TrainConfig:
     )
     algorithm: str = _setting(
         "lora", "Algorithm",
-        "lora: low-rank pairs, also for convolutions (LoCon); loha: a higher rank, in a file twice as large; "
+        "shift: one value for each cross-attention, as if the prompt said more; it learns from few pictures what holds for "
+        "new ones, and ignores Layers. lora: low-rank pairs, also for convolutions (LoCon); loha: a higher rank, in a file twice as large; "
         "lokr: Kronecker products, for small files.",
-        choices=("lora", "loha", "lokr"),
+        choices=("shift", "lora", "loha", "lokr"),
     )  # fmt: skip
     dora: bool = _setting(
         False, "DoRA", "Learn where a weight's columns point apart from how long they are; slower. For algorithm lora."
@@ -252,13 +253,18 @@ class TrainConfig:
                 f"result_rank = {self.result_rank} cuts ranks away, which a DoRA does not bear: "
                 "set it to 0, or dora to false."
             )
+        if self.algorithm == "shift" and not self.rank == self.alpha == 1:
+            raise ConfigError(
+                f"algorithm = shift has one rank, and rank = {self.rank} and alpha = {self.alpha:g} are given: "
+                "set both to 1, or choose algorithm = lora."
+            )
         if self.lokr_factor == 0:
             raise ConfigError("lokr_factor = 0 splits nothing: give -1 (automatic) or a number from 1 on.")
 
     @property
     def is_stackable(self) -> bool:
         """Whether LoRAs of these settings can learn side by side in one pass; see `LoraNetwork.is_stackable`."""
-        return self.algorithm == "lora" and not self.dora and not self.dropout
+        return self.algorithm in ("lora", "shift") and not self.dora and not self.dropout
 
     @classmethod
     def create(cls, preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:

@@ -17,6 +17,7 @@ from lib_addift.errors import ConfigError
 from lib_addift.lora.dora import DoraLayer
 from lib_addift.lora.layers import DeltaLayer, LoraLayer
 from lib_addift.lora.lycoris import LohaLayer, LokrLayer
+from lib_addift.lora.shift import ShiftLayer
 from lib_addift.lora.state_dict import by_layer, read_layer
 
 __all__ = ["LoraLayer", "LoraNetwork", "LoraStack", "combine", "layer_kind", "select_layers"]
@@ -28,6 +29,7 @@ _KINDS = {
     "projections": re.compile(r"_proj_(in|out)$"),
     "convolutions": re.compile(r"_(resnets_\d_(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers_0_conv)$"),
 }
+_PLAIN = (LoraLayer, ShiftLayer)  # low-rank pairs that can be stacked and added up
 _BLOCKS = {"IN": "lora_unet_down_blocks", "MID": "lora_unet_mid_block", "OUT": "lora_unet_up_blocks"}
 
 
@@ -124,7 +126,7 @@ class LoraNetwork(nn.Module):
     @property
     def is_stackable(self) -> bool:
         """Whether it can be in a LoraStack: plain low-rank pairs, and no dropout."""
-        return not self.dropout and all(type(layer) is LoraLayer for layer in self.layers.values())
+        return not self.dropout and all(type(layer) in _PLAIN for layer in self.layers.values())
 
     @contextmanager
     def attach(self) -> Iterator[LoraNetwork]:
@@ -185,7 +187,7 @@ def combine(networks: Sequence[tuple[LoraNetwork, float]]) -> LoraNetwork:
     summands: dict[str, list[tuple[LoraLayer, float]]] = {}
     for network, weight in networks:
         for name, layer in network.layers.items():
-            if type(layer) is not LoraLayer:
+            if type(layer) not in _PLAIN:
                 raise ConfigError(
                     f"layer '{name}' is no plain LoRA, and only those can be added up: "
                     "use algorithm = lora and dora = false."

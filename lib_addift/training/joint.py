@@ -24,7 +24,7 @@ def can_share(one: TrainingRun, other: TrainingRun) -> bool:
 
 def shared_settings(config: TrainConfig) -> tuple[object, ...]:
     """The settings that must agree."""
-    return config.rank, config.layers, config.blocks, config.precision, config.gradient_checkpointing
+    return config.algorithm, config.rank, config.layers, config.blocks, config.precision, config.gradient_checkpointing
 
 
 def train_runs(runs: Sequence[TrainingRun]) -> Generator[RunEvent, None, None]:

@@ -9,10 +9,24 @@ import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model, lora_modules, text_layers
-from lib_addift.errors import LoraFileError
+from lib_addift.errors import HostError, LoraFileError
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.shift import ShiftLayer, constant_direction, is_shiftable
 from lib_addift.training.methods import method_of
+
+# Prompts of many kinds, so that their tokens are like those of any prompt; the second half is to check on.
+_TOKEN_PROMPTS = (
+    ("", "a photo of a street at night, rain", "1girl, solo, long hair, looking at viewer, smile, blue eyes",
+     "a landscape with mountains, oil painting, masterpiece", "an old man with a beard, portrait, closed eyes",
+     "a bowl of fruit on a wooden table, sharp focus, 85 mm", "best quality, highly detailed, face on the left",
+     "a red car, flat drawing, grey background", "two children play football, open mouth, dark skin",
+     "a castle on a hill, watercolour", "an empty room, black and white photograph, light from the left",
+     "worst quality, blurry, bad hands, text, signature", "a robot made of glass, 3d render, green background"),
+    ("a dog on the grass", "a woman in a blond wig, smiling mouth, blue background, light skin",
+     "cat", "1boy, short hair, red shirt, open eyes, textured drawing", "a ship in a storm, cinematic lighting",
+     "a cup of coffee beside a book", "a city seen from above, sunset, very detailed", "low quality, lowres"),
+)  # fmt: skip
 
 
 def start_lora(model: Model, config: TrainConfig, index: int) -> LoraNetwork:
@@ -22,6 +36,8 @@ def start_lora(model: Model, config: TrainConfig, index: int) -> LoraNetwork:
     """
     if index == 0 and config.first_lora:
         return _first_lora(model, config)
+    if config.algorithm == "shift":
+        return _start_shift(model, config)
     modules = select_layers(model.unet, model.lora_name, layers=config.layers, blocks=config.blocks)
     if config.train_text_encoder:
         modules |= text_layers(model)
@@ -30,6 +46,21 @@ def start_lora(model: Model, config: TrainConfig, index: int) -> LoraNetwork:
         dora=config.dora, dropout=config.dropout, lokr_factor=config.lokr_factor,
     )  # fmt: skip
     return network.to(model.device)  # the host may keep some of its own layers elsewhere
+
+
+def _start_shift(model: Model, config: TrainConfig) -> LoraNetwork:
+    """An untrained shift of what cross-attention reads. Raises HostError when the model has no such layers."""
+    chosen = select_layers(model.unet, model.lora_name, layers=("cross_attention",), blocks=config.blocks)
+    modules = {name: module for name, module in chosen.items() if is_shiftable(name)}
+    if not modules:
+        raise HostError(
+            "algorithm = shift found no cross-attention in the blocks "
+            f"{', '.join(config.blocks)}: choose algorithm = lora."
+        )
+    fitted, checked = (model.encode_prompts(prompts).float().crossattn.flatten(0, 1) for prompts in _TOKEN_PROMPTS)
+    direction = constant_direction(fitted, checked)
+    layers = {name: ShiftLayer.over(module, fitted, direction) for name, module in modules.items()}
+    return LoraNetwork(layers, modules, dropout=config.dropout).to(model.device)
 
 
 def _first_lora(model: Model, config: TrainConfig) -> LoraNetwork:

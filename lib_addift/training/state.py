@@ -37,6 +37,11 @@ class StepReport:
     note: str = ""  # what a person should know of it
 
 
+def rate_factor(model: Model, config: TrainConfig) -> float:
+    """What the learning rate of the settings is multiplied with: a shift is learnt in units of what it is added to."""
+    return 1.0 if config.algorithm == "shift" else width_factor(model)
+
+
 def width_factor(model: Model) -> float:
     """How much higher a narrower UNet's learning rate is: it has fewer weights to make the same change with.
 
@@ -76,7 +81,7 @@ class TrainState:
     ) -> None:
         self.networks, self.plans, self.pairs, self.config = list(networks), list(plans), pairs, config
         self.total = sum(len(plan.steps) for plan in plans)
-        self._stages = [self._stage(plan, config.learning_rate * width_factor(model)) for plan in plans]
+        self._stages = [self._stage(plan, config.learning_rate * rate_factor(model, config)) for plan in plans]
         self.step = 0  # steps done
         self.teacher = teacher
         self.error: TrainingError | None = None
