@@ -35,8 +35,9 @@ class TrainConfig:
     )
     algorithm: str = _setting(
         "lora", "Algorithm",
-        "shift: one value for each cross-attention, as if the prompt said more; it learns from few pictures what holds for "
-        "new ones, and ignores Layers. lora: low-rank pairs, also for convolutions (LoCon); loha: a higher rank, in a file twice as large; "
+        "shift: one value for each cross-attention, as if the prompt said more; what one pair teaches it holds for new "
+        "pictures. lora: low-rank pairs in the chosen layers, also convolutions (LoCon); loha: a higher rank, in a "
+        "file twice as large; "
         "lokr: Kronecker products, for small files.",
         choices=("shift", "lora", "loha", "lokr"),
     )  # fmt: skip

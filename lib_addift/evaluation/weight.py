@@ -27,7 +27,7 @@ class Choice:
 def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
     """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
     is_calibrated = config.calibrate and trip.recovery >= LEARNT and trip.weight > 0
-    return Choice(config.strength * (trip.weight if is_calibrated else 1.0), is_calibrated)
+    return Choice(config.strength * (_pair_weight(trip, config) if is_calibrated else 1.0), is_calibrated)
 
 
 def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choice, torch.Tensor]:
@@ -37,10 +37,19 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choi
     returns the latents of the new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
     """
     is_calibrated = config.calibrate and trip.recovery >= LEARNT
-    first = painter.look(config.strength * (abs(trip.weight) if is_calibrated else 1.0))
+    first = painter.look(config.strength * (_pair_weight(trip, config) if is_calibrated else 1.0))
     best = _second_look(painter, first, is_negative=is_calibrated and trip.weight < 0) if config.calibrate else first
     new, latents = painter.draw(best)
     return Choice(new.weight, is_calibrated or best is not first, new), latents
+
+
+def _pair_weight(trip: RoundTrip, config: TrainConfig) -> float:
+    """The round trip's weight without its sign. A shift is used at no more than what it was trained at.
+
+    Beyond that the pair gets a little nearer to its target, and new pictures change in other things (docs/method.md).
+    """
+    weight = abs(trip.weight)
+    return min(weight, config.train_multiplier) if config.algorithm == "shift" else weight
 
 
 def _second_look(painter: Painter, first: NewPictures, *, is_negative: bool) -> NewPictures:

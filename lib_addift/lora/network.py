@@ -187,7 +187,7 @@ def combine(networks: Sequence[tuple[LoraNetwork, float]]) -> LoraNetwork:
     summands: dict[str, list[tuple[LoraLayer, float]]] = {}
     for network, weight in networks:
         for name, layer in network.layers.items():
-            if type(layer) not in _PLAIN:
+            if not isinstance(layer, LoraLayer) or type(layer) not in _PLAIN:
                 raise ConfigError(
                     f"layer '{name}' is no plain LoRA, and only those can be added up: "
                     "use algorithm = lora and dora = false."

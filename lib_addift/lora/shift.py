@@ -1,7 +1,7 @@
 """A LoRA that adds one learnt value, the same for every token, to what cross-attention reads from the prompt.
 
-Attention weights sum to 1, so the value reaches every pixel of a layer alike, as if the prompt said something more. It has
-no place and no other picture's content in it, which is why one pair teaches it something that holds on new pictures.
+Attention weights sum to 1, so the value reaches every pixel of a layer alike, as if the prompt said something more. It
+knows no place in the picture, which is why one pair teaches it something that holds on new pictures.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ class ShiftLayer(LoraLayer):
 def constant_direction(tokens: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """The vector (width,) whose product with every token is as near to 1 as can be; float32.
 
-    It is fitted to `tokens` (N, width) by ridge regression, with the penalty that fits `others` (M, width) best. A CLIP
-    text model makes an exact one possible: what its last layer norm gives, divided by the norm's weight, has a sum that is
-    the same for every token (Ba et al. 2016, eq. 4).
+    It is fitted to `tokens` (N, width) by ridge regression, with the penalty that fits `others` (M, width) best. In
+    CLIP an exact one exists: what the last layer norm gives, divided by the norm's weight, has the same sum for every
+    token (Ba et al. 2016, eq. 4).
     """
     fitted, checked = tokens.double().cpu(), others.double().cpu()
     gram = fitted.T @ fitted / len(fitted)
     mean, unit = fitted.mean(dim=0), gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     found = [torch.linalg.solve(gram + ridge * unit, mean) for ridge in _RIDGES]
-    return min(found, key=lambda vector: float((checked @ vector - 1).square().mean())).float()
+    best: torch.Tensor = min(found, key=lambda vector: float((checked @ vector - 1).square().mean()))
+    return best.float()
