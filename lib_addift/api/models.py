@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.jobs.queue import JobState
 
 _BASE64 = "as base64, with or without 'data:image/png;base64,' before it; at most 64 MB"
@@ -26,7 +25,9 @@ class PicturesBody(BaseModel, extra="forbid"):
 class PairBody(PicturesBody):
     """Two pictures and how to look at them."""
 
-    preset: str = Field(DEFAULT_PRESET, description="The kind of difference: see /addift/v1/presets.")
+    preset: str = Field(
+        "", description="The kind of difference: see /addift/v1/presets. Empty: the one that suits the settings."
+    )
     settings: dict[str, Any] = Field(
         default_factory=dict, description="What differs from the preset: see /addift/v1/config."
     )

@@ -24,7 +24,7 @@ def run_demo_command(options: argparse.Namespace) -> int:
     from lib_addift.demo.run import CHECKPOINT, TASKS, run_demo
 
     task = TASKS[options.attribute]
-    config = settings(options, task.preset)
+    config = settings(options)
     host = open_host(options, CHECKPOINT, options.out, precision=config.precision)
     report = run_demo(host, task, config, options.out, follow)
     print(f"'{task.value}' {task.attribute} on 64 new faces, from prompts that do not mention {task.attribute}:")

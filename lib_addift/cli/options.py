@@ -36,7 +36,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings(options: argparse.Namespace, preset: str = DEFAULT_PRESET) -> TrainConfig:
+def settings(options: argparse.Namespace, preset: str = "") -> TrainConfig:
     """The settings that the options of `add_settings` give. Raises ConfigError."""
     return from_mapping(setting_values(options), preset)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,29 +30,26 @@ _EVALUATION_SEED = 20_000
 
 @dataclass(frozen=True)
 class Task:
-    """One attribute to learn: its new value, the LoRA's name, the preset that suits it, the face to learn from."""
+    """One attribute to learn: its first and its new value, and the LoRA's name."""
 
     attribute: str
+    without: str
     value: str
     name: str
-    preset: str
-    face: world.Face
 
-    def faces(self) -> tuple[world.Face, world.Face]:
-        """The training pair."""
-        return self.face, dataclasses.replace(self.face, **{self.attribute: self.value})  # type: ignore[arg-type]
+    def faces(self, seed: int) -> tuple[world.Face, world.Face]:
+        """The training pair of a seed: a random face without the value, and the same one with it."""
+        face = world.random_face(random.Random(seed), **{self.attribute: self.without})
+        changed: dict[str, Any] = {self.attribute: self.value}
+        return face, dataclasses.replace(face, **changed)
 
-
-# A pair should show its difference clearly (docs/method.md): white eyes in a dark face, a dark mouth in a light one.
-_DARK = world.Face(hair="blond", skin="dark", background="green", position="right")
-_LIGHT = world.Face(hair="red", skin="light", background="grey", position="right")
 
 TASKS = {
     task.attribute: task
     for task in (
-        Task("eyes", "closed", "closed_eyes", "action", _DARK),
-        Task("mouth", "open", "open_mouth", "detail", _LIGHT),
-        Task("style", "textured", "textured_style", "style", _DARK),
+        Task("eyes", "open", "closed", "closed_eyes"),
+        Task("mouth", "smiling", "open", "open_mouth"),
+        Task("style", "flat", "textured", "textured_style"),
     )
 }
 
@@ -63,7 +61,7 @@ def run_demo(
 
     `follow` runs the training and shows its progress.
     """
-    original, target = task.faces()
+    original, target = task.faces(config.seed)
     out.mkdir(parents=True, exist_ok=True)
     world.draw(original).save(out / "original.png")
     world.draw(target).save(out / "target.png")

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.config.presets import DEFAULT_PRESET, PRESETS, preset_for
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pictures import load_picture
 from lib_addift.errors import PictureError
@@ -91,7 +91,10 @@ def preset_values(preset: str) -> dict[str, Any]:
 def method_values(method: str, preset: str) -> dict[str, Any]:
     """What a method sets on top of a preset: every setting that any method names."""
     config = make_config(preset, method=method).to_dict()
-    return {name: config[name] for name in SETTINGS if any(name in settings for settings in method_settings().values())}
+    named = {name for settings in method_settings().values() for name in settings}
+    if preset_for(preset, {"method": method}) != preset:  # another preset's settings come with the method
+        named |= preset_values(preset).keys()
+    return {name: config[name] for name in SETTINGS if name in named}
 
 
 def empty_form() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_addift.errors import AddiftError
-from lib_addift.evaluation.round_trip import LEARNT
+from lib_addift.evaluation.verdict import Level
 from lib_addift.experiments.lab.bench import Bench
 from lib_addift.experiments.lab.evaluation import Evaluation
 from lib_addift.experiments.lab.tasks import LabTask
@@ -45,7 +45,7 @@ class Cell:
 
 def said_good(result: Result) -> bool:
     """Whether the result told the person that the LoRA works: what false assurance and false alarm are counted by."""
-    return result.round_trip.recovery >= LEARNT and result.round_trip.weight > 0
+    return result.level is Level.GOOD
 
 
 def train_cells(bench: Bench, cells: Sequence[Cell]) -> Mapping[Cell, Result | AddiftError]:

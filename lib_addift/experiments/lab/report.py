@@ -102,7 +102,7 @@ def _rows(runs: Iterable[Run]) -> str:
         if variant.swaps_style:
             settings += "; style: the pictures change places"
         rows.append([name, variant.words, settings.strip(", ;") or "none"])
-    return markdown_table(["row", "what it is", "settings beside the task's preset"], rows)
+    return markdown_table(["row", "what it is", "settings beside the default, or the task's preset"], rows)
 
 
 def _listed(settings: Any) -> str:

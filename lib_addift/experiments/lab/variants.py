@@ -43,12 +43,15 @@ class Variant:
     style_settings: Mapping[str, Any] = field(default_factory=dict)  # more settings for tasks with the preset 'style'
     swaps_style: bool = False  # in these tasks the pictures change places
     in_words: bool = False  # no LoRA: the prompt names the value
+    in_layers: bool = False  # over the preset of the task; otherwise over the default, whatever the task
     needs_words: bool = False  # the checkpoint draws the pairs, so it must know the change
 
     def config(self, task: LabTask, seed: int) -> TrainConfig:
-        """The settings for a task: its preset, and over it the variant's and the seed."""
+        """The settings for a task: its preset or the default, and over it the variant's and the seed."""
         more = self.style_settings if task.preset == "style" else {}
-        return make_config(task.preset, **{**self.settings, **more, "seed": _SEED_SPACING * seed})
+        return make_config(
+            task.preset if self.in_layers else "", **{**self.settings, **more, "seed": _SEED_SPACING * seed}
+        )
 
     def can_do(self, task: LabTask) -> bool:
         """Whether it has what it needs: words for the change, where it uses them."""
@@ -64,7 +67,9 @@ class Variant:
 
 def _long(method: str, words: str) -> Variant:
     """A method that trains on the true noise, for which it needs hundreds of steps."""
-    return Variant(method, words, {"method": method, "max_train_steps": 300, "first_train_steps": 300})
+    return Variant(
+        method, words, in_layers=True, settings={"method": method, "max_train_steps": 300, "first_train_steps": 300}
+    )
 
 
 def _drawn(name: str, words: str, settings: Mapping[str, Any], maker: pairs.PairMaker) -> Variant:
@@ -75,15 +80,16 @@ TABLE = ("ours", "from-words-16", "four-pairs", "words", "published-fast")  # th
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("ours", "one pair of a random face, painted; the task's preset"),
+        Variant("ours", "one pair of a random face, painted; the default settings"),
         _drawn("from-words-16", "sixteen pairs that the checkpoint draws from two prompts, each under its caption",
                {"mask": "off"}, pairs.from_words(16)),
         Variant("four-pairs", "four painted pairs", {"hold_out": False}, pairs.painted(4)),
         Variant("words", "no LoRA: the prompt says it", in_words=True),
         Variant("published-fast", "ADDifT with its author's settings at ten times the rate, calibrated",
-                {**_PUBLISHED, **_FAST}, style_settings={**_PUBLISHED_STYLE, **_FAST}),
+                {**_PUBLISHED, **_FAST}, style_settings={**_PUBLISHED_STYLE, **_FAST}, in_layers=True),
         Variant("published", "ADDifT with its author's settings", _PUBLISHED, style_settings=_PUBLISHED_STYLE,
-                swaps_style=True),
+                swaps_style=True, in_layers=True),
+        Variant("in-layers", "a LoRA in the layers that the task's preset names", in_layers=True),
         # Other pictures.
         _drawn("free-words-16", "sixteen pairs from full captions, drawn freely, each under its caption",
                {"mask": "off"}, pairs.drawn(16, captioned=True)),
@@ -100,15 +106,16 @@ VARIANTS = {
         Variant("no-calibration", "weight 1 as it comes", {"calibrate": False, "strength": 1.0}),
         Variant("alternating", "one direction a step", {"directions": "alternate"}),
         Variant("forward-only", "without reverse samples", {"directions": "forward"}),
-        Variant("all-layers", "all layers of all blocks", _EVERYWHERE),
+        Variant("all-layers", "a LoRA in all layers of all blocks", _EVERYWHERE, in_layers=True),
         Variant("all-timesteps", "all timesteps", {"min_timestep": 0}),
         Variant("self-regularised", "held to the model elsewhere", {"self_regularisation": 1.0}),
         # Other methods.
         _long("copier", "a LoRA of the original, then one of the target on top"),
         _long("residual", "a LoRA of the target minus one of the original"),
-        Variant("slider", "the target at weight 1, the original at -1", {"method": "slider"}),
+        Variant("slider", "the target at weight 1, the original at -1", {"method": "slider"}, in_layers=True),
         _long("lora", "the target's picture"),
         Variant("differential", "copier for each of four pairs, averaged",
-                {"method": "differential", "max_train_steps": 150, "first_train_steps": 150}, pairs.painted(4)),
+                {"method": "differential", "max_train_steps": 150, "first_train_steps": 150}, pairs.painted(4),
+                in_layers=True),
     )
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from lib_addift.config.presets import DEFAULT_PRESET
+from lib_addift.config.presets import preset_for
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.training.methods import addift, copier, differential, lora, residual, slider
@@ -32,15 +32,18 @@ def method_of(config: TrainConfig) -> Method:
     return METHODS[config.method]
 
 
-def make_config(preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:
-    """The preset's settings, those of the method, and the given ones on top of both. Raises ConfigError."""
+def make_config(preset: str = "", /, **settings: Any) -> TrainConfig:
+    """The preset's settings, those of the method, and the given ones on top of both. Raises ConfigError.
+
+    Without a preset the one that suits the settings is used (`preset_for`).
+    """
     method = METHODS.get(str(settings.get("method", "")))
-    config = TrainConfig.create(preset, **{**(method.defaults if method else {}), **settings})
+    config = TrainConfig.create(preset_for(preset, settings), **{**(method.defaults if method else {}), **settings})
     check_method(config)
     return config
 
 
-def from_mapping(values: Mapping[str, Any], preset: str = DEFAULT_PRESET) -> TrainConfig:
+def from_mapping(values: Mapping[str, Any], preset: str = "") -> TrainConfig:
     """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
     settings = dict(values)
     return make_config(str(settings.pop("preset", preset)), **settings)
