@@ -49,7 +49,7 @@ def run_bench(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     pixels = options.pixels or {"tiny": world.SIZE, "full": 512}[options.size]
     checkpoint = CHECKPOINT if options.size == "tiny" else _full_size(options.out)
-    original, target = (world.draw(face).resize((pixels, pixels)) for face in TASKS["eyes"].faces())
+    original, target = (world.draw(face).resize((pixels, pixels)) for face in TASKS["eyes"].faces(1))
     pair = PairSource(original, target)
     with tempfile.TemporaryDirectory() as folder:
         open_host = functools.partial(

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
+from lib_addift.config.presets import PRESETS, preset_for
 from lib_addift.config.validation import checked
 from lib_addift.errors import ConfigError
 
@@ -268,11 +268,12 @@ class TrainConfig:
         return self.algorithm in ("lora", "shift") and not self.dora and not self.dropout
 
     @classmethod
-    def create(cls, preset: str = DEFAULT_PRESET, /, **settings: Any) -> TrainConfig:
+    def create(cls, preset: str = "", /, **settings: Any) -> TrainConfig:
         """The preset's settings with the given ones on top. Raises ConfigError.
 
         `training.methods.make_config` also has the method's own settings.
         """
+        preset = preset_for(preset, settings)
         if preset not in PRESETS:
             raise ConfigError(f"preset '{preset}' does not exist: use one of {', '.join(PRESETS)}.")
         known = {field.name for field in dataclasses.fields(cls)}

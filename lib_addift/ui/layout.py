@@ -10,7 +10,10 @@ from lib_addift.config.presets import PRESETS
 from lib_addift.hosts.prompt_tag.syntax import MERGE, MODES
 from lib_addift.ui import compat, form, render
 
-_PRESET_HELP = "concept: whatever could be said in words; try it first. action: a shape, such as eyes or a pose. style: texture, palette, line. detail: a small thing."
+_PRESET_HELP = (
+    "concept: whatever could be said in words; try it first. For a LoRA in layers: action for a shape, such as eyes or a "
+    "pose; style for texture, palette, line; detail for a small thing."
+)
 _INTRO = (
     '<p class="addift-intro">Two pictures that differ in one thing become a LoRA of exactly that thing. '
     "Put them in, give it a name, press Train.</p>"

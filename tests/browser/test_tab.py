@@ -32,7 +32,7 @@ QUICK = {"max_train_steps": 4, "preview_every": 2, "sampling_steps": 4}
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo's pair, and a picture of another size."""
     folder = tmp_path_factory.mktemp("pictures")
-    original, target = map(world.draw, TASKS["eyes"].faces())
+    original, target = map(world.draw, TASKS["eyes"].faces(1))
     files = {"original": original, "target": target, "wide": target.resize((256, 64))}
     for name, picture in files.items():
         picture.save(folder / f"{name}.png")
@@ -180,7 +180,7 @@ def choose(tab: Tab, preset: str) -> None:
 
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
     choose(tab, "action")
-    prompt = world.caption(TASKS["eyes"].face, frozenset({"eyes"}))
+    prompt = world.caption(TASKS["eyes"].faces(1)[0], frozenset({"eyes"}))
     train(tab, pictures, "closed_eyes", max_train_steps=40, preview_every=10, preview_prompt=prompt, sampling_steps=8)
     tab.wait_for_state("running")
 
@@ -252,7 +252,7 @@ def test_another_prompt_is_drawn_at_several_weights(tab: Tab, pictures: dict[str
     have_trained(tab, pictures)
     if not tab.is_shown("#addift_test_prompt textarea"):
         tab.click("#addift_test_box .label-wrap")
-    tab.write("#addift_test_prompt textarea", world.caption(TASKS["mouth"].face))
+    tab.write("#addift_test_prompt textarea", world.caption(TASKS["mouth"].faces(1)[0]))
     tab.click("#addift_test")
     tab.wait(lambda: "at each weight" in tab.text("#addift_test_grid"), "a drawn test", LONG)
     assert tab.picture("#addift_test_grid img.addift-grid")[0] >= 6 * 64
@@ -289,7 +289,7 @@ def test_pictures_come_from_the_galleries(tab: Tab) -> None:
     tab.choose_webui_tab("txt2img")
     tab.click("#txt2img_gallery .thumbnail-item:nth-of-type(2), #txt2img_gallery .thumbnails button:nth-of-type(2)")
     tab.click("#addift_send_txt2img_original")  # a filled slot; the other picture
-    red = list(world.draw(dataclasses.replace(TASKS["eyes"].face, hair="red")).convert("RGBA").tobytes())
+    red = list(world.draw(dataclasses.replace(TASKS["eyes"].faces(1)[0], hair="red")).convert("RGBA").tobytes())
     tab.wait(lambda: tab.picture("#addift_original img")[2:] == red, "the chosen picture")
 
 

@@ -53,7 +53,8 @@ def main(port: int, lora_dir: Path) -> None:
 def _generated(folder: Path) -> list[str]:
     """What was generated, as files: from those a WebUI fills its galleries."""
     folder.mkdir(exist_ok=True)
-    faces = [TASKS["eyes"].face, dataclasses.replace(TASKS["eyes"].face, hair="red")]
+    face = TASKS["eyes"].faces(1)[0]
+    faces = [face, dataclasses.replace(face, hair="red")]
     for number, face in enumerate(faces):
         world.draw(face).save(folder / f"{number:05}.png")
     return [str(folder / f"{number:05}.png") for number in range(len(faces))]

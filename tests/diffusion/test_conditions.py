@@ -101,7 +101,7 @@ class VectorHost(FakeHost):
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 def test_each_sample_of_a_run_has_the_vector_of_its_prompt(tmp_path: Path, train_text_encoder: bool) -> None:
     config = TrainConfig.create(
-        max_train_steps=2, sampling_steps=2, self_regularisation=1.0, target_prompt="a closed eye",
+        "action", max_train_steps=2, sampling_steps=2, self_regularisation=1.0, target_prompt="a closed eye",
         preview_prompt="a face", train_text_encoder=train_text_encoder,
     )  # fmt: skip
     original, target = (np.full((64, 64, 3), value, np.uint8) for value in (60, 180))

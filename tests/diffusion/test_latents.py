@@ -16,14 +16,14 @@ def test_the_mask_becomes_weights_in_the_size_of_the_latents() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     mask = np.zeros((64, 64), dtype=np.float32)
     mask[:, :36] = 1  # px; four whole columns of latents and half of the fifth
-    pair = encode_pair(FakeHost(), ImagePair(*pictures, mask=mask), TrainConfig.create(mask_floor=0.2))
+    pair = encode_pair(FakeHost(), ImagePair(*pictures, mask=mask), TrainConfig.create("action", mask_floor=0.2))
     assert pair.mask is not None
     expected = torch.tensor([1, 1, 1, 1, 0.6, 0.2, 0.2, 0.2])
     torch.testing.assert_close(pair.mask, expected.expand(1, 1, 8, 8))
 
 
 def test_each_direction_asks_for_the_prediction_of_the_side_that_the_other_trains_on() -> None:
-    config = TrainConfig.create()
+    config = TrainConfig.create("action")
     pair = pair_of(FakeHost(), config, seed=1)
     assert pair.student(Direction.FORWARD) is pair.target
     for direction in Direction:
@@ -32,7 +32,7 @@ def test_each_direction_asks_for_the_prediction_of_the_side_that_the_other_train
 
 
 def test_unrelated_pairs_are_noise_of_the_same_size_for_each_prompt() -> None:
-    host, config = FakeHost(), TrainConfig.create(self_regularisation=0.5, seed=4)
+    host, config = FakeHost(), TrainConfig.create("action", self_regularisation=0.5, seed=4)
     pair = pair_of(host, config, seed=1, size=128)
     unrelated = unrelated_pairs(host, pair, config)
     assert tuple(each.original.prompt for each in unrelated) == UNRELATED_PROMPTS

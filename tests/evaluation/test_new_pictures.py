@@ -32,7 +32,7 @@ def figures(
     learnt: torch.Tensor, weight: float = 1.0, pair: torch.Tensor | None = None, **settings: float
 ) -> tuple[NewPictures, torch.Tensor]:
     """What is said and drawn of a LoRA that adds `learnt` to every picture; the pair differs by a spot."""
-    host, config = PainterHost(4 * 8 * 8), TrainConfig.create(**settings)
+    host, config = PainterHost(4 * 8 * 8), TrainConfig.create("action", **settings)
     network, cond = painting_lora(host, learnt), Conditions(torch.zeros(1, 5, 6))
     difference = spot() if pair is None else pair
     latents = LatentPair(Side(torch.zeros_like(difference), cond), Side(difference, cond), None)
@@ -93,7 +93,7 @@ def test_the_opposite_change_is_told(weight: float, is_backwards: bool) -> None:
 
 def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_ones() -> None:
     """A picture is drawn in timesteps from 999 on; from 699 on what the picture is has been decided."""
-    change, host, config = spot(elsewhere=0.6) / 2, PainterHost(4 * 8 * 8), TrainConfig.create()
+    change, host, config = spot(elsewhere=0.6) / 2, PainterHost(4 * 8 * 8), TrainConfig.create("action")
     network, cond = painting_lora(host, change), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros_like(change), cond), Side(spot(), cond), None)
     with network.attach():
@@ -125,7 +125,7 @@ def test_pictures_that_do_not_look_alike_where_they_changed_are_not_reached(vari
     network = painting_lora(host, spot() / 2)
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
     with network.attach():
-        new = Painter(host, network, [pair], TrainConfig.create(), PASSES).look(1.0)
+        new = Painter(host, network, [pair], TrainConfig.create("action"), PASSES).look(1.0)
     assert new.sizes == pytest.approx([1.0] * 8, abs=1e-3)
     assert new.reach == reached
 
@@ -138,7 +138,7 @@ def test_where_the_pairs_change_has_no_common_direction_pictures_need_not_look_a
     network = painting_lora(host, stripes / 2)
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(stripes, cond), None)
     with network.attach():
-        assert Painter(host, network, [pair], TrainConfig.create(), PASSES).look(1.0).reach == 8
+        assert Painter(host, network, [pair], TrainConfig.create("action"), PASSES).look(1.0).reach == 8
 
 
 def test_with_half_the_strength_half_the_change_is_enough() -> None:
@@ -168,15 +168,15 @@ def test_what_is_not_finite_reaches_nothing_and_spreads_everywhere() -> None:
 def test_the_number_of_pictures_and_steps_follows_the_time(
     settings: dict[str, int], passes: float, size: tuple[int, int]
 ) -> None:
-    assert drawn_size(TrainConfig.create(**settings), passes) == size
+    assert drawn_size(TrainConfig.create("action", **settings), passes) == size
 
 
 def test_prompts_are_mixed_with_the_empty_one() -> None:
-    assert prompts(TrainConfig.create(), 4) == [PROMPTS[0], "", PROMPTS[1], ""]
-    assert prompts(TrainConfig.create(prompt="a face"), 3) == ["a face", "", "a face"]
-    told = TrainConfig.create(prompt="a face", preview_prompt="a cat", trigger_word="xyz")
+    assert prompts(TrainConfig.create("action"), 4) == [PROMPTS[0], "", PROMPTS[1], ""]
+    assert prompts(TrainConfig.create("action", prompt="a face"), 3) == ["a face", "", "a face"]
+    told = TrainConfig.create("action", prompt="a face", preview_prompt="a cat", trigger_word="xyz")
     assert prompts(told, 2) == ["xyz, a cat", "xyz"]
-    assert len(set(prompts(TrainConfig.create(), 64))) == len(PROMPTS) + 1
+    assert len(set(prompts(TrainConfig.create("action"), 64))) == len(PROMPTS) + 1
 
 
 def test_the_grid_has_two_pictures_in_a_row_at_three_weights() -> None:

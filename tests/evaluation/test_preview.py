@@ -21,7 +21,7 @@ def test_labels_stand_under_pictures_that_are_enlarged_by_whole_factors() -> Non
 
 def test_the_strip_is_drawn_at_multiples_of_the_weight() -> None:
     """At weight 2, the pictures for 0.5 and -0.5 are those for 1 and -1 at weight 1; that for 0 is the model alone."""
-    host, config = FakeHost(), TrainConfig.create(sampling_steps=2, rank=2, seed=3)
+    host, config = FakeHost(), TrainConfig.create("action", sampling_steps=2, rank=2, seed=3)
     network, pair = make_network(host, config), pair_of(host, config, seed=1)
     generator = torch.Generator().manual_seed(0)
     for layer in network.layers.values():

@@ -24,7 +24,7 @@ def painted_proof(
     cond = Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros_like(difference), cond), Side(difference, cond), mask)
     with network.attach():
-        return round_trip(host, network, [pair], TrainConfig.create(sampling_steps=3))
+        return round_trip(host, network, [pair], TrainConfig.create("action", sampling_steps=3))
 
 
 DIFFERENCE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -153,7 +153,7 @@ def test_the_pictures_of_the_round_trip_show_both_ways() -> None:
     original, target = torch.full_like(DIFFERENCE, -0.5), torch.full_like(DIFFERENCE, 0.5)
     with network.attach():
         row = round_trip_pictures(
-            host, network, LatentPair(Side(original, cond), Side(target, cond), None), TrainConfig.create(), 1.5
+            host, network, LatentPair(Side(original, cond), Side(target, cond), None), TrainConfig.create("action"), 1.5
         )
     seen = host.seen
     expected = [original, seen, seen + 1.5 * learnt, target, seen, seen - 1.5 * learnt]

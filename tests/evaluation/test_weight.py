@@ -36,7 +36,7 @@ def chosen(
     figures: Figures, trip: RoundTrip, *, backwards: bool = False, **settings: object
 ) -> tuple[Choice, list[float]]:
     painter = FakePainter(figures, backwards=backwards)
-    choice, latents = choose(painter, trip, TrainConfig.create(**settings))  # type: ignore[arg-type]
+    choice, latents = choose(painter, trip, TrainConfig.create("action", **settings))  # type: ignore[arg-type]
     assert latents.unique().item() == pytest.approx(choice.weight), (
         "the pictures are those at the weight that was chosen"
     )
@@ -115,5 +115,5 @@ def test_strength_is_in_the_weight_that_is_measured() -> None:
 def test_without_pictures_only_a_positive_weight_of_the_round_trip_is_taken(
     found: RoundTrip, weight: float, is_calibrated: bool
 ) -> None:
-    choice = without_pictures(found, TrainConfig.create(strength=1.5))
+    choice = without_pictures(found, TrainConfig.create("action", strength=1.5))
     assert (choice.weight, choice.is_calibrated, choice.new.count) == (1.5 * weight, is_calibrated, 0)

@@ -46,7 +46,9 @@ def test_a_full_size_checkpoint_trains(full_size: Path, tmp_path: Path, precisio
     assert sum(parameter.numel() for parameter in host.vae.parameters()) == 83_653_863
     before = unet_hash(host)
     original, target = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
-    config = TrainConfig.create(max_train_steps=2, sampling_steps=1, rank=4, layers=LAYER_KINDS, blocks=BLOCKS)
+    config = TrainConfig.create(
+        "action", max_train_steps=2, sampling_steps=1, rank=4, layers=LAYER_KINDS, blocks=BLOCKS
+    )
     run = TrainingRun(host, Request.of(original, target, "full", config))
     reports = [event for event in run.events() if isinstance(event, StepReport)]
     assert [report.skipped for report in reports] == [0, 0]

@@ -29,7 +29,7 @@ SMALL = {"max_train_steps": 2, "sampling_steps": 2, "rank": 2, "layers": LAYER_K
 
 
 def train(host: StandaloneHost, **settings: Any) -> TrainingRun:
-    config = TrainConfig.create(**{**SMALL, **settings})
+    config = TrainConfig.create("action", **{**SMALL, **settings})
     return TrainingRun(host, Request.of(ORIGINAL, TARGET, "blink", config, overwrite=True))
 
 

@@ -249,7 +249,7 @@ def test_a_job_and_pictures_at_once_do_not_disturb_each_other(
 ) -> None:
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))  # it takes long
     settings = {**SMALL, "layers": "cross_attention", "sampling_steps": 1, "preview_every": 1}
-    request = Request.of(ORIGINAL, TARGET, "wink", TrainConfig.create(**settings))
+    request = Request.of(ORIGINAL, TARGET, "wink", TrainConfig.create("action", **settings))
     before, expected = fingerprint(host.unet, host.vae, host.text_model), draw("a face")
     monkeypatch.setattr(host, "lora_dir", tmp_path)
     list(TrainingRun(host, request).events())

@@ -117,7 +117,13 @@ def test_pairs_whose_prompts_differ_in_length_learn_in_one_run(
         PairSource(*faces, original_prompt="a face", target_prompt="a face"),
     )
     config = TrainConfig.create(
-        max_train_steps=2, batch_size=2, sampling_steps=1, rank=1, self_regularisation=1.0, preview_prompt="b " * 160
+        "action",
+        max_train_steps=2,
+        batch_size=2,
+        sampling_steps=1,
+        rank=1,
+        self_regularisation=1.0,
+        preview_prompt="b " * 160,
     )
     monkeypatch.setattr(host, "lora_dir", tmp_path)
     run = TrainingRun(host, Request(pairs, "long", config))

@@ -78,7 +78,7 @@ def webui(request, open_webui):
 
 
 def start(webui, name="blink", **settings: Any) -> TrainingRun:
-    config = TrainConfig.create(**{**SMALL, **settings})
+    config = TrainConfig.create("action", **{**SMALL, **settings})
     return TrainingRun(webui.host, Request.of(ORIGINAL, TARGET, name, config))
 
 
@@ -294,7 +294,7 @@ def test_the_lora_learns_on_the_hosts_device_wherever_the_weights_wait(webui, mo
 def test_a_job_of_the_tab_runs_in_a_thread_and_shows_its_progress(webui):
     before = webui.snapshot()
     jobs = Jobs(webui.host)
-    config = TrainConfig.create(**SMALL, preview_every=2)
+    config = TrainConfig.create("action", **SMALL, preview_every=2)
     job = jobs.submit(Request.of(ORIGINAL, TARGET, "blink", config))
     jobs.wait(job.id, timeout=60)
     assert (job.state, job.error) == (JobState.DONE, "")
@@ -311,7 +311,7 @@ def test_a_job_of_the_tab_runs_in_a_thread_and_shows_its_progress(webui):
 def test_memory_that_is_full_fails_the_job_and_not_the_next_one(webui):
     jobs = Jobs(webui.host)
     webui.fail(torch.cuda.OutOfMemoryError("CUDA out of memory"), call=3)
-    config = TrainConfig.create(**SMALL)
+    config = TrainConfig.create("action", **SMALL)
     job = jobs.wait(jobs.submit(Request.of(ORIGINAL, TARGET, "blink", config)).id, timeout=60)
     assert (job.state, job.error.partition(":")[0]) == (JobState.FAILED, "the memory is full")
     webui.unet.before_call = None

@@ -34,7 +34,7 @@ def test_pictures_are_kept_without_loss(files: JobFiles, tmp_path: Path, kind: s
     original, target = (picture.convert("RGB" if kind in ("path", "array") else kind) for picture in (ORIGINAL, TARGET))
     if kind == "RGBA":
         target.putalpha(Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))))
-        config = TrainConfig.create(mask="alpha")
+        config = TrainConfig.create("action", mask="alpha")
     sources = {
         "path": [tmp_path / "original.webp", tmp_path / "target.webp"],
         "array": [np.asarray(original), np.asarray(target)],
@@ -59,7 +59,7 @@ def test_what_is_particular_to_a_pair_is_kept(files: JobFiles) -> None:
     mask = Image.new("L", (64, 64), 200)
     first = PairSource(ORIGINAL, TARGET, "one", "open eyes", "closed eyes", 2.5, mask)
     second = PairSource(TARGET, ORIGINAL, "two")
-    request = Request((first, second), "blink", TrainConfig.create(rank=8, layers=("convolutions",)))
+    request = Request((first, second), "blink", TrainConfig.create("action", rank=8, layers=("convolutions",)))
     restored = files.request(files.put_request(request))
     plain = [replace(pair, original=ORIGINAL, target=TARGET, mask=None) for pair in restored.pairs]
     assert plain == [replace(first, mask=None), replace(second, original=ORIGINAL, target=TARGET)]
@@ -72,7 +72,7 @@ def test_what_is_particular_to_a_pair_is_kept(files: JobFiles) -> None:
 
 def test_the_settings_mask_file_is_copied_too(files: JobFiles, tmp_path: Path) -> None:
     Image.new("L", (64, 64), 99).save(tmp_path / "mask.png")
-    config = TrainConfig.create(mask="file", mask_file=str(tmp_path / "mask.png"))
+    config = TrainConfig.create("action", mask="file", mask_file=str(tmp_path / "mask.png"))
     restored = files.request(files.put_request(Request.of(ORIGINAL, TARGET, "blink", config)))
     (tmp_path / "mask.png").unlink()
     (pair,) = restored.pairs

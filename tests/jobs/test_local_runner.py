@@ -42,7 +42,7 @@ class _Job(SimpleNamespace):
     __hash__, __eq__ = object.__hash__, object.__eq__
 
     def __init__(self, run: TrainingRun | Exception) -> None:
-        super().__init__(request=SimpleNamespace(config=TrainConfig.create(**SMALL)))
+        super().__init__(request=SimpleNamespace(config=TrainConfig.create("action", **SMALL)))
         if isinstance(run, TrainingRun):
             self.request = run.request
         self._run = run

@@ -165,7 +165,7 @@ def test_a_taken_or_bad_name_is_refused_and_nothing_is_queued(jobs: Jobs, host: 
 
 def test_identical_pictures_are_refused_and_nothing_is_queued(jobs: Jobs, host: WatchedHost) -> None:
     with pytest.raises(PictureError, match="identical"):
-        jobs.submit(Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+        jobs.submit(Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create("action")))
     assert (jobs.all(), host.uses) == ([], 0)
 
 

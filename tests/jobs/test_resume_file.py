@@ -15,7 +15,7 @@ from tests.support.training import make_state, pair_of
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
 def test_a_restored_state_goes_on_to_the_same_bits(optimizer: str) -> None:
-    host, config = FakeHost(), TrainConfig.create(max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
+    host, config = FakeHost(), TrainConfig.create("action", max_train_steps=8, learning_rate=1e-3, optimizer=optimizer)
     pair = pair_of(host, config, 1)
     whole = make_state(host, [pair], config)
     losses = [report.loss for report in train_one(host, whole)]

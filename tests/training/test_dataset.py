@@ -24,7 +24,7 @@ SMALL = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2}
 
 
 def run(folder: Path, sources: list[PairSource], **settings: Any) -> TrainingRun:
-    config = TrainConfig.create(**{**SMALL, **settings})
+    config = TrainConfig.create("action", **{**SMALL, **settings})
     return TrainingRun(FakeHost(folder), Request(tuple(sources), "blink", config))
 
 
@@ -42,7 +42,7 @@ def test_a_quarter_of_four_or_more_pairs_is_measured_on_and_not_trained_on(
     assert report.get("held_out_pairs", 0) == len(held_out)
     if held_out:
         assert f"{result.held_out:.0%}" in result.verdict
-        assert list(held_out_pairs(TrainConfig.create(hold_out=False), pairs)) == []
+        assert list(held_out_pairs(TrainConfig.create("action", hold_out=False), pairs)) == []
 
 
 def test_each_pair_has_its_prompts_and_the_settings_for_the_rest(

@@ -29,7 +29,8 @@ if torch.__version__ < "2.13":
 from tests.support.fake_gpu import GPU, fake_gpu
 
 SOURCES = tuple(
-    PairSource(*(np.asarray(world.draw(face)) for face in TASKS[name].faces()), name=name) for name in ("eyes", "mouth")
+    PairSource(*(np.asarray(world.draw(face)) for face in TASKS[name].faces(1)), name=name)
+    for name in ("eyes", "mouth")
 )
 SMALL = {"max_train_steps": 2, "sampling_steps": 2, "rank": 2}
 
@@ -40,7 +41,7 @@ def host_on(device: str, folder: Path, precision: str = "fp32") -> StandaloneHos
 
 def train(host: Any, pairs: int = 1, **settings: Any) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The file's tensors, and what the steps' notes say."""
-    config = TrainConfig.create(**{**SMALL, **settings})
+    config = TrainConfig.create("action", **{**SMALL, **settings})
     training = TrainingRun(host, Request(SOURCES[:pairs], "blink", config), keep_snapshots=False)
     notes = {event.note for event in training.events() if isinstance(event, StepReport)}
     return read_lora(training.results[0].path)[0], notes
@@ -137,7 +138,8 @@ def test_two_loras_learn_at_once_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Mo
 
     def both(host: StandaloneHost) -> list[dict[str, torch.Tensor]]:
         runs = [
-            TrainingRun(host, Request((s,), s.name, TrainConfig.create(**SMALL)), keep_snapshots=False) for s in SOURCES
+            TrainingRun(host, Request((s,), s.name, TrainConfig.create("action", **SMALL)), keep_snapshots=False)
+            for s in SOURCES
         ]
         assert not [said for _, said in train_runs(runs) if isinstance(said, Exception)]
         return [read_lora(run.results[0].path)[0] for run in runs]
@@ -156,7 +158,7 @@ def test_as_many_at_once_as_the_gpu_has_room_for(
     free: int, blocks: tuple[str, ...], count: int, tmp_path: Path
 ) -> None:
     pictures = [np.zeros((512, 512, 3), np.uint8), np.full((512, 512, 3), 9, np.uint8)]
-    request = Request((PairSource(*pictures, name="pair"),), "pair", TrainConfig.create(blocks=blocks))
+    request = Request((PairSource(*pictures, name="pair"),), "pair", TrainConfig.create("action", blocks=blocks))
     run = TrainingRun(FakeHost(tmp_path), request, keep_snapshots=False)
     with fake_gpu(free=free * 2**30):
         assert room_for(run) == count

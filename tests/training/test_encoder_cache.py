@@ -32,7 +32,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
 
 def train(host: StandaloneHost, **settings: object) -> tuple[list[float], int]:
     """The loss of each step, and how many passes went through the encoder before the round trip."""
-    config = TrainConfig.create(**{"max_train_steps": 6, "sampling_steps": 1, **settings})
+    config = TrainConfig.create("action", **{"max_train_steps": 6, "sampling_steps": 1, **settings})
     run = TrainingRun(host, Request.of(ORIGINAL, TARGET, "blink", config, overwrite=True))
     calls = 0
 
@@ -113,7 +113,7 @@ def test_a_host_that_goes_around_its_blocks_gives_no_features() -> None:
 
 @pytest.mark.slow
 def test_only_two_windows_are_known_at_a_time(host: StandaloneHost, tmp_path: Path) -> None:
-    config = TrainConfig.create(max_train_steps=40, directions="alternate")
+    config = TrainConfig.create("action", max_train_steps=40, directions="alternate")
     plan = make_plan(config)
     teacher = TeacherPredictions(host, [pair_of(host, config, 1)], plan, 3, shares_encoder=True)  # type: ignore[arg-type]
     for samples in plan:

@@ -38,7 +38,7 @@ def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings:
             samples += len(latents) * (2 if torch.is_grad_enabled() else 1)  # backward costs about as much
             return super().predict_noise(latents, timesteps, cond)
 
-    config = TrainConfig.create(**{"max_train_steps": 6, "sampling_steps": 3, "preview_every": 2, **settings})
+    config = TrainConfig.create("action", **{"max_train_steps": 6, "sampling_steps": 3, "preview_every": 2, **settings})
     sources = tuple(source(number) for number in range(pairs))
     training = TrainingRun(CountingHost(tmp_path), Request(sources, "blink", config), keep_snapshots=True)
     list(training.events())

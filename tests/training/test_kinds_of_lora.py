@@ -29,7 +29,7 @@ SETTINGS = {
 
 def start(host: FakeHost, checkpoint: ResumeState | None = None, **settings: Any) -> TrainingRun:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-    request = Request.of(*pictures, "blink", TrainConfig.create(**{**SETTINGS, **settings}), overwrite=True)
+    request = Request.of(*pictures, "blink", TrainConfig.create("action", **{**SETTINGS, **settings}), overwrite=True)
     return TrainingRun(host, request, keep_snapshots=True, resume_state=checkpoint)
 
 

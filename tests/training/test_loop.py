@@ -23,8 +23,8 @@ ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("
 def test_swapping_pictures_and_first_direction_negates_lora_up_exactly(directions: str) -> None:
     """Only what is antisymmetric in the pair is learnt."""
     common = {"directions": directions, "max_train_steps": 7, "learning_rate": 1e-3}
-    straight, _ = run(TrainConfig.create(**common, first_direction="forward"))
-    swapped, _ = run(TrainConfig.create(**common, first_direction="reverse"), swapped=True)
+    straight, _ = run(TrainConfig.create("action", **common, first_direction="forward"))
+    swapped, _ = run(TrainConfig.create("action", **common, first_direction="reverse"), swapped=True)
     for name, layer in straight.layers.items():
         other = swapped.layers[name]
         assert layer.lora_up.abs().sum() > 0
@@ -35,20 +35,20 @@ def test_swapping_pictures_and_first_direction_negates_lora_up_exactly(direction
 @pytest.mark.slow
 def test_learning_lowers_the_loss() -> None:
     config = TrainConfig.create(
-        max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4
+        "action", max_train_steps=200, timestep_bands=1, min_timestep=700, learning_rate=1e-3, batch_size=4
     )
     _, reports = run(config)
     assert np.mean([r.loss for r in reports[-20:]]) < 0.5 * np.mean([r.loss for r in reports[:20]])
 
 
 def test_same_seed_same_bytes() -> None:
-    config = TrainConfig.create(max_train_steps=5)
+    config = TrainConfig.create("action", max_train_steps=5)
     first, second = (run(config)[0].tensors() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def test_closing_the_iterator_stops_and_leaves_the_model_alone() -> None:
-    host, config = FakeHost(), TrainConfig.create(max_train_steps=50)
+    host, config = FakeHost(), TrainConfig.create("action", max_train_steps=50)
     before = {key: value.clone() for key, value in host.unet.state_dict().items()}
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
     state = make_state(host, [pair], config)
@@ -69,7 +69,7 @@ def test_several_states_at_once_learn_what_each_learns_alone(optimizer: str, tol
     """To rounding: AdamW's first steps take the sign of gradients, of tiny ones too."""
     host = FakeHost()
     configs = [
-        TrainConfig.create(max_train_steps=steps, learning_rate=1e-3, optimizer=optimizer, **others)
+        TrainConfig.create("action", max_train_steps=steps, learning_rate=1e-3, optimizer=optimizer, **others)
         for steps, others in (
             (6, {"seed": 1}),
             (9, {"seed": 2, "directions": "alternate", "alpha": 2.0}),
@@ -97,7 +97,7 @@ def test_several_states_at_once_learn_what_each_learns_alone(optimizer: str, tol
 
 
 def test_one_that_fails_drops_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    host, config = FakeHost(), TrainConfig.create(max_train_steps=15)
+    host, config = FakeHost(), TrainConfig.create("action", max_train_steps=15)
     good, bad = (make_state(host, [pair_of(host, config, seed)], config) for seed in (1, 2))
     target = bad.target
     monkeypatch.setattr(bad, "target", lambda sample: target(sample) * float("nan"))
@@ -110,7 +110,7 @@ def test_one_that_fails_drops_out_and_the_others_go_on(monkeypatch: pytest.Monke
 
 def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
     """Two visits a step, of pictures of two sizes: the mean of the weighted losses, whatever goes in which pass."""
-    host, config = FakeHost(), TrainConfig.create(max_train_steps=1, batch_size=2)
+    host, config = FakeHost(), TrainConfig.create("action", max_train_steps=1, batch_size=2)
     pairs = [pair_of(host, config, 1), pair_of(host, config, 2, size=128, weight=3.0)]
     mixed = next(train_one(host, make_state(host, pairs, config)))
     state = make_state(host, pairs, config)
@@ -129,10 +129,12 @@ def test_pairs_of_different_sizes_and_weights_share_a_step() -> None:
 
 
 def test_rates_follow_their_schedule() -> None:
-    cosine = TrainConfig.create(max_train_steps=100, lr_schedule="cosine", lr_end_ratio=0.1)
+    cosine = TrainConfig.create("action", max_train_steps=100, lr_schedule="cosine", lr_end_ratio=0.1)
     assert rate_at(0, cosine) == 1.0
     assert rate_at(50, cosine) == pytest.approx(0.55)
     assert rate_at(100, cosine) == pytest.approx(0.1)
-    linear = TrainConfig.create(max_train_steps=110, lr_schedule="linear", lr_warmup_steps=10, lr_end_ratio=0.0)
+    linear = TrainConfig.create(
+        "action", max_train_steps=110, lr_schedule="linear", lr_warmup_steps=10, lr_end_ratio=0.0
+    )
     assert rate_at(0, linear) == pytest.approx(1 / 11)
     assert rate_at(60, linear) == pytest.approx(0.5)

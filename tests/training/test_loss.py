@@ -37,7 +37,7 @@ def reference_loss(config: TrainConfig, prediction, reference, timesteps, mask) 
 @pytest.mark.parametrize("gamma", [0.0, 5.0])
 def test_against_an_independent_float64_computation(loss: str, masked: bool, gamma: float) -> None:
     rng = np.random.default_rng(0)
-    config = TrainConfig.create(loss=loss, min_snr_gamma=gamma, huber_delta=0.5)
+    config = TrainConfig.create("action", loss=loss, min_snr_gamma=gamma, huber_delta=0.5)
     prediction, reference = rng.normal(size=(2, 3, 4, 8, 6))
     mask = rng.uniform(0.1, 1, size=(3, 1, 8, 6)) if masked else None
     timesteps = np.array([10, 400, 999])
@@ -62,7 +62,7 @@ def test_mask_is_normalised_by_area() -> None:
     timesteps = torch.tensor([500, 500])
     schedule = NoiseSchedule(sd15_alphas_cumprod())
     loss = difference_loss(
-        prediction, reference, timesteps=timesteps, mask=mask, schedule=schedule, config=TrainConfig.create()
+        prediction, reference, timesteps=timesteps, mask=mask, schedule=schedule, config=TrainConfig.create("action")
     )
     torch.testing.assert_close(loss[0], loss[1])
 

@@ -58,7 +58,7 @@ def learn(host: SmallHost, name: str, **settings: Any) -> tuple[list[str], dict[
     """The notes of the steps, and the LoRA. The model is as before."""
     host.recomputed = 0
     before = fingerprint(host.unet)
-    config = TrainConfig.create(max_train_steps=3, save_precision="fp32", **settings)
+    config = TrainConfig.create("action", max_train_steps=3, save_precision="fp32", **settings)
     training = TrainingRun(host, Request((PairSource(ORIGINAL, TARGET),), name, config, overwrite=True))
     notes = [event.note for event in training.events() if isinstance(event, StepReport)]
     assert fingerprint(host.unet) == before

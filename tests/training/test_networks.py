@@ -27,16 +27,18 @@ def test_a_saved_first_lora_is_used_again(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     first = Request(
         (PairSource(pictures()[0], pictures()[0], is_single=True),), "first",
-        TrainConfig.create(method="lora", save_precision="fp32", **QUICK),
+        TrainConfig.create("action", method="lora", save_precision="fp32", **QUICK),
     )  # fmt: skip
     run = TrainingRun(host, first)
     list(run.events())
-    config = TrainConfig.create(method="residual", first_lora=str(run.results[0].path), calibrate=False, **QUICK)
+    config = TrainConfig.create(
+        "action", method="residual", first_lora=str(run.results[0].path), calibrate=False, **QUICK
+    )
     again = TrainingRun(host, Request.of(*pictures(), "second", config))
     list(again.events())
     assert again.results[0].steps == 4
     both = TrainingRun(
-        host, Request.of(*pictures(), "both", TrainConfig.create(method="residual", calibrate=False, **QUICK))
+        host, Request.of(*pictures(), "both", TrainConfig.create("action", method="residual", calibrate=False, **QUICK))
     )
     list(both.events())
     assert both.results[0].steps == 8
@@ -50,7 +52,7 @@ def test_a_saved_first_lora_is_used_again(tmp_path: Path) -> None:
 def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no use for first_lora"):
         make_config(first_lora="x.safetensors")
-    config = TrainConfig.create(method="copier", first_lora=str(tmp_path / "none.safetensors"), **QUICK)
+    config = TrainConfig.create("action", method="copier", first_lora=str(tmp_path / "none.safetensors"), **QUICK)
     with pytest.raises(LoraFileError, match="does not exist"):
         TrainingRun(FakeHost(tmp_path), Request.of(*pictures(), "x", config))
 
@@ -58,7 +60,7 @@ def test_a_first_lora_that_is_of_no_use(tmp_path: Path) -> None:
 def test_a_text_encoder_lora_learns_and_acts_in_the_conditions(tmp_path: Path) -> None:
     """Its layers are in the file; proof and strip are drawn under conditions that it changes."""
     settings = {**QUICK, "max_train_steps": 8, "text_encoder_rate": 1.0, "save_precision": "fp32"}
-    config = TrainConfig.create(method="lora", train_text_encoder=True, prompt="a cat", **settings)
+    config = TrainConfig.create("action", method="lora", train_text_encoder=True, prompt="a cat", **settings)
     host = FakeHost(tmp_path)
     run = TrainingRun(host, Request.of(*pictures(), "text", config))
     list(run.events())

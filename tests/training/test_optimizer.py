@@ -15,7 +15,7 @@ from tests.support.lora_layers import make, make_layer
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "Adagrad"])
 def test_an_optimizer_takes_the_groups_and_norms_do_not_decay(optimizer: str) -> None:
     network = make("dora", make_layer("linear"))
-    config = TrainConfig.create(optimizer=optimizer, optimizer_args="weight_decay=0.5", lora_plus_ratio=4)
+    config = TrainConfig.create("action", optimizer=optimizer, optimizer_args="weight_decay=0.5", lora_plus_ratio=4)
     made = make_optimizer(config, network.parameter_groups(4.0), 0.1)
     norms, up = (getattr(network.layers["x"], name).detach().clone() for name in ("dora_scale", "lora_up"))
     for parameter in network.parameters():
@@ -30,24 +30,24 @@ def test_an_optimizer_with_one_rate_for_all_is_refused(monkeypatch: pytest.Monke
     prodigy = type("Prodigy", (torch.optim.SGD,), {})
     monkeypatch.setattr(torch.optim, "Prodigy", prodigy, raising=False)
     parameters = [nn.Parameter(torch.zeros(1))]
-    make_optimizer(TrainConfig.create(optimizer="prodigy"), parameters, 1.0)
+    make_optimizer(TrainConfig.create("action", optimizer="prodigy"), parameters, 1.0)
     with pytest.raises(ConfigError, match="lora_plus_ratio = 2: set that to 1"):
-        make_optimizer(TrainConfig.create(optimizer="prodigy", lora_plus_ratio=2), parameters, 1.0)
+        make_optimizer(TrainConfig.create("action", optimizer="prodigy", lora_plus_ratio=2), parameters, 1.0)
 
 
 def test_optimizers_by_name() -> None:
     import torch
 
     parameters = [torch.nn.Parameter(torch.zeros(2))]
-    config = TrainConfig.create(optimizer="adamw", optimizer_args="weight_decay=0.5, betas=(0.8, 0.9)")
+    config = TrainConfig.create("action", optimizer="adamw", optimizer_args="weight_decay=0.5, betas=(0.8, 0.9)")
     optimizer = make_optimizer(config, parameters, 1e-3)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.defaults["weight_decay"] == 0.5
-    assert isinstance(make_optimizer(TrainConfig.create(optimizer="SGD"), parameters, 1e-3), torch.optim.SGD)
+    assert isinstance(make_optimizer(TrainConfig.create("action", optimizer="SGD"), parameters, 1e-3), torch.optim.SGD)
     with pytest.raises(ConfigError, match="pytorch_optimizer"):
-        make_optimizer(TrainConfig.create(optimizer="Wonder"), parameters, 1e-3)
+        make_optimizer(TrainConfig.create("action", optimizer="Wonder"), parameters, 1e-3)
     with pytest.raises(ConfigError, match="momentum"):
-        make_optimizer(TrainConfig.create(optimizer="AdamW", optimizer_args="momentum=1"), parameters, 1e-3)
+        make_optimizer(TrainConfig.create("action", optimizer="AdamW", optimizer_args="momentum=1"), parameters, 1e-3)
 
 
 @pytest.mark.skipif(torch.__version__ < "2.4", reason="this torch has no fused optimizer on the CPU")
@@ -55,7 +55,7 @@ def test_optimizers_take_all_parameters_in_one_go_where_they_can(monkeypatch: py
     parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
 
     def is_fused(**settings: object) -> bool:
-        return bool(make_optimizer(TrainConfig.create(**settings), parameters, 1e-3).defaults.get("fused"))
+        return bool(make_optimizer(TrainConfig.create("action", **settings), parameters, 1e-3).defaults.get("fused"))
 
     assert is_fused()
     assert is_fused(optimizer="adam")

@@ -22,6 +22,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
     bands = draw(st.integers(1, 12))
     low = draw(st.integers(0, 900))
     return TrainConfig.create(
+        "action",
         min_timestep=low,
         max_timestep=draw(st.integers(low + bands, 1000)),
         timestep_bands=bands,
@@ -67,12 +68,14 @@ def test_both_directions_of_a_visit_share_pair_timestep_and_noise(config: TrainC
 
 
 def test_same_seed_same_plan_and_another_seed_another_plan() -> None:
-    assert make_plan(TrainConfig.create(seed=5)) == make_plan(TrainConfig.create(seed=5))
-    assert make_plan(TrainConfig.create(seed=5)) != make_plan(TrainConfig.create(seed=6))
+    assert make_plan(TrainConfig.create("action", seed=5)) == make_plan(TrainConfig.create("action", seed=5))
+    assert make_plan(TrainConfig.create("action", seed=5)) != make_plan(TrainConfig.create("action", seed=6))
 
 
 def test_timesteps_fill_each_band_uniformly() -> None:
-    config = TrainConfig.create(min_timestep=500, max_timestep=1000, max_train_steps=20_000, directions="forward")
+    config = TrainConfig.create(
+        "action", min_timestep=500, max_timestep=1000, max_train_steps=20_000, directions="forward"
+    )
     timesteps = torch.tensor([samples[0].timestep for samples in make_plan(config)], dtype=torch.float64)
     for band in range(config.timestep_bands):
         inside = timesteps[band :: config.timestep_bands]
@@ -84,7 +87,7 @@ def test_timesteps_fill_each_band_uniformly() -> None:
 
 
 def test_repeats_are_how_often_a_picture_is_seen() -> None:
-    config = TrainConfig.create(method="lora", **{**QUICK, "max_train_steps": 8})
+    config = TrainConfig.create("action", method="lora", **{**QUICK, "max_train_steps": 8})
     host = FakeHost()
     one, other = pairs_of(host, config, 2)
     often = LatentPair(one.original, one.target, None, repeats=3)
@@ -94,7 +97,7 @@ def test_repeats_are_how_often_a_picture_is_seen() -> None:
 
 @pytest.mark.parametrize("directions", ["both", "alternate"])
 def test_every_pair_comes_equally_often_and_every_view_comes(directions: str) -> None:
-    config = TrainConfig.create(max_train_steps=240, mirror=True, zoom=2.0, directions=directions)
+    config = TrainConfig.create("action", max_train_steps=240, mirror=True, zoom=2.0, directions=directions)
     samples = [sample for step in make_plan(config, pairs=3, views=4) for sample in step]
     assert set(Counter(sample.pair // 4 for sample in samples).values()) == {len(samples) // 3}
     assert len({sample.pair for sample in samples}) == 12

@@ -49,7 +49,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_identical_pictures_are_refused_before_any_work(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     with pytest.raises(PictureError, match="identical"):
-        TrainingRun(host, Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create()))
+        TrainingRun(host, Request.of(ORIGINAL, ORIGINAL.copy(), "blink", TrainConfig.create("action")))
     assert host.calls == 0
     assert files(tmp_path) == []
 
@@ -58,7 +58,7 @@ def test_single_pictures_and_regularisation_pictures(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     sources = [PairSource(each, each, f"p{n}", is_single=True) for n, each in enumerate(pictures())]
     prior = PairSource(*pictures(2)[:1] * 2, "prior", is_single=True, is_prior=True)
-    config = TrainConfig.create(method="lora", **QUICK)
+    config = TrainConfig.create("action", method="lora", **QUICK)
     run = TrainingRun(host, Request((*sources, prior), "many", config))
     list(run.events())
     (result,) = run.results
@@ -66,6 +66,6 @@ def test_single_pictures_and_regularisation_pictures(tmp_path: Path) -> None:
     assert "no difference" in result.verdict
     assert result.weight == 1.0
     with pytest.raises(ConfigError, match="needs pairs"):
-        TrainingRun(host, Request(tuple(sources), "no", TrainConfig.create(**QUICK)))
+        TrainingRun(host, Request(tuple(sources), "no", TrainConfig.create("action", **QUICK)))
     with pytest.raises(PictureError, match="only regularisation pictures"):
         TrainingRun(host, Request((prior,), "no", config))

@@ -392,7 +392,7 @@ def test_after_an_error_what_was_learnt_can_still_be_kept(tmp_path: Path) -> Non
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -1e-4, 1.5])
 def test_a_senseless_learning_rate_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError, match="learning_rate"):
-        TrainConfig.create(learning_rate=rate)
+        TrainConfig.create("action", learning_rate=rate)
 
 
 @pytest.mark.parametrize("rate", [1e-9, 1.0])

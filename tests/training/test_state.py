@@ -34,19 +34,25 @@ class NonFiniteHost(FakeHost):
 
 
 def test_a_non_finite_step_is_skipped_and_counted() -> None:
-    _, reports = run(TrainConfig.create(max_train_steps=6, seed=3), host=NonFiniteHost({4}))
+    _, reports = run(TrainConfig.create("action", max_train_steps=6, seed=3), host=NonFiniteHost({4}))
     assert [r.skipped for r in reports] == [0, 0, 1, 1, 1, 1]
 
 
 def test_a_run_without_finite_steps_fails_with_the_reason() -> None:
     with pytest.raises(TrainingError, match="not finite"):
-        run(TrainConfig.create(max_train_steps=60), host=NonFiniteHost(set(range(2, 100))))
+        run(TrainConfig.create("action", max_train_steps=60), host=NonFiniteHost(set(range(2, 100))))
 
 
 def test_the_text_encoder_learns_at_its_own_rate() -> None:
     def grown(rate: float) -> dict[str, float]:
         config = TrainConfig.create(
-            method="lora", train_text_encoder=True, prompt="a cat", text_encoder_rate=rate, optimizer="SGD", **QUICK
+            "action",
+            method="lora",
+            train_text_encoder=True,
+            prompt="a cat",
+            text_encoder_rate=rate,
+            optimizer="SGD",
+            **QUICK,
         )
         host = FakeHost()
         modules = {**select_layers(host.unet, host.lora_name, layers=config.layers, blocks=config.blocks)}

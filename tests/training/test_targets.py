@@ -27,16 +27,16 @@ def predictions_of(host: FakeHost, pair: LatentPair, config: TrainConfig) -> dic
 
 def test_references_do_not_depend_on_their_batch_size() -> None:
     host = FakeHost()
-    config = TrainConfig.create(max_train_steps=7)
+    config = TrainConfig.create("action", max_train_steps=7)
     pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
     large = predictions_of(host, pair, config)
-    small = predictions_of(host, pair, TrainConfig.create(max_train_steps=7, reference_batch_size=1))
+    small = predictions_of(host, pair, TrainConfig.create("action", max_train_steps=7, reference_batch_size=1))
     assert large.keys() == small.keys()
     assert all(torch.allclose(large[sample], small[sample], atol=1e-6) for sample in large)
 
 
 def test_noise_depends_on_the_turn_only() -> None:
-    first, second = make_plan(TrainConfig.create(directions="alternate"))[:2]
+    first, second = make_plan(TrainConfig.create("action", directions="alternate"))[:2]
     shape = torch.Size((1, 4, 8, 8))
     torch.manual_seed(1)
     noise = sample_noise(first[0], shape)

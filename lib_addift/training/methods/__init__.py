@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from lib_addift.config.presets import preset_for
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.training.methods import addift, copier, differential, lora, residual, slider
@@ -38,7 +37,7 @@ def make_config(preset: str = "", /, **settings: Any) -> TrainConfig:
     Without a preset the one that suits the settings is used (`preset_for`).
     """
     method = METHODS.get(str(settings.get("method", "")))
-    config = TrainConfig.create(preset_for(preset, settings), **{**(method.defaults if method else {}), **settings})
+    config = TrainConfig.create(preset, **{**(method.defaults if method else {}), **settings})
     check_method(config)
     return config
 

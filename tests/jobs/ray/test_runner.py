@@ -38,7 +38,7 @@ SMALL = {"max_train_steps": 6, "sampling_steps": 1, "preview_every": 2, "rank": 
 
 
 def small(**settings: Any) -> TrainConfig:
-    return TrainConfig.create(**{**SMALL, **settings})
+    return TrainConfig.create("action", **{**SMALL, **settings})
 
 
 def request(name: str, files: tuple[Path, Path], **settings: Any) -> Request:
@@ -212,7 +212,7 @@ def test_four_jobs_of_which_one_loses_its_process_give_the_same_bytes_as_here(
         request("one", pair_files),
         request("two", pair_files, mask="file", mask_file=str(grey)),
         request("three", pair_files, save_every=3),
-        Request.of(*(world.draw(face) for face in mouth.faces()), mouth.name, small(seed=2)),
+        Request.of(*(world.draw(face) for face in mouth.faces(1)), mouth.name, small(seed=2)),
     ]
     here, there = tmp_path / "here", tmp_path / "lora"
     for folder in (here, there):

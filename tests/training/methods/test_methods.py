@@ -36,8 +36,8 @@ def learnt(config: TrainConfig, count: int = 1) -> tuple[FakeHost, TrainState]:
 
 
 def test_addift_is_what_it_was() -> None:
-    (phase,) = method_of(TrainConfig.create(directions="alternate", reverse_ratio=0.5)).phases(
-        TrainConfig.create(directions="alternate", reverse_ratio=0.5), 1
+    (phase,) = method_of(TrainConfig.create("action", directions="alternate", reverse_ratio=0.5)).phases(
+        TrainConfig.create("action", directions="alternate", reverse_ratio=0.5), 1
     )
     assert (phase.goal, phase.directions, phase.steps) == (Goal.MODEL, "alternate", 60)
     assert phase.multiplier(Direction.FORWARD) == 0.25
@@ -47,7 +47,7 @@ def test_addift_is_what_it_was() -> None:
 @pytest.mark.parametrize("method", ["slider", "lora"])
 def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
     """The first step's loss, against the same computed by hand without any of the loop."""
-    config = TrainConfig.create(method=method, **QUICK)
+    config = TrainConfig.create("action", method=method, **QUICK)
     host = FakeHost()
     (pair,) = pairs_of(host, config)
     state = make_state(host, [pair], config)
@@ -68,14 +68,14 @@ def test_the_goal_of_drawing_pictures_is_the_noise(method: str) -> None:
 
 
 def test_a_slider_pulls_both_ways() -> None:
-    config = TrainConfig.create(method="slider", **QUICK)
+    config = TrainConfig.create("action", method="slider", **QUICK)
     (phase,) = method_of(config).phases(config, 1)
     assert (phase.multiplier(Direction.FORWARD), phase.multiplier(Direction.REVERSE)) == (1.0, -1.0)
 
 
 def test_lora_sees_the_targets_only() -> None:
     """Another original changes nothing."""
-    config = TrainConfig.create(method="lora", **QUICK)
+    config = TrainConfig.create("action", method="lora", **QUICK)
     host = FakeHost()
     (pair,) = pairs_of(host, config)
     other = LatentPair(pair.target, pair.target, None)
@@ -88,13 +88,13 @@ def test_lora_sees_the_targets_only() -> None:
 
 
 def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
-    config = TrainConfig.create(method="copier", first_train_steps=6, **QUICK)
+    config = TrainConfig.create("action", method="copier", first_train_steps=6, **QUICK)
     host, state = learnt(config)
     first, second = state.networks
     assert state.total == 10
     assert method_of(config).result(state.networks) is second
     pair = state.pairs[0]
-    alone = make_state(host, [pair], TrainConfig.create(method="lora", **QUICK))
+    alone = make_state(host, [pair], TrainConfig.create("action", method="lora", **QUICK))
     list(train_one(host, alone))
     assert not torch.allclose(delta(second)[name := next(iter(delta(second)))], delta(alone.network)[name])
     # The same second LoRA, where the first is merged into the model's own weights.
@@ -102,10 +102,12 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
     for name, change in delta(first).items():
         module = next(m for path, m in merged.unet.named_modules() if merged.lora_name(path) == name)
         module.weight.data += change.detach().view_as(module.weight)
-    on_top = make_state(merged, [pair], TrainConfig.create(method="lora", **{**QUICK, "optimizer": "SGD"}))
+    on_top = make_state(merged, [pair], TrainConfig.create("action", method="lora", **{**QUICK, "optimizer": "SGD"}))
     list(train_one(merged, on_top))
     again = make_state(
-        host, [pair], TrainConfig.create(method="copier", first_train_steps=6, **{**QUICK, "optimizer": "SGD"})
+        host,
+        [pair],
+        TrainConfig.create("action", method="copier", first_train_steps=6, **{**QUICK, "optimizer": "SGD"}),
     )
     again.networks[0].load_state_dict(first.state_dict())
     again._begin_phase(1)
@@ -116,21 +118,21 @@ def test_the_copiers_second_lora_learns_on_top_of_the_first() -> None:
 
 
 def test_the_residual_is_the_target_less_the_original_exactly() -> None:
-    config = TrainConfig.create(method="residual", **QUICK)
+    config = TrainConfig.create("action", method="residual", **QUICK)
     host, state = learnt(config)
     originals, targets = map(delta, state.networks)
     whole = method_of(config).result(state.networks)
     assert {layer.rank for layer in whole.layers.values()} == {4}
     for name, change in delta(whole).items():
         assert torch.allclose(change, targets[name] - originals[name], atol=1e-6)
-    plain = make_state(host, list(state.pairs), TrainConfig.create(method="lora", **QUICK))
+    plain = make_state(host, list(state.pairs), TrainConfig.create("action", method="lora", **QUICK))
     list(train_one(host, plain))
     for name, change in delta(plain.network).items():
         assert torch.equal(change, targets[name]), "each is learnt alone"
 
 
 def test_differential_averages_over_pairs_that_each_have_their_own() -> None:
-    config = TrainConfig.create(method="differential", first_train_steps=3, **QUICK)
+    config = TrainConfig.create("action", method="differential", first_train_steps=3, **QUICK)
     _, state = learnt(config, count=3)
     assert (len(state.networks), state.total) == (6, 3 * 7)
     for index, phase_plan in enumerate(state.plans):
@@ -143,7 +145,7 @@ def test_differential_averages_over_pairs_that_each_have_their_own() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_going_on_from_any_step_gives_the_same_bytes(method: str) -> None:
-    config = TrainConfig.create(method=method, first_train_steps=2, self_regularisation=1.0, **QUICK)
+    config = TrainConfig.create("action", method=method, first_train_steps=2, self_regularisation=1.0, **QUICK)
     _, whole = learnt(config, count=2)
     for stop in (1, 2, 3):
         host = FakeHost()
@@ -164,11 +166,16 @@ def test_self_regularisation_keeps_unrelated_predictions() -> None:
     moved = {}
     for weight in (0.0, 30.0):
         config = TrainConfig.create(
-            method="lora", self_regularisation=weight, **{**QUICK, "max_train_steps": 60, "learning_rate": 1e-4}
+            "action",
+            method="lora",
+            self_regularisation=weight,
+            **{**QUICK, "max_train_steps": 60, "learning_rate": 1e-4},
         )
         host = FakeHost()
         pairs = pairs_of(host, config)
-        regularisation = unrelated_pairs(host, pairs[0], TrainConfig.create(self_regularisation=weight or 1.0, seed=99))
+        regularisation = unrelated_pairs(
+            host, pairs[0], TrainConfig.create("action", self_regularisation=weight or 1.0, seed=99)
+        )
         trained = [*pairs, *(unrelated_pairs(host, pairs[0], config) if weight else [])]
         state = make_state(host, trained, config)
         assert len(state.samples) == (2 if weight else 1)
@@ -192,7 +199,7 @@ def _moved(host: FakeHost, network: LoraNetwork, pairs: list[LatentPair]) -> flo
 
 
 def test_companions_have_goals_of_their_own() -> None:
-    config = TrainConfig.create(method="lora", self_regularisation=1.0, **QUICK)
+    config = TrainConfig.create("action", method="lora", self_regularisation=1.0, **QUICK)
     host = FakeHost()
     learnt_pair, prior = pairs_of(host, config, 2)
     prior = LatentPair(prior.target, prior.target, None, role=Role.PRIOR)
@@ -205,9 +212,9 @@ def test_companions_have_goals_of_their_own() -> None:
 
 
 def test_which_methods_share_a_pass() -> None:
-    simple = [method for method in METHODS if is_simple(TrainConfig.create(method=method))]
+    simple = [method for method in METHODS if is_simple(TrainConfig.create("action", method=method))]
     assert simple == ["addift", "slider", "lora"]
-    assert not is_simple(TrainConfig.create(method="copier", first_lora="first.safetensors"))
+    assert not is_simple(TrainConfig.create("action", method="copier", first_lora="first.safetensors"))
 
 
 # From pictures to files.
@@ -217,7 +224,7 @@ def test_which_methods_share_a_pass() -> None:
 def test_every_method_makes_a_file(method: str, tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     run = TrainingRun(
-        host, Request.of(*pictures(), "made", TrainConfig.create(method=method, **QUICK)), keep_snapshots=True
+        host, Request.of(*pictures(), "made", TrainConfig.create("action", method=method, **QUICK)), keep_snapshots=True
     )
     events = list(run.events())
     (result,) = run.results
@@ -231,7 +238,7 @@ def test_every_method_makes_a_file(method: str, tmp_path: Path) -> None:
 def test_the_residuals_rank_is_cut_when_asked(tmp_path: Path) -> None:
     host = FakeHost(tmp_path)
     run = TrainingRun(
-        host, Request.of(*pictures(), "cut", TrainConfig.create(method="residual", result_rank=3, **QUICK))
+        host, Request.of(*pictures(), "cut", TrainConfig.create("action", method="residual", result_rank=3, **QUICK))
     )
     list(run.events())
     tensors, _ = read_lora(run.results[0].path)
@@ -239,6 +246,6 @@ def test_the_residuals_rank_is_cut_when_asked(tmp_path: Path) -> None:
 
 
 def test_multipliers_have_opposite_signs() -> None:
-    config = TrainConfig.create(train_multiplier=0.25, reverse_ratio=0.5)
+    config = TrainConfig.create("action", train_multiplier=0.25, reverse_ratio=0.5)
     assert multiplier(Direction.FORWARD, config) == 0.25
     assert multiplier(Direction.REVERSE, config) == -0.125
