@@ -257,7 +257,7 @@ class TrainConfig:
         if self.algorithm == "shift" and not self.rank == self.alpha == 1:
             raise ConfigError(
                 f"algorithm = shift has one rank, and rank = {self.rank} and alpha = {self.alpha:g} are given: "
-                "set both to 1, or choose algorithm = lora."
+                "set both to 1, or choose the preset action, style or detail, which learn in layers."
             )
         if self.lokr_factor == 0:
             raise ConfigError("lokr_factor = 0 splits nothing: give -1 (automatic) or a number from 1 on.")

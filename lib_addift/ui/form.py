@@ -109,11 +109,15 @@ def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def base_settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without those that the form's preset has too, so that a set's own preset can replace them."""
+    """The settings without those that the form's preset has too, so that a set's own preset can replace them.
+
+    The default preset is left out as well: which one it is may depend on the set's own settings.
+    """
     settings = settings_of(values)
-    preset = settings["preset"]
+    preset = settings.pop("preset")
     defaults = make_config(preset).to_dict() if preset in PRESETS else {}
-    return {name: value for name, value in settings.items() if name == "preset" or value != defaults.get(name)}
+    changed = {name: value for name, value in settings.items() if value != defaults.get(name)}
+    return changed if preset == DEFAULT_PRESET else {"preset": preset, **changed}
 
 
 def config_of(values: Mapping[str, Any]) -> TrainConfig:
@@ -127,10 +131,9 @@ def form_of(request: Request, preset: str) -> dict[str, Any]:
 
 
 def preset_of(config: TrainConfig) -> str:
-    """The preset whose settings are all in `config`, or the default."""
+    """The preset from which `config` differs in the fewest settings; of equal ones the first."""
     values = config.to_dict()
-    fits = (name for name in PRESETS if all(values[key] == value for key, value in preset_values(name).items()))
-    return next(fits, DEFAULT_PRESET)
+    return min(PRESETS, key=lambda name: sum(values[key] != value for key, value in preset_values(name).items()))
 
 
 @dataclass

@@ -11,8 +11,8 @@ from lib_addift.hosts.prompt_tag.syntax import MERGE, MODES
 from lib_addift.ui import compat, form, render
 
 _PRESET_HELP = (
-    "concept: whatever could be said in words; try it first. For a LoRA in layers: action for a shape, such as eyes or a "
-    "pose; style for texture, palette, line; detail for a small thing."
+    "concept: whatever could be said in words; try it first. For a LoRA in layers: action for a shape, such as eyes or "
+    "a pose; style for texture, palette, line; detail for a small thing."
 )
 _INTRO = (
     '<p class="addift-intro">Two pictures that differ in one thing become a LoRA of exactly that thing. '

@@ -1,5 +1,7 @@
 """What the API answers: numbers, the schema of the settings, and the examination of a pair."""
 
+import json
+
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
 from tests.support.api import V1, picture
@@ -14,7 +16,7 @@ def test_losses_that_are_not_finite_are_null(client, body):
 
 
 def test_presets_and_config(client):
-    assert client.get(f"{V1}/presets").json() == {"default": "action", "presets": PRESETS}
+    assert client.get(f"{V1}/presets").json() == {"default": "concept", "presets": json.loads(json.dumps(PRESETS))}
     schema = client.get(f"{V1}/config").json()
     assert set(schema["properties"]) == set(TrainConfig().to_dict())
     assert {key: rules["default"] for key, rules in schema["properties"].items()} == TrainConfig().to_dict()

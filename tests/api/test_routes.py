@@ -195,7 +195,7 @@ def test_several_pairs_make_one_lora_with_more_steps(client, body):
     del body["settings"]["max_train_steps"]
     chosen = client.post(f"{V1}/train", json={**body, "name": "longer"}).json()
     client.post(f"{V1}/jobs/{chosen['id']}/stop")
-    assert chosen["total"] == 2 * TrainConfig.create("action").max_train_steps
+    assert chosen["total"] == 2 * TrainConfig.create().max_train_steps
 
 
 def test_of_several_pairs_the_bad_one_is_named(client, body):

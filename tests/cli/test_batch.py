@@ -25,13 +25,16 @@ ROOT = Path(__file__).parents[2]
 QUICK = ("--set", "max_train_steps=4", "--set", "sampling_steps=2", "--set", "preview_every=0")
 
 
+PRESETS_OF = {"eyes": "action", "mouth": "detail"}
+
+
 def make_set(folder: Path, attribute: str) -> Path:
     """A set with the demo's pair."""
     task = TASKS[attribute]
     folder.mkdir(parents=True)
-    for name, face in zip(("face", "face_after"), task.faces(), strict=True):
+    for name, face in zip(("face", "face_after"), task.faces(1), strict=True):
         world.draw(face).save(folder / f"{name}.png")
-    (folder / "addift.toml").write_text(f'preset = "{task.preset}"\n', encoding="utf-8")
+    (folder / "addift.toml").write_text(f'preset = "{PRESETS_OF[attribute]}"\n', encoding="utf-8")
     return folder
 
 

@@ -48,7 +48,7 @@ def test_the_choices_of_method_are_the_modules() -> None:
         ({"dora": True, "algorithm": "lokr"}, "dora = true needs algorithm = lora, and it is lokr"),
         ({"dora": True, "result_rank": 2}, "result_rank = 2 cuts ranks away, which a DoRA does not bear"),
         ({"lokr_factor": 0}, "lokr_factor = 0 splits nothing"),
-        ({"algorithm": "oft"}, "algorithm = 'oft' is no choice: use one of lora, loha, lokr"),
+        ({"algorithm": "oft"}, "algorithm = 'oft' is no choice: use one of shift, lora, loha, lokr"),
         ({"dropout": 0.95}, "dropout = 0.95 is out of bounds"),
         ({"lora_plus_ratio": 0.5}, "lora_plus_ratio = 0.5 is out of bounds"),
         ({"method": "residual", "algorithm": "loha"}, "method = residual adds LoRAs up, which algorithm = loha cannot"),

@@ -209,13 +209,15 @@ def test_a_pairs_own_mask_is_examined(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "own", "base", "steps"),
     [
-        (1, "", {}, 60),
-        (2, "", {}, 85),
-        (4, "", {}, 104),  # one is held out
-        (4, "hold_out = false", {}, 120),
-        (9, "hold_out = false", {}, 180),
-        (4, "max_train_steps = 60", {}, 60),
-        (4, "", {"max_train_steps": 30}, 30),
+        (1, "", {}, 30),
+        (1, "rank = 4", {}, 60),
+        (2, "", {}, 42),
+        (4, "", {}, 52),  # one is held out
+        (4, "hold_out = false", {}, 60),
+        (4, "hold_out = false", {"rank": 8}, 120),
+        (9, "hold_out = false", {}, 90),
+        (4, "max_train_steps = 70", {}, 70),
+        (4, "", {"max_train_steps": 31}, 31),
         (4, 'method = "slider"', {}, 100),
     ],
 )

@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image, ImageOps
 
-from lib_addift.config.presets import PRESETS
+from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.training.events import Request
@@ -21,7 +21,10 @@ from tests.support.page import NASTY, QUICK, Page, pair
 
 
 def test_a_sets_own_preset_acts_on_top_of_the_form() -> None:
-    values = {**form.empty_form(), **form.preset_values("action"), "rank": 8}
+    assert form.base_settings_of({**form.empty_form(), "seed": 5}) == {"seed": 5}, (
+        "the default may be another for a set"
+    )
+    values = {**form.empty_form(), **form.preset_values("action"), "preset": "action", "rank": 8}
     base = form.base_settings_of(values)
     assert base == {"preset": "action", "rank": 8}, "only what a person changed"
     assert from_mapping({**base, "preset": "style"}).mask == "off"
@@ -37,7 +40,8 @@ def test_every_setting_stands_in_one_part_of_the_form() -> None:
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_a_config_survives_the_form(preset: str) -> None:
-    config = TrainConfig.create(preset, rank=7, layers=("convolutions",), prompt=NASTY, calibrate=False)
+    rank = {} if preset == DEFAULT_PRESET else {"rank": 7, "layers": ("convolutions",)}
+    config = TrainConfig.create(preset, prompt=NASTY, calibrate=False, **rank)
     request = Request.of("a.png", "b.png", "name", config)
     values = form.form_of(request, form.preset_of(config))
     assert set(values) == set(FORM)

@@ -31,13 +31,15 @@ def test_swap(page: Page) -> None:
 
 
 def test_a_preset_fills_in_its_settings_and_leaves_the_others(page: Page) -> None:
-    page.do("keep_draft", rank=9)
+    page.do("keep_draft", seed=9)
     page.do("choose_preset", preset="detail")
     assert page.shown["strength"] == PRESETS["detail"]["strength"]
     page.do("choose_preset", preset="style")
     assert page.shown["strength"] == PRESETS["style"]["strength"]
     assert page.shown["mask"] == "off"
-    assert page.shown["rank"] == 9
+    assert page.shown["seed"] == 9
+    page.do("choose_preset", preset="concept")
+    assert (page.shown["algorithm"], page.shown["rank"], page.shown["strength"]) == ("shift", 1, 0.65)
 
 
 def test_a_reload_brings_everything_back(handlers: Handlers, trained: Page) -> None:

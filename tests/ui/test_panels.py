@@ -27,7 +27,7 @@ def test_every_panel_escapes(page: Page) -> None:
 def test_a_new_page_is_welcomed(page: Page) -> None:
     assert "From two pictures" in page.shown["progress"]
     assert "put in two pictures" in page.shown["doctor"].lower()
-    assert page.shown["preset"] == "action"
+    assert page.shown["preset"] == "concept"
     assert set(page.changed) >= {*FORM, *PANELS, "original", "target", "page"}
 
 

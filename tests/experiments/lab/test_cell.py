@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from lib_addift.evaluation.round_trip import RoundTrip
+from lib_addift.evaluation.verdict import Level
 from lib_addift.experiments.lab import cell as cell_module
 from lib_addift.experiments.lab.bench import Bench
 from lib_addift.experiments.lab.cell import Cell, said_good, train_cells
@@ -47,9 +48,7 @@ def test_seeds_are_trained_in_one_pass_and_long_methods_alone(tmp_path: Path, mo
         assert sizes == expected
 
 
-@pytest.mark.parametrize(("recovery", "weight", "good"), [(0.6, 1.5, True), (0.6, -1.0, False), (0.1, 1.0, False)])
-def test_a_result_is_said_to_be_good_or_not(recovery: float, weight: float, good: bool) -> None:
-    class Told:
-        round_trip = RoundTrip(recovery, weight, ())
-
-    assert said_good(Told()) is good  # type: ignore[arg-type]
+@pytest.mark.parametrize("level", list(Level))
+def test_a_result_is_said_to_be_good_or_not(level: Level) -> None:
+    told = SimpleNamespace(level=level)
+    assert said_good(told) is (level.value == "good")  # type: ignore[arg-type]
