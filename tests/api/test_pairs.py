@@ -40,7 +40,7 @@ def test_pairs_from_words_can_be_sent_to_train(client, host):
     assert "drawing pairs" in host.reported
     keys = ("original", "target", "original_prompt", "target_prompt")
     first, second = ({key: pair[key] for key in keys} for pair in (first, second))
-    body = {**first, "name": "drawn", "more_pairs": [second], "settings": {**QUICK, "mask": "off"}}
+    body = {**first, "name": "drawn", "more_pairs": [second], "settings": {**QUICK, "mask": "off", "rank": 2}}
     done = client.post(f"{V1}/train?wait=true", json=body).json()
     assert done["state"] == "done", done["error"]
     sources = client.jobs.get(done["id"]).request.pairs

@@ -24,7 +24,7 @@ def test_every_visible_change_makes_the_version_grow(jobs: Jobs, host: WatchedHo
     assert versions == sorted(set(versions)), "each event is one change at least"
     assert first <= versions[0]
     assert job.version > versions[-1]
-    assert [text for _, text in seen][-5:] == ["training", "training", *[text for _, text in seen][-3:]]
+    assert [text for _, text in seen][-6:-4] == ["training", "training"]
 
 
 def clocked(monkeypatch: pytest.MonkeyPatch, times: list[float]) -> None:

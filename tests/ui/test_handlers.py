@@ -154,7 +154,7 @@ def test_train_again_fills_the_form_from_the_job(trained: Page) -> None:
     trained.do("keep_draft", name="else", rank=200, preset="style")
     trained.do("take_pictures", original=None, target=None)
     trained.do("fill_from_job")
-    assert (trained.shown["name"], trained.shown["rank"], trained.shown["preset"]) == ("closed", 4, "action")
+    assert (trained.shown["name"], trained.shown["rank"], trained.shown["preset"]) == ("closed", 1, "concept")
     assert np.array_equal(trained.shown["original"], pair()[0])
     assert "This is a good pair." in trained.shown["doctor"]
 

@@ -148,12 +148,12 @@ def test_calibrate_uses_the_pair_and_the_hosts_model(
 
     asked: list[Any] = []
     monkeypatch.setattr(tools_module, "calibrate", lambda *values: asked.append(values) or Made())
-    page.do("keep_draft", rank=7)
+    page.do("keep_draft", seed=7)
     page.use("calibrate", "one", name="right")
     assert asked[0][0] is host
     assert asked[0][1] == host.lora_dir / "one.safetensors"
     assert asked[0][2].original.shape == (64, 64, 3)
-    assert (asked[0][3].precision, asked[0][4].rank) == ("fp32", 7)
+    assert (asked[0][3].precision, asked[0][4].seed) == ("fp32", 7)
     assert "It is right now." in page.shown["tools"]
     page.do("keep_draft", rank=0)
     page.use("calibrate", "one", name="right")
