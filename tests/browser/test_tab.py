@@ -118,7 +118,7 @@ def test_bad_input_is_answered_with_one_sentence(tab: Tab, pictures: dict[str, P
     assert "rank" in sentence(tab, "#addift_settings_note")
     tab.click("#addift_train")
     tab.wait(lambda: "rank" in sentence(tab, "#addift_alert"), "the sentence about the rank")
-    tab.write("#addift_set_rank input[type=number]", "4")
+    tab.write("#addift_set_rank input[type=number]", "1")
     tab.wait(lambda: not tab.is_shown("#addift_settings_note .addift-error"), "no more fault in the settings")
 
 

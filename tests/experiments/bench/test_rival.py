@@ -16,7 +16,7 @@ from tests.support.fake_host import FakeHost
 def test_the_rivals_loop_asks_the_model_twice_a_step_and_learns() -> None:
     host = FakeHost()
     config = RIVAL.config(steps=6, pixels=64)
-    losses = list(train_as_rival(host, load_pair(*map(world.draw, TASKS["eyes"].faces()), config), config))
+    losses = list(train_as_rival(host, load_pair(*map(world.draw, TASKS["eyes"].faces(1)), config), config))
     assert (len(losses), host.calls) == (6, 12)
     assert all(loss > 0 for loss in losses)
     assert not any(module._forward_hooks for module in host.unet.modules())
