@@ -67,7 +67,7 @@ def start_browser(chromium: str, chromedriver: str, profile: Path) -> webdriver.
 
 def take_screenshots(tab: Tab, folder: Path) -> dict[str, Image.Image]:
     """Fill in the form, press Train and wait for the result; a screenshot by title."""
-    for role, picture in zip(("original", "target"), map(world.draw, TASKS["eyes"].faces()), strict=True):
+    for role, picture in zip(("original", "target"), map(world.draw, TASKS["eyes"].faces(1)), strict=True):
         picture.save(folder / f"{role}.png")
     tab.open()
     tab.resize(WIDTH)

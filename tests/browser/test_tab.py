@@ -285,7 +285,9 @@ def test_pictures_come_from_the_galleries(tab: Tab) -> None:
         tab.choose_webui_tab(webui_tab)
         tab.click(f"#addift_send_{webui_tab}_{role}")
         tab.shown(f"#addift_{role} img")
-        assert tab.picture(f"#addift_{role} img")[2:] == list(world.draw(TASKS["eyes"].face).convert("RGBA").tobytes())
+        assert tab.picture(f"#addift_{role} img")[2:] == list(
+            world.draw(TASKS["eyes"].faces(1)[0]).convert("RGBA").tobytes()
+        )
     tab.choose_webui_tab("txt2img")
     tab.click("#txt2img_gallery .thumbnail-item:nth-of-type(2), #txt2img_gallery .thumbnails button:nth-of-type(2)")
     tab.click("#addift_send_txt2img_original")  # a filled slot; the other picture

@@ -318,13 +318,16 @@ def test_calibrate_refuses_what_reproduces_nothing(
 @pytest.mark.slow
 def test_calibrate_undoes_a_change_of_weight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = tmp_path / "original.png", tmp_path / "target.png"
-    for path, face in zip(pictures, TASKS["eyes"].faces(), strict=True):
+    for path, face in zip(pictures, TASKS["eyes"].faces(1), strict=True):
         world.draw(face).save(path)
     folder = tmp_path / "Lora"
     settings = {"max_train_steps": 25, "sampling_steps": 4, "save_precision": "fp32"}
     options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     command = ["train", "--checkpoint", str(CHECKPOINT), "--original", str(pictures[0]), "--target", str(pictures[1])]
-    assert main([*command, "--name", "raw", "--lora-dir", str(folder), "--device", "cpu", *options]) == 0
+    assert (
+        main([*command, "--name", "raw", "--lora-dir", str(folder), "--device", "cpu", "--preset", "action", *options])
+        == 0
+    )
     trained, scaled, out = (folder / f"{name}.safetensors" for name in ("raw", "scaled", "right"))
     assert lora("merge", trained, "--weights", -6, "--out", scaled, "--precision", "fp32") == 0
     assert calibrate(scaled, pictures, out) == 0
