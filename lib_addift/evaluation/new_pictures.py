@@ -42,6 +42,8 @@ _NOISE_SEED = 500_000  # added to the run's seed: other noises than those of tra
 _SHOWN_AT = (-1.0, 0.0, 1.0)
 _SHOWN_IN_A_ROW = 2  # new pictures
 _MOST_SHOWN = 8
+# A shift is used with guidance, without which it acts on these pictures on fewer of them (docs/method.md).
+_ENOUGH = {"shift": 0.375}
 _NOT_FINITE = 1e6  # the spread of a picture whose latents are not finite
 _DECODED_AT_ONCE = 6
 # Where the change of a pair is: its strongest cells, which hold this share of it.
@@ -66,7 +68,7 @@ class NewPictures:
     0 where the change goes the other way; `apart`, how far the strongest cells' mean at `weight` is from its median
     over the pictures, in units of the pair's mean change: where all show the same value, they look alike there (0
     where the pair's change has no common direction). `wanted` is the size that was asked for: 1, or less with a
-    strength below 1. `seconds` are those of drawing and measuring.
+    strength below 1. `seconds` are those of drawing and measuring. `enough` is the share of pictures to reach.
     """
 
     weight: float = 0.0
@@ -76,6 +78,7 @@ class NewPictures:
     apart: tuple[float, ...] = ()
     wanted: float = 1.0
     seconds: float = 0.0
+    enough: float = 0.75
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NewPictures:
@@ -154,6 +157,7 @@ class Painter:
         self._whole, self._rest = ddim_timesteps(steps), ddim_timesteps(_rest_steps(steps), _NOISED)
         self._prompts = prompts(config, self.count)
         self._wanted = min(1.0, config.strength)
+        self._enough = _ENOUGH.get(config.algorithm, NewPictures.enough)
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         self._conds = model.encode_prompts(self._prompts).float().split()
         generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
@@ -174,6 +178,7 @@ class Painter:
         return NewPictures(
             weight, _rounded(sizes), _rounded(self._spreads(latents), _NOT_FINITE), _rounded(along),
             _rounded(self._apart(_mean_of(latents[2].flatten(2), strongest)), _NOT_FINITE), self._wanted,
+            enough=self._enough,
         )  # fmt: skip
 
     def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:

@@ -7,7 +7,6 @@ from enum import Enum
 from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip
 
-_GOOD = 0.75  # share of the new pictures that are reached: 6 of 8
 _FAILED = 0.25
 _SPREADS = 0.5  # share of the new pictures on which other things change too
 _NOT_LEARNT = "Use more steps, a higher learning rate, another preset, or two pictures that differ more clearly."
@@ -30,7 +29,7 @@ def level_of(trip: RoundTrip, new: NewPictures) -> Level:
         return Level.UNMEASURED
     if not new.count:
         return Level.FAILED if trip.recovery < LEARNT else Level.WEAK if trip.recovery < 0.5 else Level.GOOD
-    if new.reach >= _GOOD * new.count:
+    if new.reach >= new.enough * new.count:
         return Level.GOOD
     return Level.FAILED if trip.recovery < LEARNT and new.reach <= _FAILED * new.count else Level.WEAK
 
@@ -57,7 +56,7 @@ def _seen(new: NewPictures) -> str:
 
 def _remedy(new: NewPictures) -> str:
     remedies = []
-    if new.reach < _GOOD * new.count:
+    if new.reach < new.enough * new.count:
         remedies.append(_TOO_FEW)
     if new.spread > _SPREADS * new.count:
         remedies.append(_TOO_MUCH)
