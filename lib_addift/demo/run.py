@@ -17,7 +17,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import Scores, evaluate, evaluation_faces
 from lib_addift.diffusion.host import Host
-from lib_addift.evaluation.preview import labelled_row
+from lib_addift.evaluation.preview import labelled_grid
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import Request, Result
@@ -89,9 +89,6 @@ def run_demo(
 
 def picture_grid(scores: Scores, columns: int = 8) -> Image.Image:
     """Each evaluated face at weights -1, 0 and 1 side by side, `columns` faces a row."""
-    count = len(scores.pictures[0.0])
-    rows = []
-    for start in range(0, count, columns):
-        cells = [scores.pictures[w][n] for n in range(start, min(start + columns, count)) for w in (-1.0, 0.0, 1.0)]
-        rows.append(np.asarray(labelled_row(np.stack(cells), ["-1", "0", "+1"] * (len(cells) // 3))))
-    return Image.fromarray(np.concatenate(rows))
+    faces = zip(*(scores.pictures[weight] for weight in (-1.0, 0.0, 1.0)), strict=True)
+    cells = [picture for face in faces for picture in face]
+    return labelled_grid(np.stack(cells), ["-1", "0", "+1"] * (len(cells) // 3), 3 * columns)

@@ -26,7 +26,7 @@ from lib_addift.diffusion.latents import LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts, samples_at_once
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import NoiseSchedule
-from lib_addift.evaluation.preview import labelled_row
+from lib_addift.evaluation.preview import labelled_grid
 from lib_addift.lora.network import LoraNetwork
 
 PROMPTS = (
@@ -271,12 +271,7 @@ def picture_grid(model: Model, latents: torch.Tensor) -> Image.Image:
         in_parts(lambda part: model.decode_latents(torch.cat(list(part))), shown.split(1), _DECODED_AT_ONCE)
     )
     labels, columns = [f"{weight:g}" for weight in _SHOWN_AT], _SHOWN_IN_A_ROW * len(_SHOWN_AT)
-    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
-    drawn = [labelled_row(row, labels * (len(row) // len(labels))) for row in rows]
-    grid = Image.new("RGB", (drawn[0].width, sum(row.height for row in drawn)), "white")
-    for number, row in enumerate(drawn):
-        grid.paste(row, (0, number * drawn[0].height))
-    return grid
+    return labelled_grid(images, labels * (len(images) // len(labels)), columns)
 
 
 def _rounded(values: torch.Tensor, not_finite: float = 0.0) -> tuple[float, ...]:

@@ -69,3 +69,15 @@ def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
         size = (text_scale * _CELL, text_scale * _LABEL_HEIGHT)
         row.paste(text.resize(size, Image.Resampling.NEAREST), (index * width, height))
     return row
+
+
+def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int) -> Image.Image:
+    """(B, H, W, 3) uint8 pictures in rows of `columns`, each row a `labelled_row`; the last one may be shorter."""
+    rows = [
+        labelled_row(images[start : start + columns], labels[start : start + columns])
+        for start in range(0, len(images), columns)
+    ]
+    grid = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        grid.paste(row, (0, number * rows[0].height))
+    return grid

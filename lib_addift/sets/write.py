@@ -11,7 +11,7 @@ from PIL import Image
 
 from lib_addift.drawn_pairs.pair import DrawnPair
 from lib_addift.errors import PictureError
-from lib_addift.evaluation.preview import labelled_row
+from lib_addift.evaluation.preview import labelled_grid
 from lib_addift.files import png_bytes, replace_files
 from lib_addift.sets.names import shown
 from lib_addift.sets.settings_file import FILE_NAME
@@ -78,17 +78,7 @@ def contact_sheet(pairs: Sequence[DrawnPair]) -> Image.Image:
     side = max(max(pair.original.shape[:2]) for pair in pairs)
     cells = [_cell(picture, min(side, _CELL)) for pair in pairs for picture in (pair.original, pair.target)]
     labels = [label for number in range(1, len(pairs) + 1) for label in (f"{number}", f"{number} target")]
-    across = 2 * min(_COLUMNS, len(pairs))
-    rows = [
-        labelled_row(np.stack(cells[start : start + across]), labels[start : start + across])
-        for start in range(0, len(cells), across)
-    ]
-    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    return sheet
+    return labelled_grid(np.stack(cells), labels, 2 * min(_COLUMNS, len(pairs)))
 
 
 def _cell(picture: np.ndarray, side: int) -> np.ndarray:
