@@ -25,8 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # What could be said in words, whatever it is: it holds for other pictures than the one pair (docs/lab.md).
     "concept": {
         "algorithm": "shift", "rank": 1, "alpha": 1.0, "blocks": ("IN", "MID", "OUT"), "max_train_steps": 30,
-        "batch_size": 4, "learning_rate": 0.1, "train_multiplier": 1.0, "min_timestep": 300, "max_timestep": 1000,
-        "strength": 0.65,
+        "batch_size": 4, "learning_rate": 0.1, "train_multiplier": 1.0, "min_timestep": -1, "max_timestep": 1000,
+        "proof_strength": 0.95, "strength": 0.5,
     },
     # Eyes, mouth, pose, expression: what changes shape. It is decided at high noise.
     "action": {"min_timestep": 500, "max_timestep": 1000},

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from lib_addift.config.algorithms import ALGORITHMS, Algorithm
+from lib_addift.config.combinations import check_together
 from lib_addift.config.presets import PRESETS, preset_for
 from lib_addift.config.validation import checked
 from lib_addift.errors import ConfigError
@@ -39,7 +41,7 @@ class TrainConfig:
         "pictures. lora: low-rank pairs in the chosen layers, also convolutions (LoCon); loha: a higher rank, in a "
         "file twice as large; "
         "lokr: Kronecker products, for small files.",
-        choices=("shift", "lora", "loha", "lokr"),
+        choices=tuple(ALGORITHMS),
     )  # fmt: skip
     dora: bool = _setting(
         False, "DoRA", "Learn where a weight's columns point apart from how long they are; slower. For algorithm lora."
@@ -140,8 +142,11 @@ class TrainConfig:
         low=1, high=256,
     )  # fmt: skip
     min_timestep: int = _setting(
-        500, "Lowest timestep", "Inclusive. Pose and action: 500; style and detail: 200.", low=0, high=999
-    )
+        500, "Lowest timestep",
+        "Inclusive. Pose and action: 500; style and detail: 200. -1: by the pictures' size, 500 at 64 px, 700 from "
+        "128 px on.",
+        low=-1, high=999,
+    )  # fmt: skip
     max_timestep: int = _setting(1000, "Highest timestep", "Exclusive.", low=1, high=1000)
     timestep_bands: int = _setting(
         5, "Bands", "The range is cut into so many equal bands, visited in order.", low=1, high=100
@@ -237,30 +242,12 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             value = checked(field, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
-        if self.min_timestep + self.timestep_bands > self.max_timestep:
-            raise ConfigError(
-                f"min_timestep = {self.min_timestep} and max_timestep = {self.max_timestep} leave no room for "
-                f"{self.timestep_bands} bands: raise max_timestep or lower min_timestep."
-            )
-        self._check_algorithm()
-        if self.mask == "file" and not self.mask_file:
-            raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
+        check_together(vars(self))
 
-    def _check_algorithm(self) -> None:
-        if self.dora and self.algorithm != "lora":
-            raise ConfigError(f"dora = true needs algorithm = lora, and it is {self.algorithm}: change one of them.")
-        if self.dora and self.result_rank:
-            raise ConfigError(
-                f"result_rank = {self.result_rank} cuts ranks away, which a DoRA does not bear: "
-                "set it to 0, or dora to false."
-            )
-        if self.algorithm == "shift" and not self.rank == self.alpha == 1:
-            raise ConfigError(
-                f"algorithm = shift has one rank, and rank = {self.rank} and alpha = {self.alpha:g} are given: "
-                "set both to 1, or choose the preset action, style or detail, which learn in layers."
-            )
-        if self.lokr_factor == 0:
-            raise ConfigError("lokr_factor = 0 splits nothing: give -1 (automatic) or a number from 1 on.")
+    @property
+    def kind(self) -> Algorithm:
+        """The facts of its algorithm."""
+        return ALGORITHMS[self.algorithm]
 
     @property
     def is_stackable(self) -> bool:

@@ -1,6 +1,6 @@
 """New pictures: what a LoRA does to pictures that it has never seen.
 
-Noises are denoised without the LoRA: the new pictures. *Reach*: each is noised to 70 % and denoised again at -weight
+Noises are denoised without the LoRA: the new pictures. *Reach*: each is noised in part and denoised again at -weight
 and at +weight, so that the two differ in what the LoRA changes in a given picture. Nothing says where that is, nor
 whether the picture shows the value already; so the difference of the two is looked at, cell by cell of the latents. A
 LoRA that makes the pair's change changes the strongest cells about as much as the pair's strongest ones. *Spread*: the
@@ -34,7 +34,6 @@ PROMPTS = (
     "a landscape", "a street at night", "a close-up in bright light", "an old painting",
 )  # fmt: skip
 MOST_LOOKS = 2  # weights that are looked at: the round trip's, and another one
-_NOISED = 0.7  # of a new picture, before the LoRA acts on it
 _MEASURED_STEPS = (4, 12)  # DDIM steps, at least and at most: as many as the training's time allows
 _FEWEST = 4  # pictures: with less, shares of them say nothing
 _AFFORDED = 8  # pictures: so many or fewer are cut down to what the time allows; who asks for more gets them
@@ -42,8 +41,6 @@ _NOISE_SEED = 500_000  # added to the run's seed: other noises than those of tra
 _SHOWN_AT = (-1.0, 0.0, 1.0)
 _SHOWN_IN_A_ROW = 2  # new pictures
 _MOST_SHOWN = 8
-# A shift is used with guidance, without which it acts on these pictures on fewer of them (docs/method.md).
-_ENOUGH = {"shift": 0.375}
 _NOT_FINITE = 1e6  # the spread of a picture whose latents are not finite
 _DECODED_AT_ONCE = 6
 # Where the change of a pair is: its strongest cells, which hold this share of it.
@@ -154,10 +151,10 @@ class Painter:
     ) -> None:
         self._model, self._network, self._change = model, network, _PairChange.of(pairs)
         self.count, steps = drawn_size(config, passes)
-        self._whole, self._rest = ddim_timesteps(steps), ddim_timesteps(_rest_steps(steps), _NOISED)
+        self._whole, self._rest = ddim_timesteps(steps), ddim_timesteps(_rest_steps(steps), config.kind.noised)
         self._prompts = prompts(config, self.count)
         self._wanted = min(1.0, config.strength)
-        self._enough = _ENOUGH.get(config.algorithm, NewPictures.enough)
+        self._enough = config.kind.enough
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         self._conds = model.encode_prompts(self._prompts).float().split()
         generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)

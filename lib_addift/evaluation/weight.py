@@ -11,7 +11,6 @@ from lib_addift.evaluation.new_pictures import NewPictures, Painter
 from lib_addift.evaluation.round_trip import LEARNT, RoundTrip
 
 _LARGER, _SMALLER = 1.5, 0.67
-_ENOUGH = 0.75  # share of the pictures that are reached, from which on no larger weight is tried
 _AS_LARGE = 0.9  # median size of the change at a smaller weight, in units of the pair's, below which it is not taken
 
 
@@ -27,7 +26,7 @@ class Choice:
 def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
     """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
     is_calibrated = config.calibrate and trip.recovery >= LEARNT and trip.weight > 0
-    return Choice(config.strength * (_pair_weight(trip, config) if is_calibrated else 1.0), is_calibrated)
+    return Choice(_first_weight(trip, config, is_calibrated=is_calibrated), is_calibrated)
 
 
 def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choice, torch.Tensor]:
@@ -37,26 +36,23 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choi
     returns the latents of the new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
     """
     is_calibrated = config.calibrate and trip.recovery >= LEARNT
-    first = painter.look(config.strength * (_pair_weight(trip, config) if is_calibrated else 1.0))
+    first = painter.look(_first_weight(trip, config, is_calibrated=is_calibrated))
     best = _second_look(painter, first, is_negative=is_calibrated and trip.weight < 0) if config.calibrate else first
     new, latents = painter.draw(best)
     return Choice(new.weight, is_calibrated or best is not first, new), latents
 
 
-def _pair_weight(trip: RoundTrip, config: TrainConfig) -> float:
-    """The round trip's weight without its sign. A shift is used at no more than what it was trained at.
-
-    Beyond that the pair gets a little nearer to its target, and new pictures change in other things (docs/method.md).
-    """
-    weight = abs(trip.weight)
-    return min(weight, config.train_multiplier) if config.algorithm == "shift" else weight
+def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool) -> float:
+    """The round trip's weight without its sign, or the usual one where it found none."""
+    kind = config.kind
+    return config.strength * (kind.within(trip.weight, config.train_multiplier) if is_calibrated else kind.usual_weight)
 
 
 def _second_look(painter: Painter, first: NewPictures, *, is_negative: bool) -> NewPictures:
     """The figures at another weight, where there is reason to try one and it is better; else those at the first one."""
     if is_negative and first.is_backwards:
         return painter.look(-first.weight)
-    if first.reach < _ENOUGH * first.count:
+    if first.reach < first.enough * first.count:
         other = painter.look(_LARGER * first.weight)
         return other if _reaches_more(other, first) else first
     if first.spread and first.size * _SMALLER >= _AS_LARGE * first.wanted:
@@ -70,5 +66,5 @@ def _reaches_more(new: NewPictures, than: NewPictures) -> bool:
 
 
 def _spreads_less(new: NewPictures, than: NewPictures) -> bool:
-    is_reached = new.reach >= min(than.reach, _ENOUGH * new.count)
+    is_reached = new.reach >= min(than.reach, new.enough * new.count)
     return new.spread < than.spread and is_reached and new.size >= _AS_LARGE * new.wanted

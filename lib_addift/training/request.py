@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.config.timesteps import BY_SIZE, lowest_timestep
 from lib_addift.data.checks import examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.errors import ConfigError, PictureError
@@ -40,6 +42,15 @@ def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:
         raise PictureError("there are only regularisation pictures: add pictures to learn from.")
     if config.first_lora:
         read_lora(Path(config.first_lora))
+
+
+def with_timesteps(request: Request, pairs: Sequence[ImagePair]) -> Request:
+    """The request with a lowest timestep for its largest picture, where the setting leaves that to its size."""
+    config = request.config
+    if config.min_timestep != BY_SIZE:
+        return request
+    lowest = max(lowest_timestep(*pair.original.shape[1::-1]) for pair in pairs)
+    return replace(request, config=replace(config, min_timestep=lowest))
 
 
 def _load(source: PairSource, config: TrainConfig) -> ImagePair:

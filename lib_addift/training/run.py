@@ -36,7 +36,7 @@ from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
 from lib_addift.training.networks import load_lora, start_lora
 from lib_addift.training.plan import plan_phases, teacher_samples
-from lib_addift.training.request import check_request
+from lib_addift.training.request import check_request, with_timesteps
 from lib_addift.training.state import StepReport, TrainState
 from lib_addift.training.targets import TeacherPredictions
 
@@ -63,8 +63,9 @@ class TrainingRun:
         resume_state: ResumeState | None = None,
         model_title: str = "",
     ) -> None:
-        self.host, self.request, self.config = host, request, request.config
         self.prepared = prepared or check_request(request, host.lora_dir)
+        self.host, self.request = host, with_timesteps(request, self.prepared.pairs)
+        self.config = self.request.config
         self.snapshots: dict[int, KeptTensors] = {}
         self._state: TrainState | None = None
         self.results: list[Result] = []  # the files written, but for those that were taken

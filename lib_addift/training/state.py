@@ -39,7 +39,7 @@ class StepReport:
 
 def rate_factor(model: Model, config: TrainConfig) -> float:
     """What the learning rate of the settings is multiplied with: a shift is learnt in units of what it is added to."""
-    return 1.0 if config.algorithm == "shift" else width_factor(model)
+    return width_factor(model) if config.kind.rate_by_width else 1.0
 
 
 def width_factor(model: Model) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,14 @@ def test_single_pictures_and_regularisation_pictures(tmp_path: Path) -> None:
         TrainingRun(host, Request(tuple(sources), "no", TrainConfig.create("action", **QUICK)))
     with pytest.raises(PictureError, match="only regularisation pictures"):
         TrainingRun(host, Request((prior,), "no", config))
+
+
+def test_the_lowest_timestep_follows_the_largest_picture_unless_it_is_given(tmp_path: Path) -> None:
+    host = FakeHost(tmp_path)
+    small, large = (PairSource(*(np.asarray(world.draw(world.Face(eyes=eyes)).resize((side, side)))
+                                 for eyes in ("open", "closed"))) for side in (64, 128))  # fmt: skip
+    for sources, lowest in (((small,), 500), ((small, large), 700)):
+        config = TrainConfig.create("concept")
+        assert TrainingRun(host, Request(sources, "blink", config)).config.min_timestep == lowest
+        own = dataclasses.replace(config, min_timestep=10)
+        assert TrainingRun(host, Request(sources, "blink", own)).config.min_timestep == 10

@@ -39,7 +39,7 @@ def test_a_preset_fills_in_its_settings_and_leaves_the_others(page: Page) -> Non
     assert page.shown["mask"] == "off"
     assert page.shown["seed"] == 9
     page.do("choose_preset", preset="concept")
-    assert (page.shown["algorithm"], page.shown["rank"], page.shown["strength"]) == ("shift", 1, 0.65)
+    assert (page.shown["algorithm"], page.shown["rank"], page.shown["strength"]) == ("shift", 1, 0.5)
 
 
 def test_a_reload_brings_everything_back(handlers: Handlers, trained: Page) -> None:

@@ -1,0 +1,35 @@
+"""What the values of `algorithm` differ in, apart from their layers (lora/): rate, weights, how they are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Facts of one kind of LoRA, found as docs/method.md tells. Weights are in units of the training multiplier."""
+
+    rate_by_width: bool = True  # a narrow UNet needs a higher learning rate
+    one_rank: bool = False  # rank and alpha are 1
+    first_weights: tuple[int, int] = (4, 6)  # a slice of the round trip's ladder: around the best weight of most LoRAs
+    weights: tuple[float, float] = (0.0, float("inf"))  # the smallest and largest that a round trip may choose
+    usual_weight: float = 1.0  # where the round trip finds none; the multiplier itself
+    noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it
+    enough: float = 0.75  # share of the new pictures to reach
+
+    def within(self, weight: float, train_multiplier: float) -> float:
+        """A weight of the round trip, without its sign, brought into `weights`."""
+        least, most = (limit * train_multiplier for limit in self.weights)
+        return min(max(abs(weight), least), most)
+
+
+ALGORITHMS = {
+    # A shift acts where a picture is decided, at high noise: it is weighed and looked at there.
+    "shift": Algorithm(
+        rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.2, 2.0), usual_weight=1.3,
+        noised=0.8, enough=0.375,
+    ),
+    "lora": Algorithm(),
+    "loha": Algorithm(),
+    "lokr": Algorithm(),
+}  # fmt: skip
