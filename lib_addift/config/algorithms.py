@@ -16,6 +16,7 @@ class Algorithm:
     usual_weight: float = 1.0  # where the round trip finds none; the multiplier itself
     noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it
     enough: float = 0.75  # share of the new pictures to reach
+    apart: float = 0.5  # how far reached ones may end from the others, in units of the pair's mean change
 
     def within(self, weight: float, train_multiplier: float) -> float:
         """A weight of the round trip, without its sign, brought into `weights`."""
@@ -27,7 +28,7 @@ ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is weighed and looked at there.
     "shift": Algorithm(
         rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.2, 2.0), usual_weight=1.3,
-        noised=0.8, enough=0.375,
+        noised=0.8, enough=0.375, apart=1.0,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),

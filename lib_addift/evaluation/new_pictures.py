@@ -46,9 +46,6 @@ _DECODED_AT_ONCE = 6
 # Where the change of a pair is: its strongest cells, which hold this share of it.
 _AREA = 0.8
 _REACHED = 0.4  # the least change of the strongest cells, in units of the pair's
-_APART = (
-    0.5  # the farthest that these cells may be from those of the other pictures, in units of the pair's mean change
-)
 _COMMON = 0.4  # a pair whose mean change is less than so much of the change itself has none: a pattern, or a movement
 _SPREAD = (
     0.5  # the largest change of the other cells beyond the pair's own there, in units of its whole change (squared)
@@ -65,7 +62,8 @@ class NewPictures:
     0 where the change goes the other way; `apart`, how far the strongest cells' mean at `weight` is from its median
     over the pictures, in units of the pair's mean change: where all show the same value, they look alike there (0
     where the pair's change has no common direction). `wanted` is the size that was asked for: 1, or less with a
-    strength below 1. `seconds` are those of drawing and measuring. `enough` is the share of pictures to reach.
+    strength below 1. `seconds` are those of drawing and measuring. `enough` is the share of pictures to reach, `close`
+    how far apart they may be.
     """
 
     weight: float = 0.0
@@ -76,6 +74,7 @@ class NewPictures:
     wanted: float = 1.0
     seconds: float = 0.0
     enough: float = 0.75
+    close: float = 0.5
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NewPictures:
@@ -92,7 +91,7 @@ class NewPictures:
     def reach(self) -> int:
         """On how many the change is about as large, and as concentrated, as in the pair, and ends as on the others."""
         each = zip(self.sizes, self.apart, strict=True)
-        return sum(size >= _REACHED * self.wanted and apart <= _APART for size, apart in each)
+        return sum(size >= _REACHED * self.wanted and apart <= self.close for size, apart in each)
 
     @property
     def spread(self) -> int:
@@ -154,7 +153,7 @@ class Painter:
         self._whole, self._rest = ddim_timesteps(steps), ddim_timesteps(_rest_steps(steps), config.kind.noised)
         self._prompts = prompts(config, self.count)
         self._wanted = min(1.0, config.strength)
-        self._enough = config.kind.enough
+        self._kind = config.kind
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         self._conds = model.encode_prompts(self._prompts).float().split()
         generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
@@ -175,7 +174,7 @@ class Painter:
         return NewPictures(
             weight, _rounded(sizes), _rounded(self._spreads(latents), _NOT_FINITE), _rounded(along),
             _rounded(self._apart(_mean_of(latents[2].flatten(2), strongest)), _NOT_FINITE), self._wanted,
-            enough=self._enough,
+            enough=self._kind.enough, close=self._kind.apart,
         )  # fmt: skip
 
     def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
