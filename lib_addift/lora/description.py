@@ -15,7 +15,7 @@ from lib_addift.errors import short_repr
 from lib_addift.lora.metadata import kinds_of, layers_of, ranks_and_alphas
 from lib_addift.lora.network import layer_kind
 from lib_addift.lora.soundness import not_finite
-from lib_addift.lora.state_dict import ALPHA, DORA, input_width, kind_of, layer_name, rank_and_alpha
+from lib_addift.lora.state_dict import ALPHA, DORA, input_width, kind_of, layer_name, scale_of
 
 _BASE_MODELS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}  # by the width of the text condition
 _DEEPEST = 4  # tables in tables whose values get lines of their own
@@ -65,11 +65,12 @@ def loading_notes(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Lines on programs that read this LoRA otherwise than A1111 and Forge do (docs/kinds.md), where there are any."""
     layers = layers_of(tensors).values()
     notes = []
-    scales = [alpha / rank for rank, alpha in (rank_and_alpha(parts) for parts in layers if kind_of(parts) == "LoHa")]
-    if any(scale != 1 for scale in scales):
+    products = [parts for parts in layers if kind_of(parts) in ("LoHa", "LoKr")]
+    scales = [scale for scale in map(scale_of, products) if scale != 1]
+    if scales:
         notes.append(
-            f"Elsewhere: LyCORIS, and with it kohya's tools, multiplies a LoHa by alpha / rank twice, so this one acts "
-            f"there at {_span(scales)} of its strength; with alpha = rank it acts the same."
+            "Elsewhere: where LyCORIS merges a LoHa or LoKr into a checkpoint, it multiplies by alpha / rank twice, "
+            f"so this one acts there at {_span(scales)} of its strength; with alpha = rank it acts the same."
         )
     if any(kind_of(parts) == "DoRA" for parts in layers):
         notes.append(

@@ -40,11 +40,21 @@ def shift_of(module: nn.Module) -> LoraNetwork:
     return LoraNetwork({"x": ShiftLayer(down, up, 1.0)}, {"x": module})
 
 
-def in_lycoris(network: LoraNetwork, module: nn.Module) -> torch.Tensor:
-    """The change of the layer's weight as LyCORIS has it, whose `merge` and `get_diff_weight` this is."""
+def merged_in_lycoris(network: LoraNetwork, module: nn.Module) -> torch.Tensor:
+    """What LyCORIS adds to the layer's weight when it merges the file."""
+    made = lycoris_module(network, module)
+    return (made.get_merged_weight(1.0, shape=module.weight.shape)[0] - module.weight).detach()
+
+
+def live_in_lycoris(network: LoraNetwork, module: nn.Module) -> torch.Tensor:
+    """What LyCORIS adds to the layer's weight while it generates: what its `forward` takes."""
+    made = lycoris_module(network, module).eval()
+    return made.get_weight(module.weight.shape).detach()
+
+
+def lycoris_module(network: LoraNetwork, module: nn.Module) -> nn.Module:
     kind, parts = get_module(network.tensors(), "x")
-    made = make_module(kind, parts, "x", module)
-    return made.get_diff_weight(1.0, shape=module.weight.shape)[0].detach()
+    return make_module(kind, parts, "x", module)
 
 
 def in_kohya(network: LoraNetwork, module: nn.Module) -> np.ndarray:
@@ -59,11 +69,11 @@ def change_of(network: LoraNetwork) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize(("kind", "alpha"), [("lora", 2.0), ("lora", 3.0), ("loha", 2.0), ("lokr", 2.0)])
-def test_lycoris_reads_the_same(kind: str, layer: str, alpha: float) -> None:
+@pytest.mark.parametrize(("kind", "alpha"), [("lora", 1.0), ("lora", 3.0), ("loha", 1.0), ("lokr", 1.0)])
+def test_lycoris_merges_the_same(kind: str, layer: str, alpha: float) -> None:
     module = make_layer(layer)
-    network = network_of(kind, module, alpha=alpha)
-    torch.testing.assert_close(in_lycoris(network, module), change_of(network), rtol=1e-4, atol=1e-5)
+    network = network_of(kind, module, rank=1, alpha=alpha)
+    torch.testing.assert_close(merged_in_lycoris(network, module), change_of(network), rtol=1e-4, atol=1e-5)
     assert loading_notes(network.tensors()) == []
 
 
@@ -71,19 +81,23 @@ def test_a_shift_is_a_plain_lora_everywhere() -> None:
     module = make_layer("linear")
     network = shift_of(module)
     assert set(network.tensors()) == {"x.lora_up.weight", "x.lora_down.weight", "x.alpha"}
-    torch.testing.assert_close(in_lycoris(network, module), change_of(network))
+    torch.testing.assert_close(merged_in_lycoris(network, module), change_of(network))
     np.testing.assert_allclose(in_kohya(network, module), change_of(network).numpy(), rtol=1e-4, atol=1e-5)
     assert loading_notes(network.tensors()) == []
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("alpha", [1.0, 3.0])
-def test_lycoris_multiplies_a_loha_by_alpha_over_rank_twice(layer: str, alpha: float) -> None:
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+@pytest.mark.parametrize("alpha", [0.5, 3.0])
+def test_lycoris_multiplies_products_by_alpha_over_rank_twice_when_it_merges(
+    kind: str, layer: str, alpha: float
+) -> None:
     module = make_layer(layer)
-    network = network_of("loha", module, rank=2, alpha=alpha)
-    torch.testing.assert_close(in_lycoris(network, module), change_of(network) * alpha / 2, rtol=1e-4, atol=1e-5)
+    network = network_of(kind, module, rank=1, alpha=alpha)
+    torch.testing.assert_close(live_in_lycoris(network, module), change_of(network), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(merged_in_lycoris(network, module), change_of(network) * alpha, rtol=1e-4, atol=1e-5)
     (note,) = loading_notes(network.tensors())
-    assert f"acts there at {alpha / 2:g} of its strength" in note
+    assert f"acts there at {alpha:g} of its strength" in note
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -91,7 +105,7 @@ def test_lycoris_and_kohya_have_no_use_for_the_norms_of_our_dora(layer: str) -> 
     module = make_layer(layer)
     network = network_of("dora", module)
     with pytest.raises(RuntimeError, match="size"):
-        in_lycoris(network, module)
+        lycoris_module(network, module)
     assert not np.allclose(in_kohya(network, module), change_of(network).numpy(), atol=0.01)
     (note,) = loading_notes(network.tensors())
     assert "kohya's networks.lora ignores dora_scale" in note
@@ -106,7 +120,8 @@ def test_kohya_reads_a_plain_lora_as_we_do(layer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "alpha", "warns"), [("lora", 3.0, 0), ("loha", 2.0, 0), ("loha", 3.0, 1), ("dora", 2.0, 1)]
+    ("kind", "alpha", "warns"),
+    [("lora", 3.0, 0), ("loha", 2.0, 0), ("loha", 3.0, 1), ("lokr", 3.0, 1), ("dora", 2.0, 1)],
 )
 def test_saving_and_inspecting_say_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, alpha: float, warns: int
