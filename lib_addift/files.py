@@ -26,7 +26,7 @@ def temporary_name(path: Path) -> Path:
 def replace_files(contents: Mapping[Path, bytes], *, durable: bool = True) -> None:
     """Write all files under temporary names, then move them into place in the given order, the important one last.
 
-    Files that are not `durable` may be lost in a power cut.
+    Files that are not `durable` may be lost in a power cut; of the others the folder is flushed to the disk too.
 
     Raises OSError. Then no temporary file is left, files that were not there before are not there now, and a file whose
     turn to be replaced had not come is as it was.
@@ -41,6 +41,9 @@ def replace_files(contents: Mapping[Path, bytes], *, durable: bool = True) -> No
             os.replace(temporary[path], path)
             if is_new:
                 created.append(path)
+        if durable:
+            for folder in {path.parent for path in contents}:
+                _flush_folder(folder)
     except BaseException:
         _remove(created)
         raise
@@ -70,6 +73,16 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, where the system can: Windows opens no folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write_unsynced(path: Path, data: bytes) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,28 @@ def test_a_png_holds_the_picture_and_is_what_pillow_writes_by_default(mode: str)
         with Image.open(io.BytesIO(files.png_bytes(picture, compress_level=level))) as read:
             assert read.mode == mode
             assert read.tobytes() == picture.tobytes()
+
+
+def test_a_replaced_file_and_its_folder_are_flushed_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder comes last: it holds the names. Where a system opens no folder, the files are written all the same."""
+    flushed: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    contents = {tmp_path / "a.json": b"1", tmp_path / "a.safetensors": b"2"}
+    files.replace_files(contents)
+    assert flushed == (["file"] * 2 if os.name == "nt" else ["file", "file", "folder"])
+    flushed.clear()
+    files.replace_files(contents, durable=False)
+    assert flushed == []
+
+    def no_folders(path: Path, _flags: int) -> int:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "open", no_folders)
+    files.replace_files({tmp_path / "b": b"3"})
+    assert (tmp_path / "b").read_bytes() == b"3"

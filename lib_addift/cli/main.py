@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,18 @@ from lib_addift.training.methods import method_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed with a sentence, 2 wrong usage, 130 stopped."""
+    """Run one command; returns the exit code: 0 done, 1 failed with a sentence, 2 wrong usage, 130 stopped.
+
+    141: who reads the output has closed it, as `| head` does.
+    """
     options = _parser().parse_args(argv)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        return 141
     except AddiftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from lib_addift.config.algorithms import ALGORITHMS, Algorithm
 from lib_addift.config.combinations import check_together
 from lib_addift.config.presets import PRESETS, preset_for
 from lib_addift.config.validation import checked
-from lib_addift.errors import ConfigError
+from lib_addift.errors import ConfigError, short_repr
 
 LAYER_KINDS = ("self_attention", "cross_attention", "feed_forward", "projections", "convolutions")
 BLOCKS = ("IN", "MID", "OUT")
@@ -262,11 +262,11 @@ class TrainConfig:
         """
         preset = preset_for(preset, settings)
         if preset not in PRESETS:
-            raise ConfigError(f"preset '{preset}' does not exist: use one of {', '.join(PRESETS)}.")
+            raise ConfigError(f"preset {short_repr(preset)} does not exist: use one of {', '.join(PRESETS)}.")
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
             if name not in known:
-                raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(known))}.")
+                raise ConfigError(f"{short_repr(name)} is no setting: use one of {', '.join(sorted(known))}.")
         return cls(**{**PRESETS[preset], **settings})
 
     def prompts(self, original: str = "", target: str = "") -> tuple[str, str]:

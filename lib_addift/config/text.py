@@ -9,7 +9,7 @@ from typing import Any
 
 from lib_addift.config.presets import PRESETS
 from lib_addift.config.settings import TrainConfig
-from lib_addift.errors import ConfigError
+from lib_addift.errors import ConfigError, short_repr
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"'{path}' cannot be read ({error.strerror}): check the file.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError also for numbers of thousands of digits
         raise ConfigError(f"'{path}' is not TOML ({error}): write lines such as rank = 8, and / in paths.") from error
 
 
@@ -35,20 +35,22 @@ def parse_value(name: str, text: str) -> Any:
     """A setting's value from text ('rank', '8' -> 8), as `--set` and forms give it. Raises ConfigError."""
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     if name not in fields:
-        raise ConfigError(f"'{name}' is no setting: use one of {', '.join(sorted(fields))}.")
+        raise ConfigError(f"{short_repr(name)} is no setting: use one of {', '.join(sorted(fields))}.")
     kind = fields[name].type
     if kind == "str":
         return text
     if kind == "bool":
         if text.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
-            raise ConfigError(f"{name} = {text} is neither true nor false.")
+            raise ConfigError(f"{name} = {short_repr(text)} is neither true nor false.")
         return text.lower() in ("true", "1", "yes", "on")
     if kind.startswith("tuple"):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         return int(text) if kind == "int" else float(text)
     except ValueError:
-        raise ConfigError(f"{name} = {text} is not a {'whole ' if kind == 'int' else ''}number: give one.") from None
+        raise ConfigError(
+            f"{name} = {short_repr(text)} is not a {'whole ' if kind == 'int' else ''}number: give one."
+        ) from None
 
 
 def settings_table(methods: Mapping[str, Mapping[str, Any]]) -> str:

@@ -114,10 +114,10 @@ def _opened(path: Path) -> Iterator[Any]:
             _check_kind(path, list(file.keys()))
             _check_shapes(path, file)
             yield file
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(
-            f"'{path.name}' is no whole .safetensors file ({str(error).splitlines()[0]}): it may be truncated; "
-            "download it again."
+            f"'{path.name}' is no whole .safetensors file ({reason}): it may be truncated; download it again."
         ) from error
 
 
@@ -138,7 +138,10 @@ def _check_shapes(path: Path, file: Any) -> None:
     first = names.UNET_PREFIX + "input_blocks.0.0.weight"
     if first not in list(file.keys()):
         raise HostError(f"'{path.name}' holds no SD1.x UNet. {_REMEDY}")
-    channels = file.get_slice(first).get_shape()[1]
+    shape = file.get_slice(first).get_shape()
+    if len(shape) != 4:
+        raise HostError(f"'{path.name}' has a damaged UNet: {first} has the shape {tuple(shape)}. {_REMEDY}")
+    channels = shape[1]
     if channels != 4:
         kind = {8: "an instruct-pix2pix", 9: "an inpainting"}.get(channels, "another kind of")
         raise HostError(f"'{path.name}' is {kind} model (its UNet reads {channels} channels, not 4). {_REMEDY}")

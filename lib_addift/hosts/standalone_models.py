@@ -14,6 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_addift.errors import HostError
 
+_TOKENS = 49408  # of CLIP's vocabulary
+
 State = dict[str, torch.Tensor]  # with diffusers' and transformers' names
 
 
@@ -30,8 +32,8 @@ def loaded(what: str, build: Callable[[State], Any], state: State, dtype: torch.
         problem = f"{problem} {[*missing, *unexpected][0]}" if missing or unexpected else ""
     except KeyError as error:  # of a tensor from which a width is read
         problem = f"{error.args[0]} is missing"
-    except (ValueError, RuntimeError) as error:  # for impossible widths, and tensors of other shapes
-        problem = str(error).splitlines()[-1].strip().rstrip(".")
+    except (ValueError, RuntimeError, IndexError, ArithmeticError) as error:  # for impossible widths and shapes
+        problem = (str(error).splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
     if problem:
         raise HostError(f"the checkpoint's {what} is not SD1.x ({problem}). Choose an SD1.5 checkpoint.")
     return module.to(device).eval().requires_grad_(False)  # `to` moves the buffers that are not in the state dict
@@ -63,7 +65,9 @@ def build_vae(state: State) -> AutoencoderKL:
 def build_text_model(state: State) -> CLIPTextModel:
     """SD1.x's text model, with random weights. Raises KeyError for a tensor that is missing."""
     tokens, width = state["embeddings.token_embedding.weight"].shape
-    layers = 1 + max((int(key.split(".")[2]) for key in state if key.startswith("encoder.layers.")), default=-1)
+    if tokens < _TOKENS:
+        raise ValueError(f"it knows {tokens} tokens, and the tokenizer has {_TOKENS}")
+    layers = len({key.split(".")[2] for key in state if key.startswith("encoder.layers.")})
     config = CLIPTextConfig(
         vocab_size=tokens,
         hidden_size=width,

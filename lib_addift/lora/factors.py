@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_addift.errors import LoraFileError
+from lib_addift.lora.soundness import check_layer
 from lib_addift.lora.state_dict import Matrix, Parts, kind_of, matrices_of, scale_of
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # (out, rank) and (rank, in) or (rank, in, k, k)
@@ -67,11 +68,12 @@ def read_factors(layer: str, parts: Parts) -> Factors:
         raise LoraFileError(
             f"layer '{layer}' has the tensors {known}, which is no whole LoRA, LoHa or LoKr: use another file."
         )
-    for part, tensor in parts.items():
+    check_layer(layer, parts)
+    doubles = {part: tensor.to("cpu", torch.float64) for part, tensor in parts.items()}
+    for part, tensor in doubles.items():
         if not tensor.isfinite().all():
             raise LoraFileError(f"'{layer}.{part}' holds numbers that are not finite: the file is broken, get another.")
     try:
-        doubles = {part: tensor.to("cpu", torch.float64) for part, tensor in parts.items()}
         up, down = _READERS[kind](layer, matrices_of(doubles))
         if up.shape[1] != len(down):
             raise ValueError

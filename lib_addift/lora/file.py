@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -21,12 +22,16 @@ from safetensors import SafetensorError, safe_open
 
 from lib_addift.config.settings import SAVE_PRECISIONS
 from lib_addift.dtypes import DTYPES
-from lib_addift.errors import LoraFileError
+from lib_addift.errors import LoraFileError, printable
 from lib_addift.files import png_bytes, replace_files, temporary_name
-from lib_addift.lora.metadata import build_metadata, describe_run, describe_tensors
+from lib_addift.lora.description import describe_faults, describe_run, describe_tensors, loading_notes
+from lib_addift.lora.metadata import build_metadata
+from lib_addift.lora.soundness import BROKEN, check_finite, check_tensors
 from lib_addift.lora.state_dict import ALPHA, DORA, by_layer, has_weights, is_whole, layer_name
 
 __all__ = ["build_metadata", "check_name", "describe", "lora_path", "put_lora", "read_lora", "save_lora"]
+
+_log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 100  # characters
 _LONGEST_FILE_NAME = 240  # bytes; file systems allow 255
@@ -111,7 +116,10 @@ def save_lora(
     if path.suffix != ".safetensors":
         raise LoraFileError(f"'{path.name}' does not end in .safetensors: name the LoRA so.")
     ready = _ready_to_save(tensors, precision)
-    contents = {path.with_suffix(".json"): json.dumps({**_card(metadata), **(notes or {})}, indent=4).encode("ascii")}
+    for note in loading_notes(ready):
+        _log.warning("'%s': %s", path.name, note)
+    card = {**_card(metadata, ready), **(notes or {})}
+    contents = {path.with_suffix(".json"): json.dumps(card, indent=4).encode("ascii")}
     if preview is not None:
         contents[path.with_suffix(".png")] = png_bytes(preview.convert("RGB"))
     contents[path] = _file_bytes(ready, _with_hashes(ready, metadata))
@@ -137,7 +145,7 @@ def _cannot_write(path: Path, error: OSError) -> LoraFileError:
     return LoraFileError(f"'{path}' cannot be written ({reason}): choose another folder, or close what uses the file.")
 
 
-def _card(metadata: Mapping[str, str]) -> dict[str, object]:
+def _card(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
     """The fields that A1111 and Forge read from NAME.json. Source: their ui_edit_user_metadata.py."""
     return {
         "description": metadata.get("modelspec.description", ""),
@@ -145,7 +153,7 @@ def _card(metadata: Mapping[str, str]) -> dict[str, object]:
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",
-        "notes": "\n".join(describe_run(metadata)),
+        "notes": "\n".join([*loading_notes(tensors), *describe_run(metadata)]),
     }
 
 
@@ -208,16 +216,25 @@ def _with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 def read_lora(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """A LoRA file's tensors, on the CPU and as they are stored, and its metadata. Raises LoraFileError."""
+    tensors, metadata = _read(path)
+    check_finite(tensors)
+    return tensors, metadata
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `read_lora`, of a LoRA whose numbers may be anything."""
     try:
         with safe_open(path, "pt") as file:
             _check_is_lora(path, list(file.keys()))
             # Copies: the file's own tensors would keep it open, and Windows does not replace an open file.
             tensors = {key: file.get_tensor(key).clone() for key in sorted(file.keys())}
-            return tensors, file.metadata() or {}
+            metadata = file.metadata() or {}
+        check_tensors(tensors)
     except FileNotFoundError:
         raise LoraFileError(f"'{path}' does not exist: check the folder and the name.") from None
-    except (OSError, SafetensorError) as error:
+    except (SafetensorError, *BROKEN) as error:
         raise LoraFileError(f"'{path}' is no whole safetensors file ({error}): get or train it again.") from error
+    return tensors, metadata
 
 
 def _check_is_lora(path: Path, keys: Collection[str]) -> None:
@@ -235,14 +252,16 @@ def _check_is_lora(path: Path, keys: Collection[str]) -> None:
 
 
 def describe(path: Path) -> str:
-    """A plain-text description of any trainer's LoRA file. Raises LoraFileError."""
-    tensors, metadata = read_lora(path)
+    """A plain-text description of any trainer's LoRA file, each line printable. Raises LoraFileError."""
+    tensors, metadata = _read(path)
     file = path.read_bytes()
     lines = [
         f"{path.name}: LoRA of {len(file) / 2**20:.2f} MB",
         *describe_tensors(tensors, metadata),
+        *describe_faults(tensors),
+        *loading_notes(tensors),
         f"Hash of the tensors (AutoV3): {_data_hash(file)[:12]}",
         f"Hash of the file (AutoV2): {hashlib.sha256(file).hexdigest()[:10]}",
         *describe_run(metadata),
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lib_addift.errors import LoraFileError
+from lib_addift.errors import LoraFileError, printable
 from lib_addift.lora.arithmetic import singular_values
 from lib_addift.lora.blocks import block_of
 from lib_addift.lora.factors import read_factors
@@ -44,9 +44,9 @@ def layer_figures(path: Path) -> list[LayerFigures]:
     figures = []
     with open_lora(path) as source:
         for name in source.layers:
-            tensors = source.tensors(name)
-            tensors.pop("dora_scale", None)
             try:
+                tensors = source.tensors(name)
+                tensors.pop("dora_scale", None)
                 layer = read_factors(name, tensors)
             except LoraFileError as error:
                 raise LoraFileError(f"'{source.title}': {error}") from None
@@ -98,6 +98,7 @@ def show(path: Path, *, each_layer: bool = False) -> str:
         width = max(len(layer.name) for layer in layers)
         lines += ["", f"{'Layer':<{width}}{'rank':>6}{'effective':>11}{'norm':>11}"]
         lines += [
-            f"{layer.name:<{width}}{layer.rank:>6}{layer.effective_rank:>11.2f}{layer.norm:>11.4g}" for layer in layers
+            f"{printable(layer.name):<{width}}{layer.rank:>6}{layer.effective_rank:>11.2f}{layer.norm:>11.4g}"
+            for layer in layers
         ]
     return "\n".join(lines)

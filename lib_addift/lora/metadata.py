@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections import Counter
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.lora.network import layer_kind
 from lib_addift.lora.state_dict import (
-    ALPHA,
-    DORA,
     Parts,
     by_layer,
     has_weights,
-    input_width,
     kind_of,
-    layer_name,
     rank_and_alpha,
 )
-
-_BASE_MODELS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}  # by the width of the text condition
-_FACTS = {  # metadata for the description, and its labels
-    "ss_training_comment": "Method",
-    "ss_sd_model_name": "Trained on",
-    "ss_resolution": "Resolution",
-    "ss_steps": "Steps",
-    "ss_learning_rate": "Learning rate",
-    "ss_optimizer": "Optimizer",
-    "ss_seed": "Seed",
-}
 
 
 def build_metadata(
@@ -85,7 +66,7 @@ def build_metadata(
 def _kohya_metadata(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Settings under the names that kohya-ss/sd-scripts writes. Source: its train_network.py."""
     rank, alpha = max(ranks_and_alphas(tensors).values())
-    module, arguments = _network_module(config, _kinds(tensors))
+    module, arguments = _network_module(config, kinds_of(tensors))
     tags = {tag.strip(): 1 for tag in config.prompt.split(",") if tag.strip()}
     return {
         "ss_base_model_version": "sd_v1",
@@ -122,90 +103,16 @@ def _network_module(config: TrainConfig, kinds: Collection[str]) -> tuple[str, d
     return "lycoris.kohya", {**own[kind], **size, **arguments}
 
 
-def _layers(tensors: Mapping[str, torch.Tensor]) -> dict[str, Parts]:
+def layers_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Parts]:
     """The parts of each layer."""
     layers = {name: {part: tensors[key] for part, key in keys.items()} for name, keys in by_layer(tensors).items()}
     return {name: parts for name, parts in layers.items() if has_weights(parts)}
 
 
-def _kinds(tensors: Mapping[str, torch.Tensor]) -> set[str]:
-    return {kind_of(parts) or "other" for parts in _layers(tensors).values()}
+def kinds_of(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    return {kind_of(parts) or "other" for parts in layers_of(tensors).values()}
 
 
 def ranks_and_alphas(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, float]]:
     """Rank and alpha of each layer; a layer without alpha acts as if it were the rank."""
-    return {name: rank_and_alpha(parts) for name, parts in _layers(tensors).items()}
-
-
-def describe_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> list[str]:
-    """Lines on what a LoRA is made of: base model, ranks, number formats and kinds of layers."""
-    layers = ranks_and_alphas(tensors)
-    ranks, alphas = zip(*layers.values(), strict=True)
-    kinds = Counter(_kind(layer) for layer in layers)
-    weights = [
-        tensor for key, tensor in tensors.items() if layer_name(key) in layers and not key.endswith((ALPHA, DORA))
-    ]
-    formats = {str(tensor.dtype).removeprefix("torch.") for tensor in weights}
-    algorithms = _kinds(tensors)
-    return [
-        f"Base model: {_base_model(tensors, metadata)}",
-        *([f"Algorithm: {', '.join(sorted(algorithms))}"] if algorithms != {"LoRA"} else []),
-        f"Rank: {_span(ranks)}; alpha: {_span(alphas)}; stored as {', '.join(sorted(formats))}",
-        f"Layers: {len(layers)} ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})",
-    ]
-
-
-def _kind(layer: str) -> str:
-    return "text encoder" if layer.startswith("lora_te") else (layer_kind(layer) or "other").replace("_", " ")
-
-
-def _base_model(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """As the metadata say; else by the input width of its cross attention."""
-    said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture")
-    widths = (input_width(parts) for name, parts in _layers(tensors).items() if name.endswith("attn2_to_k"))
-    return said or _BASE_MODELS.get(next(widths, 0), "unknown")
-
-
-def _span(values: Collection[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def describe_run(metadata: Mapping[str, str]) -> list[str]:
-    """Lines on how a LoRA was made: facts that any trainer writes, then the settings and figures that we write."""
-    lines = [f"{words}: {metadata[key]}" for key, words in _FACTS.items() if metadata.get(key)]
-    config, report = (_json_object(metadata.get(f"addift.{part}", "")) for part in ("config", "report"))
-    if config:
-        defaults = TrainConfig().to_dict()
-        labels = {field.name: field.metadata["label"] for field in dataclasses.fields(TrainConfig)}
-        changed = {labels.get(key, key): value for key, value in config.items() if value != defaults.get(key)}
-        lines += ["Settings other than the defaults:", *(_figures(changed) or ["  none"])]
-    if report:
-        lines += ["Report:", *_figures(report)]
-    return lines
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """A JSON object; empty when the text is none, since any program may have changed a file's metadata."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _figures(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """One indented line for each value: {'round_trip': {'error': 0.25}} -> '  round trip error: 0.25'."""
-    lines = []
-    for key, value in values.items():
-        words = f"{prefix}{key}".replace("_", " ")
-        lines += _figures(value, f"{words} ") if isinstance(value, dict) else [f"  {words}: {_word(value)}"]
-    return lines
-
-
-def _word(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_word, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return {name: rank_and_alpha(parts) for name, parts in layers_of(tensors).items()}

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import LoraFileError
 from lib_addift.files import sha256_of
+from lib_addift.lora.soundness import BROKEN, check_layer
 from lib_addift.lora.state_dict import by_layer
 
 _PREFIXES = ("lora_unet_", "lora_te")
@@ -38,11 +39,16 @@ class FileSource:
         return list(self._keys)
 
     def tensors(self, layer: str) -> dict[str, torch.Tensor]:
-        """Copies, for the file's own tensors would keep it open, and Windows does not replace an open file."""
+        """Copies, for the file's own tensors would keep it open, and Windows does not replace an open file.
+
+        Raises LoraFileError.
+        """
         try:
-            return {part: self._file.get_tensor(key).clone() for part, key in self._keys[layer].items()}
-        except (OSError, SafetensorError) as error:
+            parts = {part: self._file.get_tensor(key).clone() for part, key in self._keys[layer].items()}
+        except (SafetensorError, *BROKEN) as error:
             raise _broken(self.path, error) from error
+        check_layer(layer, parts)
+        return parts
 
 
 @contextmanager
@@ -52,14 +58,14 @@ def open_lora(path: Path) -> Iterator[FileSource]:
         raise LoraFileError(f"'{path}' is no file: check the folder and the name.")
     try:
         file = safe_open(path, "pt")
-    except (OSError, SafetensorError) as error:
+    except (SafetensorError, *BROKEN) as error:
         raise _broken(path, error) from error
     with file:
         yield FileSource(path, file)
 
 
 def _broken(path: Path, error: Exception) -> LoraFileError:
-    reason = str(error).splitlines()[0]
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return LoraFileError(f"'{path}' is no whole safetensors file ({reason}): get or train it again.")
 
 

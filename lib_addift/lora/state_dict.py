@@ -37,7 +37,9 @@ _KINDS: dict[str, list[set[str]]] = {
     "LoHa": [_LOHA, _LOHA | {"hada_t1", "hada_t2"}],
     "LoKr": [first | second for first in _LOKR_FIRST for second in _LOKR_SECOND],
 }
-_ALL_PARTS = set().union(*(parts for kinds in _KINDS.values() for parts in kinds)) - {"dora_scale"}
+FACTORS = set().union(*(parts for kinds in _KINDS.values() for parts in kinds)) - {
+    "dora_scale"
+}  # all that are matrices
 
 
 def layer_name(key: str) -> str:
@@ -56,7 +58,7 @@ def by_layer(keys: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def has_weights(parts: Collection[str]) -> bool:
     """Whether any of a layer's weights are among the parts."""
-    return not _ALL_PARTS.isdisjoint(parts)
+    return not FACTORS.isdisjoint(parts)
 
 
 def is_whole(parts: Collection[str]) -> bool:
@@ -79,8 +81,8 @@ def rank_and_alpha(parts: Parts) -> tuple[int, float]:
     names = ("lora_down.weight", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
     ranks = [parts[name].shape[0] for name in names if name in parts]
     if not ranks:
-        ranks = [min(parts["lokr_w2"].flatten(1).shape) if alpha is None else max(1, round(float(alpha)))]
-    return ranks[0], float(ranks[0] if alpha is None else alpha)
+        ranks = [min(parts["lokr_w2"].flatten(1).shape) if alpha is None else max(1, round(float(alpha.double())))]
+    return ranks[0], float(ranks[0] if alpha is None else alpha.double())
 
 
 def scale_of(parts: Parts) -> float:
@@ -151,7 +153,7 @@ def read_layer(name: str, parts: Parts, layer: nn.Module | None) -> DeltaLayer:
 
 def _strangest(parts: Collection[str]) -> str:
     """The part to name in the message: an unknown one rather than a known one."""
-    return min(parts, key=lambda part: (part in _ALL_PARTS, part == "alpha", part))
+    return min(parts, key=lambda part: (part in FACTORS, part == "alpha", part))
 
 
 def _make_lora(parts: Parts, layer: nn.Module) -> LoraLayer:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.config.text import read_toml
-from lib_addift.errors import ConfigError
+from lib_addift.errors import ConfigError, short_repr
 from lib_addift.lora.file import check_name
 from lib_addift.sets.names import name_key, shown
 
@@ -56,7 +56,7 @@ def read_settings(folder: Path) -> SetSettings:
             raise ConfigError(f"{FILE_NAME} has '{shown(key)}', which is no setting: {remedy}")
     for key, kind, wanted in (("name", str, "text"), ("suffix", str, "text"), ("overwrite", bool, "true or false")):
         if not isinstance(values.get(key, kind()), kind) or values.get(key) == "":
-            raise ConfigError(f"{FILE_NAME} has {key} = {values[key]!r}: write {wanted}, or leave it out.")
+            raise ConfigError(f"{FILE_NAME} has {key} = {short_repr(values[key])}: write {wanted}, or leave it out.")
     config = {key: value for key, value in values.items() if key in _CONFIG_KEYS}
     if config.get("mask_file") and isinstance(config["mask_file"], str):
         config["mask_file"] = str(folder / config["mask_file"])
@@ -67,12 +67,14 @@ def read_settings(folder: Path) -> SetSettings:
 
 def _checked_weights(values: Any) -> dict[str, float]:
     if not isinstance(values, dict):
-        raise ConfigError(f"{FILE_NAME} has weights = {values!r}: write a table, [weights], of lines such as face = 2.")
+        raise ConfigError(
+            f"{FILE_NAME} has weights = {short_repr(values)}: write a table, [weights], of lines such as face = 2."
+        )
     for name, value in values.items():
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (is_number and 0 < value <= _LARGEST_WEIGHT):
             raise ConfigError(
-                f"{FILE_NAME} has {shown(name)} = {value!r} among its weights: write a number above 0 and up to "
-                f"{_LARGEST_WEIGHT:g}, and a name with a dot in quotes."
+                f"{FILE_NAME} has {shown(name)} = {short_repr(value)} among its weights: write a number above 0 and up "
+                f"to {_LARGEST_WEIGHT:g}, and a name with a dot in quotes."
             )
     return {name_key(name): float(value) for name, value in values.items()}

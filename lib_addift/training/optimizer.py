@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.errors import ConfigError
+from lib_addift.errors import ConfigError, short_repr
 
 _EXTRA_PACKAGES = ("pytorch_optimizer", "bitsandbytes.optim", "prodigyopt")
+_LONGEST_REASON = 150  # characters
 _ONE_RATE = ("prodigy", "dadapt")  # they raise when groups have different rates
 
 
@@ -34,20 +35,51 @@ def make_optimizer(
     arguments = parse_arguments(config.optimizer_args)
     groups = list(parameters)
     try:
-        optimizer = kind(groups, lr=learning_rate, **_fused(kind, groups, arguments), **arguments)
-    except (TypeError, ValueError) as error:
+        optimizer: torch.optim.Optimizer = kind(
+            groups, lr=learning_rate, **_fused(kind, groups, arguments), **arguments
+        )
+    except Exception as error:  # packages raise errors of their own
         raise ConfigError(
-            f"optimizer_args = '{config.optimizer_args}' does not suit {kind.__name__} ({error}): "
+            f"optimizer_args = {short_repr(config.optimizer_args)} does not suit {kind.__name__} ({_reason(error)}): "
             f"it takes {', '.join(list(inspect.signature(kind).parameters)[2:])}."
         ) from error
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(f"optimizer = '{config.optimizer}' is no optimizer: AdamW is one.")
     return optimizer
 
 
 def check_optimizer(config: TrainConfig) -> None:
-    """Raises ConfigError when there is no such optimizer, or it does not take its arguments."""
-    make_optimizer(config, [torch.nn.Parameter(torch.zeros(1))], config.learning_rate)
+    """Take two real steps on parameters of one element each. Raises ConfigError when they fail or are not finite.
+
+    They are like a LoRA's: one at zero with a gradient, and one that has none as long as the other is zero; matrices,
+    and kernels where convolutions learn. On the GPU, if there is one: some optimizers work nowhere else.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    has_kernels = config.algorithm != "shift" and not {"convolutions", "projections"}.isdisjoint(config.layers)
+    shapes = [(1, 1), (1, 1, 1, 1)] if has_kernels else [(1, 1)]
+    parameters = [torch.nn.Parameter(torch.full(shape, at, device=device)) for shape in shapes for at in (0.0, 1.0)]
+    optimizer = make_optimizer(config, [{"params": parameters, "ratio": 1.0}], config.learning_rate)
+    try:
+        for _ in range(2):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, 0.0 if parameter.item() else 0.1)
+            optimizer.step()
+    except Exception as error:  # packages raise errors of their own
+        raise _unusable(config, f"it fails in its first step ({_reason(error)})") from error
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        raise _unusable(config, "after its first steps numbers are not finite")
+
+
+def _unusable(config: TrainConfig, problem: str) -> ConfigError:
+    arguments = f" with optimizer_args = {short_repr(config.optimizer_args)}" if config.optimizer_args else ""
+    return ConfigError(
+        f"optimizer = {short_repr(config.optimizer)}{arguments} cannot train a LoRA: {problem}; "
+        "leave the arguments out, or use AdamW."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that a library raised, without its full stop."""
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".: ")[:_LONGEST_REASON] if lines else type(error).__name__
 
 
 def _fused(kind: type[Any], groups: Sequence[Any], arguments: Mapping[str, Any]) -> dict[str, bool]:
@@ -62,7 +94,7 @@ def _fused(kind: type[Any], groups: Sequence[Any], arguments: Mapping[str, Any])
     probe.grad = torch.zeros_like(probe)
     try:
         kind([probe], lr=0.0, fused=True).step()
-    except (RuntimeError, TypeError, ValueError):
+    except Exception:  # packages raise errors of their own
         return {}
     return {"fused": True}
 
@@ -78,8 +110,8 @@ def _find_class(name: str) -> type[Any]:
             if is_optimizer and attribute.lower() == name.lower() and value is not torch.optim.Optimizer:
                 return value  # type: ignore[no-any-return]
     raise ConfigError(
-        f"optimizer = '{name}' was not found in torch.optim nor in an installed pytorch_optimizer, bitsandbytes or "
-        "prodigyopt: use AdamW, or install the package that has it (pip install pytorch_optimizer)."
+        f"optimizer = {short_repr(name)} was not found in torch.optim nor in an installed pytorch_optimizer, "
+        "bitsandbytes or prodigyopt: use AdamW, or install the package that has it (pip install pytorch_optimizer)."
     )
 
 
@@ -90,9 +122,10 @@ def parse_arguments(text: str) -> dict[str, Any]:
         if not isinstance(call, ast.Call) or call.args or any(word.arg is None for word in call.keywords):
             raise ValueError("every argument needs a name")
         return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ConfigError(
-            f"optimizer_args = '{text}' cannot be read ({error}): write it like weight_decay=0.01, betas=(0.9, 0.99)."
+            f"optimizer_args = {short_repr(text)} cannot be read ({_reason(error)}): "
+            "write it like weight_decay=0.01, betas=(0.9, 0.99)."
         ) from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.config.timesteps import BY_SIZE, lowest_timestep
+from lib_addift.config.validation import check_text
 from lib_addift.data.checks import examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.errors import ConfigError, PictureError
@@ -32,6 +33,9 @@ def check_request(request: Request, lora_dir: Path) -> PreparedPairs:
 def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:
     """Raises ConfigError, PictureError or LoraFileError when the method cannot be used on these pictures."""
     check_method(config)
+    for source in sources:
+        for name in ("original_prompt", "target_prompt"):
+            check_text(name, getattr(source, name))
     singles = [source for source in sources if source.is_single]
     if singles and method_of(config).needs_pairs:
         raise ConfigError(

@@ -208,8 +208,15 @@ class TrainState:
         self.stage.optimizer.load_state_dict(state["optimizer"])
         self._scale.restore(state["scale"])
         self.step = int(state["step"])
+        self._prefetch_step_before()
         self._skipped, self._skipped_in_a_row = state["skipped"]
         torch.set_rng_state(state["rng"])
+
+    def _prefetch_step_before(self) -> None:
+        """Ask for what the step before was asked for: its encoder's features serve the other direction in this one."""
+        done = self.step - self._first_step
+        if done:
+            self.teacher.prefetch(self.stage.plan.steps[done - 1])
 
 
 def _masks(pairs: Sequence[LatentPair]) -> torch.Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ def noisy_batch(
     return noisy_latents, timesteps, Conditions.cat([side.cond for side in sides])
 
 
+_KEPT = 2  # windows of each size whose features are kept: 16 samples, 200 MB at 512 px
+
+
 @dataclass(frozen=True, eq=False)
 class _Window:
     """Samples that the frozen model is asked about at once; their pictures are of one size."""
@@ -53,7 +57,8 @@ class TeacherPredictions:
     """The frozen model's epsilon for each sample of `asked`, known a window of samples ahead.
 
     Windows are cut from the whole plan, so that a resumed run asks for the same batches. `batch_size` 0 chooses the
-    size of windows by that of the latents. With `shares_encoder`, the encoder's features are kept too.
+    size of windows by that of the latents. With `shares_encoder`, the encoder's features are kept too, unless the
+    windows of one step are so many that their features would need gigabytes.
     """
 
     def __init__(
@@ -66,7 +71,6 @@ class TeacherPredictions:
         shares_encoder: bool = False,
     ) -> None:
         self._model, self._pairs = model, pairs
-        self._recorded = encoder_parts(model.unet) if shares_encoder else []
         self._schedule = NoiseSchedule(model.alphas_cumprod)
         self._window_of: dict[Sample, _Window] = {}
         self._known: dict[_Window, dict[Sample, _Prediction]] = {}
@@ -78,17 +82,31 @@ class TeacherPredictions:
             for start in range(0, len(alike), size):
                 window = _Window(shape, tuple(alike[start : start + size]))
                 self._window_of.update(dict.fromkeys(window.samples, window))
+        shares_encoder = shares_encoder and self._most_windows(asked) <= _KEPT
+        self._recorded = encoder_parts(model.unet) if shares_encoder else []
+
+    def _most_windows(self, asked: Plan) -> int:
+        """The most windows of one size that a step's samples lie in."""
+        counts = (Counter(window.shape for window in self._windows(samples)) for samples in asked)
+        return max((count for step in counts for count in step.values()), default=0)
+
+    def _windows(self, samples: Sequence[Sample]) -> list[_Window]:
+        """The windows that `samples` lie in, in order; a sample that needs no prediction lies in none."""
+        return list(dict.fromkeys(self._window_of[each] for each in samples if each in self._window_of))
 
     def prefetch(self, samples: Sequence[Sample]) -> None:
         """Ask for the windows of `samples` if they are not known. No LoRA may be attached.
 
-        Of each size of pictures two windows are kept: the directions of a visit may lie on both sides of a border.
+        All windows of a step are kept while it lasts. Of each size of pictures the newest one stays beside them: the
+        directions of a visit may lie on both sides of a border.
         """
-        for window in dict.fromkeys(self._window_of[each] for each in samples if each in self._window_of):
+        needed = self._windows(samples)
+        for window in needed:
             if window not in self._known:
                 alike = [known for known in self._known if known.shape == window.shape]
                 for stale in alike[:-1]:
-                    del self._known[stale]
+                    if stale not in needed:
+                        del self._known[stale]
                 parts = in_parts(self._ask, window.samples)
                 self._known[window] = {sample: said for part in parts for sample, said in part.items()}
 

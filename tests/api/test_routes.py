@@ -1,5 +1,6 @@
 """The HTTP API over real jobs on the fake host."""
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.jobs.queue import Jobs
 from lib_addift.lora.file import read_lora
 from tests.support.api import QUICK, ROUTES, V1, picture, refused
+from tests.support.wrong_values import WRONG, json_text, sentence_problem
 
 
 @pytest.mark.slow
@@ -284,3 +286,31 @@ def test_the_core_does_not_import_fastapi():
     program = "import sys, lib_addift.jobs.queue, lib_addift.cli.main; print('fastapi' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_settings_of_every_wrong_type_are_refused_in_one_sentence(client):
+    """One setting of each type; all of them are tried in tests/config. No picture is sent: what is accepted fails."""
+    fields = ("method", "rank", "alpha", "dora", "layers", "prompt", "mask_file", "preset", "no\ud800setting")
+    for field, (kind, value) in itertools.product(fields, WRONG.items()):
+        content = f'{{"settings": {{{json_text(field)}: {json_text(value)}}}}}'
+        response = client.post(f"{V1}/pair", content=content, headers={"Content-Type": "application/json"})
+        assert response.status_code in (400, 422), (field, kind, response.text)
+        assert not sentence_problem(response.json()["message"]), (field, kind, response.text)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_every_field_of_every_wrong_type_is_accepted_or_refused_in_one_sentence(client, body):
+    client.post(f"{V1}/queue/pause")
+    for field in ("name", "preset", "original_prompt", "target_prompt", "original", "original_path", "overwrite"):
+        for kind, value in WRONG.items():
+            fields = {**body, "name": f"{field} {kind}".replace("'", ""), field: value}
+            content = ", ".join(f"{json_text(key)}: {json_text(each)}" for key, each in fields.items())
+            headers = {"Content-Type": "application/json"}
+            response = client.post(f"{V1}/train", content=f"{{{content}}}", headers=headers)
+            if response.status_code != 200:
+                assert response.status_code in (400, 409, 422), (field, kind, response.text)
+                assert not sentence_problem(response.json()["message"]), (field, kind, response.text)
+    assert len(client.jobs.all()) > 10, "what can be used is queued"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from lib_addift.cli.main import main
+from lib_addift.cli.options import settings
 from lib_addift.config.presets import PRESETS
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
 from lib_addift.hosts import standalone
 from tests.support.command_line import Files, command, files, refused, settings_of
+from tests.support.wrong_values import json_text, not_handled
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,13 +28,13 @@ def test_settings_come_from_preset_file_and_command_line(
     )
     more = ("--config", str(toml), "--set", "alpha=3", "--set", "blocks=OUT, IN", "--set", "calibrate=off")
     assert main(command(pair_files, lora_dir, *more)) == 0
-    settings = settings_of(lora_dir / "blink.safetensors")
-    assert settings["mask"] == "off"
-    assert (settings["rank"], settings["alpha"]) == (2, 3.0), "--set goes over the file"
-    assert settings["layers"] == ["self_attention", "convolutions"]
-    assert settings["blocks"] == ["IN", "OUT"]
-    assert settings["prompt"] == "größer"
-    assert settings["calibrate"] is False
+    learnt = settings_of(lora_dir / "blink.safetensors")
+    assert learnt["mask"] == "off"
+    assert (learnt["rank"], learnt["alpha"]) == (2, 3.0), "--set goes over the file"
+    assert learnt["layers"] == ["self_attention", "convolutions"]
+    assert learnt["blocks"] == ["IN", "OUT"]
+    assert learnt["prompt"] == "größer"
+    assert learnt["calibrate"] is False
 
 
 def test_the_preset_of_the_command_line_goes_over_the_files(
@@ -72,6 +75,14 @@ def test_a_bad_setting_is_refused(
 ) -> None:
     assert words in refused(command(pair_files, lora_dir, "--set", assignment), capsys)
     assert files(lora_dir) == []
+
+
+def test_every_setting_of_every_wrong_type_on_the_command_line() -> None:
+    def read(field: str, value: object) -> None:
+        text = value if isinstance(value, str) else json_text(value)
+        settings(argparse.Namespace(config=None, preset=None, set=[f"{field}={text}"]))
+
+    assert list(not_handled(read)) == []
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
+from lib_addift.training.methods import from_mapping
+from tests.support.wrong_values import FIELDS, WRONG, not_handled
 
 
 @pytest.mark.parametrize(
@@ -46,3 +51,12 @@ def test_bad_settings_are_refused_in_one_sentence(settings: dict, words: str) ->
 def test_values_of_a_wrong_kind_get_a_sentence_too(settings, reason):
     with pytest.raises(ConfigError, match=reason):
         TrainConfig.create("action", **settings)
+
+
+def test_every_setting_of_every_wrong_type_is_accepted_or_refused_in_one_sentence() -> None:
+    def read(field: str, value: Any) -> None:
+        config = from_mapping({field: value})
+        assert from_mapping(json.loads(config.to_json())) == config, "what is accepted is a setting like any other"
+
+    assert list(not_handled(read, [*FIELDS, "preset", "a\0setting", "none\ud800"])) == []
+    assert len(FIELDS) * len(WRONG) > 1000

@@ -54,6 +54,8 @@ U, V, T = names.UNET_PREFIX, names.VAE_PREFIX, names.TEXT_PREFIX
         (keys("first.weight", "second.weight"), "no Stable Diffusion model"),
         ({}, "no Stable Diffusion model"),
         (keys(U + "something.else"), "no SD1.x UNet"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(5)}, "has the shape (5,)"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(())}, "has the shape ()"),
         ({U + "input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)}, "inpainting"),
         ({U + "input_blocks.0.0.weight": torch.zeros(320, 8, 3, 3)}, "instruct-pix2pix"),
         ({U + "input_blocks.0.0.weight": torch.zeros(320, 5, 3, 3)}, "reads 5 channels"),
@@ -104,6 +106,37 @@ def test_a_file_with_a_tensor_too_many_or_of_another_shape_is_refused(tensors: T
     assert "not SD1.x" in refusal(path)
     key = U + "input_blocks.1.1.proj_in.weight"  # linear, as in SD2
     save_file({**tensors, key: tensors[key][:, :, 0, 0].contiguous()}, path)
+    assert "not SD1.x" in refusal(path)
+
+
+WIDTHS = [  # tensors that widths and the number of layers are read off
+    U + "input_blocks.1.0.in_layers.2.weight",
+    U + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+    V + "encoder.down.0.block.0.conv1.weight",
+    T + "text_model.embeddings.token_embedding.weight",
+    T + "text_model.encoder.layers.0.mlp.fc1.weight",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("key", WIDTHS)
+@pytest.mark.parametrize("shape", [(), (5,), (0, 0), (7, 7), (0,)])
+def test_a_file_whose_widths_make_no_sense_is_refused(
+    tensors: Tensors, tmp_path: Path, key: str, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file({**tensors, key: torch.zeros(shape)}, path)
+    assert "not SD1.x" in refusal(path)
+
+
+@pytest.mark.slow
+def test_a_short_token_table_and_far_layers_are_refused(tensors: Tensors, tmp_path: Path) -> None:
+    """The tokenizer's last words would have no row; and no model of a billion layers is begun."""
+    path, table = tmp_path / "odd.safetensors", T + "text_model.embeddings.token_embedding.weight"
+    save_file({**tensors, table: tensors[table][:-9].clone()}, path)
+    assert "it knows 49399 tokens, and the tokenizer has 49408" in refusal(path)
+    save_file({**tensors, T + "text_model.encoder.layers.999999999.mlp.fc1.weight": torch.zeros(2, 2)}, path)
     assert "not SD1.x" in refusal(path)
 
 

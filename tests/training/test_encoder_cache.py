@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.training.encoder_cache import encoder_parts, recording, replaying
 from lib_addift.training.events import Request
+from lib_addift.training.loop import train_one
 from lib_addift.training.plan import make_plan
 from lib_addift.training.run import TrainingRun
-from lib_addift.training.state import StepReport
+from lib_addift.training.state import StepReport, TrainState
 from lib_addift.training.targets import TeacherPredictions
+from tests.support.fake_host import FakeHost
 from tests.support.fake_unet import CONTEXT, UNetModel
 from tests.support.training import pair_of
 
@@ -123,3 +126,39 @@ def test_only_two_windows_are_known_at_a_time(host: StandaloneHost, tmp_path: Pa
         assert all(teacher.student_features(sample) is not None for sample in plan[0] if samples is plan[1])
     with pytest.raises(KeyError):
         teacher[plan[0][0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "step"), [(6, 3), (16, 1)])  # a border of windows lies between two steps
+def test_a_run_that_goes_on_uses_the_same_features(host: StandaloneHost, batch_size: int, step: int) -> None:
+    """A step that goes back may use what the step before it saw, whose window a resumed run has not asked for."""
+    config = TrainConfig.create("action", max_train_steps=step + 1, directions="alternate", batch_size=batch_size)
+    run = TrainingRun(host, Request.of(ORIGINAL, TARGET, "blink", config, overwrite=True), keep_snapshots=True)
+    with run.exclusive():
+        list(run.prepare())
+        kept = [run.state.state_dict() for _ in features_of_steps(host, run.state)][step - 1]
+        expected = run.state.network.tensors()
+        list(run.prepare())
+        run.state.load_state_dict(kept)
+        assert all(map(all, features_of_steps(host, run.state))), "each sample had features, as in the whole run"
+    for key, tensor in run.state.network.tensors().items():
+        assert torch.equal(tensor, expected[key]), key
+
+
+def features_of_steps(host: StandaloneHost, state: TrainState) -> Iterator[list[bool]]:
+    """Train to the end; for each step, which of its samples had features."""
+    steps = train_one(host, state)
+    while state.is_active:
+        samples = state.samples
+        next(steps)
+        yield [state.teacher.student_features(sample) is not None for sample in samples]
+
+
+def test_features_are_not_kept_where_a_step_needs_many_windows() -> None:
+    host, config = FakeHost(), TrainConfig.create("action", max_train_steps=2, batch_size=3)
+    plan, pairs = make_plan(config), [pair_of(host, config, 1)]
+    host.unet.input_blocks, host.unet.middle_block = torch.nn.ModuleList([torch.nn.Identity()]), torch.nn.Identity()
+    recorded = {
+        size: bool(TeacherPredictions(host, pairs, plan, size, shares_encoder=True)._recorded) for size in (2, 3, 6)
+    }
+    assert recorded == {2: False, 3: True, 6: True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -101,13 +101,13 @@ def read_tag(params: Params) -> Tag:
 def read_prompt(prompt: str) -> tuple[str, list[Tag]]:
     """'a cat <lora:hat:0.5>' -> 'a cat', [Tag('hat', 0.5, 0.5)]. Raises ConfigError for a wrong tag."""
     tags = []
-    for text in _TAG.findall(prompt):
+    for text in _TAG.findall(prompt, 0, _end(prompt)):
         params = TagParams([item for item in text.split(":") if item])
         try:
             tags.append(read_tag(params))
         except ConfigError as error:
             raise ConfigError(f"<lora:{text}>: {error}") from error
-    return _TAG.sub("", prompt).strip(), tags
+    return _replaced(prompt, lambda _match: "").strip(), tags
 
 
 def composition_of(tags: Sequence[Tag]) -> tuple[Composition, str]:
@@ -147,12 +147,23 @@ def with_mode(prompt: str, mode: str) -> str:
         items = [item for item in match[1].split(":") if not item.startswith(dropped)]
         return f"<lora:{':'.join([*items, f'compose={mode}'])}>"
 
-    return _TAG.sub(say, prompt)
+    return _replaced(prompt, say)
 
 
 def has_tag(prompt: str) -> bool:
     """Whether the prompt has a LoRA tag."""
-    return _TAG.search(prompt) is not None
+    return _TAG.search(prompt, 0, _end(prompt)) is not None
+
+
+def _end(prompt: str) -> int:
+    """Where the last tag ends at the latest. Beyond it each '<lora:' would be compared with all the rest in vain."""
+    return prompt.rfind(">") + 1
+
+
+def _replaced(prompt: str, replacement: Callable[[re.Match[str]], str]) -> str:
+    """The prompt with each tag replaced."""
+    end = _end(prompt)
+    return _TAG.sub(replacement, prompt[:end]) + prompt[end:]
 
 
 def _mode(params: Params) -> str:

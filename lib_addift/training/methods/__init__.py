@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.errors import ConfigError
+from lib_addift.config.validation import check_text
+from lib_addift.errors import ConfigError, short_repr
 from lib_addift.training.methods import addift, copier, differential, lora, residual, slider
 from lib_addift.training.methods.phase import Goal, Method, Phase, Supports
 
@@ -36,7 +37,8 @@ def make_config(preset: str = "", /, **settings: Any) -> TrainConfig:
 
     Without a preset the one that suits the settings is used (`preset_for`).
     """
-    method = METHODS.get(str(settings.get("method", "")))
+    named = settings.get("method")
+    method = METHODS.get(named) if isinstance(named, str) else None
     config = TrainConfig.create(preset, **{**(method.defaults if method else {}), **settings})
     check_method(config)
     return config
@@ -45,7 +47,9 @@ def make_config(preset: str = "", /, **settings: Any) -> TrainConfig:
 def from_mapping(values: Mapping[str, Any], preset: str = "") -> TrainConfig:
     """A config from a mapping such as a TOML table or an API body; its key 'preset', if there, names the preset."""
     settings = dict(values)
-    return make_config(str(settings.pop("preset", preset)), **settings)
+    preset = settings.pop("preset", preset)
+    check_text("preset", preset)
+    return make_config(preset, **settings)
 
 
 def method_settings() -> dict[str, dict[str, Any]]:
@@ -58,7 +62,9 @@ def check_method(config: TrainConfig) -> None:
     supports = method_of(config).supports
     if config.first_lora and not supports.first_lora:
         able = " or ".join(name for name, method in METHODS.items() if method.supports.first_lora)
-        raise ConfigError(f"method = {config.method} has no use for first_lora = '{config.first_lora}': choose {able}.")
+        raise ConfigError(
+            f"method = {config.method} has no use for first_lora = {short_repr(config.first_lora)}: choose {able}."
+        )
     if not supports.all_algorithms and (config.dora or config.algorithm != "lora"):
         kind = "dora = true" if config.dora else f"algorithm = {config.algorithm}"
         raise ConfigError(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import time
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib_addift.errors import ConfigError
 from lib_addift.hosts.prompt_tag.syntax import (
@@ -71,3 +77,35 @@ def test_what_tags_ask_for_together():
 def test_the_text_encoder_has_plain_tags_as_often_as_they_stand_and_others_once():
     tags = [Tag("a", 0.5), Tag("a", 0.5), Tag("b", 1.0, low=500), Tag("b", 0.3, high=500), Tag("c", 0.7, mode=SWITCH)]
     assert text_weights(tags) == [("a", 0.5), ("a", 0.5), ("b", 1.0), ("c", 0.7)]
+
+
+UNFINISHED = ("<lora:a:", "<lora:", "<lora::", "<lora:a", "<", "<lora:a:1>", "<lora:a:b=c:", ":>")
+
+
+@pytest.mark.parametrize("piece", UNFINISHED)
+@pytest.mark.parametrize("tail", ["", ">", "<lora:hat:1>"])
+def test_a_long_prompt_is_read_in_linear_time(piece, tail):
+    """32 KB of unfinished tags once took seconds: each was compared with all that follows it."""
+    prompt = piece * (200_000 // len(piece)) + tail
+    begun = time.process_time()
+    has_tag(prompt)
+    with_mode(prompt, SWITCH)
+    with contextlib.suppress(ConfigError):
+        read_prompt(prompt)
+    assert time.process_time() - begun < 5
+
+
+@given(
+    st.lists(st.sampled_from(["<lora:", "a", ":", ">", "1", "<", "\n", "compose=switch", " "]), max_size=30).map(
+        "".join
+    )
+)
+def test_tags_are_found_where_the_whole_prompt_would_show_them(prompt):
+    tag = re.compile(r"<lora:([^:>]+(?::[^>]*)?)>")
+    assert has_tag(prompt) == bool(tag.search(prompt))
+    try:
+        plain, tags = read_prompt(prompt)
+    except ConfigError:
+        return
+    assert plain == tag.sub("", prompt).strip()
+    assert len(tags) == len(tag.findall(prompt))
