@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -16,13 +16,15 @@ from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
 
 
-def check_precision(precision: str, dtype: torch.dtype) -> None:
-    """Raises HostError when the model, loaded in `dtype`, does not compute in the precision that was asked for."""
+def check_precision(precision: str, dtype: torch.dtype, remedy: str) -> None:
+    """Raises HostError when the model, loaded in `dtype`, does not compute in the precision that was asked for.
+
+    `remedy` says, in the host's own words, how the model is loaded in another one.
+    """
     if precision != "auto" and DTYPES[precision] is not dtype:
         loaded = next((name for name, known in DTYPES.items() if known is dtype), str(dtype))
         raise HostError(
-            f"precision = {precision} cannot be had: the model is loaded in {loaded}. Choose auto, or start with "
-            "another precision (A1111: --no-half; Forge: --all-in-fp32 or --all-in-fp16)."
+            f"precision = {precision} cannot be had: the model is loaded in {loaded}. Choose auto, or {remedy}."
         )
 
 
@@ -155,6 +157,11 @@ class LoraLibrary(Protocol):
     @property
     def lora_dir(self) -> Path:
         """Where LoRAs are saved."""
+        ...
+
+    @property
+    def card_versions(self) -> Mapping[str, str]:
+        """What the host calls the base models SD1, SD2 and SDXL on the card of a LoRA, where it is another word."""
         ...
 
     def lora_names(self) -> list[str]:

@@ -78,7 +78,7 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
         }
         save_lora(
             output.path, network.tensors(weight), {**metadata, **tool_metadata("calibrate", output.path.stem, report)},
-            precision=output.precision, preview=strip, overwrite=output.overwrite,
+            precision=output.precision, preview=strip, card_versions=host.card_versions, overwrite=output.overwrite,
         )  # fmt: skip
         host.refresh_loras(output.path)
     return Calibrated(output.path, weight, trip.recovery)

@@ -57,6 +57,10 @@ class A1111Host(WebUIHost):
         return dtype
 
     @property
+    def precision_flags(self) -> str:
+        return "--no-half for fp32, or without it"
+
+    @property
     def prediction_type(self) -> str:
         return "v_prediction" if self._model.parameterization == "v" else "epsilon"
 

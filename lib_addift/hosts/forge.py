@@ -8,7 +8,8 @@ both are patched together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ from torch import nn
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
 from lib_addift.hosts import patching
+from lib_addift.hosts.flags import ALL_ON_THE_GPU, FP16, FP32, known_flag
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
 
@@ -30,6 +32,7 @@ T = TypeVar("T")
 # The attention functions of Forge that training can use. Of the others some keep all scores for backward, at 512 px
 # three times as much as all other activations, and some (sage) have no backward at all.
 _TRAINABLE_ATTENTION = ("attention_xformers", "attention_pytorch")
+_NEO_CARDS = {"SD1": "sd", "SDXL": "xl"}  # what Forge Neo has on cards; it has no word for SD2
 _TRAINING_MEMORY = 3 * 2**30  # bytes that Forge is asked to keep free beside the UNet: one step at 512 px
 
 
@@ -74,6 +77,22 @@ class ForgeHost(WebUIHost):
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self._patcher.model.computation_dtype
         return dtype
+
+    @property
+    def _options(self) -> object:
+        """The parsed flags that choose devices and number formats."""
+        from backend.args import args
+
+        return args
+
+    @property
+    def precision_flags(self) -> str:
+        return " or ".join(known_flag(self._options, names) for names in (FP32, FP16))
+
+    @property
+    def card_versions(self) -> Mapping[str, str]:
+        words = getattr(sys.modules.get("network"), "SD_VERSION", ())  # of the built-in Lora extension; Neo's alone
+        return {base: word for base, word in _NEO_CARDS.items() if word in words}
 
     @property
     def prediction_type(self) -> str:
@@ -218,7 +237,8 @@ class ForgeHost(WebUIHost):
         if place.type != self.device.type:
             raise HostError(
                 f"the WebUI runs the text model on {place} and the UNet on {self.device}, and they must learn in one "
-                "place: set train_text_encoder = false, or start the WebUI with --always-gpu."
+                "place: set train_text_encoder = false, or start the WebUI with "
+                f"{known_flag(self._options, ALL_ON_THE_GPU)}."
             )
         self._model.set_clip_skip(self.clip_skip)
         cond: torch.Tensor = self._model.text_processing_engine(prompts)
@@ -232,7 +252,9 @@ class ForgeHost(WebUIHost):
         return output
 
     def _forget(self, path: Path) -> None:
-        lora_networks().load_lora_state_dict.cache_clear()
+        read = lora_networks().load_lora_state_dict
+        if hasattr(read, "cache_clear"):  # Forge keeps the files that it has read, Forge Neo does not
+            read.cache_clear()
         if hasattr(self._model, "forge_objects_original"):
             self._forget_merged(self._model)
 
@@ -241,7 +263,8 @@ class ForgeHost(WebUIHost):
         model.current_lora_hash = "stale"
         objects = model.forge_objects_original
         for patcher in (objects.unet, objects.clip.patcher):
-            patcher.lora_loader.loaded_hash = "stale"
+            if hasattr(patcher, "lora_loader"):  # Forge's; in Forge Neo each choice of LoRAs patches a fresh clone
+                patcher.lora_loader.loaded_hash = "stale"
 
 
 def _check(model: Any) -> None:

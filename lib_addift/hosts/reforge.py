@@ -26,6 +26,12 @@ class LdmPatchedHost(ForgeHost):
         return module
 
     @property
+    def _options(self) -> object:
+        from ldm_patched.modules.args_parser import args
+
+        return args
+
+    @property
     def _attention(self) -> tuple[ModuleType, str, ModuleType]:
         from ldm_patched.ldm.modules import attention
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -86,7 +86,7 @@ class StandaloneHost:
 
     @contextmanager
     def exclusive(self, *, precision: str = "auto") -> Iterator[None]:
-        check_precision(precision, self._dtype)
+        check_precision(precision, self._dtype, "set it alike for all sets of a batch")
         with self._lock:
             yield
 
@@ -200,6 +200,10 @@ class StandaloneHost:
                 network.multiplier = weight
                 text_loras.append(network)
         return loras, text_loras
+
+    @property
+    def card_versions(self) -> Mapping[str, str]:
+        return {}
 
     def refresh_loras(self, path: Path) -> None:
         """Nothing: LoRA files are read anew for each picture."""

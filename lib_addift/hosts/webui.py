@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,11 @@ class WebUIHost:
         """The type in which the UNet computes."""
 
     @property
+    @abstractmethod
+    def precision_flags(self) -> str:
+        """The WebUI's own flags that choose that type, as a message names them."""
+
+    @property
     def needs_loss_scaling(self) -> bool:
         return self.dtype is torch.float16
 
@@ -94,7 +99,7 @@ class WebUIHost:
             try:
                 # A gradio handler of a WebUI may run in inference mode; training cannot.
                 with torch.inference_mode(False), torch.enable_grad(), self._trainable_model():
-                    check_precision(precision, self.dtype)
+                    check_precision(precision, self.dtype, f"start the WebUI with {self.precision_flags}")
                     yield
             finally:
                 shared.state.end()
@@ -117,6 +122,10 @@ class WebUIHost:
         state = shared.state
         state.textinfo, state.job_count, state.job_no = text, 1, 0
         state.sampling_step, state.sampling_steps = done, max(total, 1)
+
+    @property
+    def card_versions(self) -> Mapping[str, str]:
+        return {}  # 'SD1', 'SD2', 'SDXL' are A1111's own words, and most others' too
 
     def lora_names(self) -> list[str]:
         return sorted(lora_networks().available_networks)

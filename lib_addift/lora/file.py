@@ -104,12 +104,13 @@ def save_lora(
     *,
     precision: str = "fp16",
     preview: Image.Image | None = None,
-    notes: Mapping[str, object] | None = None,
+    card_versions: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a LoRA (kohya keys) to `path` (see `lora_path`), its card beside it and, if given, the card's picture.
 
-    `precision` is fp16, bf16 or fp32; `notes` are fields of the card to change, such as {"activation text": "smile"}.
+    `precision` is fp16, bf16 or fp32; `card_versions` are the WebUI's words for base models on the card, where
+    they are not SD1, SD2 and SDXL (see `Host`).
     Same tensors and metadata, same bytes. The LoRA is moved into place last: a crash leaves the old one or the new one,
     whole. Raises LoraFileError when the values, the disk or the folder do not allow it.
     """
@@ -118,8 +119,8 @@ def save_lora(
     ready = _ready_to_save(tensors, precision)
     for note in loading_notes(ready):
         _log.warning("'%s': %s", path.name, note)
-    card = {**_card(metadata, ready), **(notes or {})}
-    contents = {path.with_suffix(".json"): json.dumps(card, indent=4).encode("ascii")}
+    card = json.dumps(_card(metadata, ready, card_versions or {}), indent=4)
+    contents = {path.with_suffix(".json"): card.encode("ascii")}
     if preview is not None:
         contents[path.with_suffix(".png")] = png_bytes(preview.convert("RGB"))
     contents[path] = _file_bytes(ready, _with_hashes(ready, metadata))
@@ -145,16 +146,25 @@ def _cannot_write(path: Path, error: OSError) -> LoraFileError:
     return LoraFileError(f"'{path}' cannot be written ({reason}): choose another folder, or close what uses the file.")
 
 
-def _card(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, object]:
+def _card(
+    metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor], versions: Mapping[str, str]
+) -> dict[str, object]:
     """The fields that A1111 and Forge read from NAME.json. Source: their ui_edit_user_metadata.py."""
+    base = _base_model(metadata)
     return {
         "description": metadata.get("modelspec.description", ""),
-        "sd version": "SD1",
+        "sd version": versions.get(base, base),
         "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",
         "notes": "\n".join([*loading_notes(tensors), *describe_run(metadata)]),
     }
+
+
+def _base_model(metadata: Mapping[str, str]) -> str:
+    """'SD1', 'SD2' or 'SDXL', after kohya's field, which has words such as 'sd_v2_v' and 'sdxl_base_v1-0'."""
+    known = metadata.get("ss_base_model_version", "").lower().replace("_v", "")
+    return next((base for base in ("SDXL", "SD2") if known.startswith(base.lower())), "SD1")
 
 
 def _ready_to_save(tensors: Mapping[str, torch.Tensor], precision: str) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_addift.errors import ConfigError, LoraFileError
@@ -30,6 +30,7 @@ class Output:
     path: Path
     precision: str = "fp16"
     overwrite: bool = False
+    card_versions: Mapping[str, str] = field(default_factory=dict)  # see `Host.card_versions`
 
     def __post_init__(self) -> None:
         if self.path.suffix != ".safetensors":
@@ -171,17 +172,10 @@ def save_new_lora(
         "ss_network_alpha": f"{alpha:g}",
     }
     path = save_lora(
-        output.path, new.tensors, metadata, precision=output.precision, notes=_card_notes(metadata),
+        output.path, new.tensors, metadata, precision=output.precision, card_versions=output.card_versions,
         overwrite=output.overwrite,
     )  # fmt: skip
     return SavedLora(path, len(ranks), (ranks[0], ranks[-1]), new.kept, path.stat().st_size)
-
-
-def _card_notes(metadata: Mapping[str, str]) -> dict[str, object]:
-    """Fields of the WebUI's card for a LoRA of another base model than SD1."""
-    base = metadata.get("ss_base_model_version", "").lower()
-    version = next((version for version in ("SDXL", "SD2") if base.replace("_v", "").startswith(version.lower())), "")
-    return {"sd version": version} if version else {}
 
 
 def tool_metadata(operation: str, name: str, report: Mapping[str, object]) -> dict[str, str]:

@@ -123,6 +123,7 @@ def save(
     )
     save_lora(
         result.path, tensors, metadata, precision=config.save_precision, preview=result.strip,
+        card_versions=host.card_versions,
         overwrite=request.overwrite or name != request.name,  # a step's name was free
     )  # fmt: skip
 

@@ -151,7 +151,7 @@ class Tools:
     def _output(self, precision: str) -> Output:
         name = str(self.values["tools_name"] or "").strip()
         path = self._host.lora_dir / f"{check_name(name)}.safetensors"
-        return Output(path, precision, bool(self.values["tools_overwrite"]))
+        return Output(path, precision, bool(self.values["tools_overwrite"]), self._host.card_versions)
 
     def _parts(self, files: Sequence[Path]) -> list[Summand]:
         """Files and weights; of a subtraction the weight and the blocks are those of what is taken."""

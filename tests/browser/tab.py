@@ -50,6 +50,22 @@ const names = wide.slice(0, 5).map((each) => each.outerHTML.slice(0, 120));
 const page = document.documentElement;
 return [page.scrollWidth - page.clientWidth, names];
 """
+# At every frame: how opaque what our code wrote is in its surroundings, as each panel's faintest moment.
+_WATCH = """
+const seen = window.addiftSeen = {frames: 0, faintest: {}};
+const look = () => {
+    seen.frames += 1;
+    for (const panel of document.querySelectorAll("#addift_root [id^=addift_]:has([class*=addift-])")) {
+        if (!panel.checkVisibility()) continue;
+        let opacity = 1;
+        for (let up = panel.querySelector("[class*=addift-]").parentElement; up; up = up.parentElement)
+            opacity *= Number(getComputedStyle(up).opacity);
+        seen.faintest[panel.id] = Math.min(seen.faintest[panel.id] ?? 1, opacity);
+    }
+    requestAnimationFrame(look);
+};
+look();
+"""
 
 
 class Tab:
@@ -134,6 +150,15 @@ class Tab:
         """How far the page is wider than its window (px), and what sticks out."""
         excess, elements = self.driver.execute_script(_TOO_WIDE)
         return int(excess), list(elements)
+
+    def watch_opacity(self) -> None:
+        """From now on, until the page is loaded anew, note how faint gradio makes our panels."""
+        self.driver.execute_script(_WATCH)
+
+    def opacity_seen(self) -> tuple[int, dict[str, float]]:
+        """How often it was looked since `watch_opacity`, and the lowest opacity of each panel, 0 to 1."""
+        seen = self.driver.execute_script("return window.addiftSeen")
+        return int(seen["frames"]), {name: float(value) for name, value in seen["faintest"].items()}
 
     def screenshot(self, name: str) -> None:
         """A picture of the whole page, however long."""

@@ -52,8 +52,9 @@ def fill(tab: Tab, pictures: dict[str, Path], name: str, **settings: object) -> 
 
 
 def train(tab: Tab, pictures: dict[str, Path], name: str, **settings: object) -> None:
-    """Fill in the form and press Train; returns when the job is on show."""
+    """Fill in the form and press Train; returns when the job is on show. From then on the opacity is watched."""
     fill(tab, pictures, name, **settings)
+    tab.watch_opacity()
     tab.click("#addift_train")
     tab.wait(lambda: tab.text("#addift_progress h3") == name, f"the job '{name}' on show")
 
@@ -64,8 +65,17 @@ def have_trained(tab: Tab, pictures: dict[str, Path]) -> str:
     if tab.state() != "done":
         train(tab, pictures, f"trained_{len(list(tab.server.lora_dir.iterdir()))}", **QUICK)
         tab.wait_for_state("done", patience=LONG)
+        nothing_has_faded(tab)
     tab.shown(tag)
     return tab.attribute(tag, "data-addift-tag").split(":")[1]
+
+
+def nothing_has_faded(tab: Tab) -> None:
+    """gradio makes an HTML panel faint whenever it is asked for, and ours are asked for all the time."""
+    frames, faintest = tab.opacity_seen()
+    assert frames > 50
+    assert "addift_progress" in faintest
+    assert {name: opacity for name, opacity in faintest.items() if opacity < 1} == {}
 
 
 @pytest.mark.smoke
@@ -192,6 +202,7 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     first = tab.wait(lambda: tab.attribute(strip, "data-addift-step"), "the first strip", LONG)
     assert tab.is_shown("#addift_stop")
     tab.screenshot("training")
+    nothing_has_faded(tab)
 
     tab.reload()
     assert tab.text("#addift_progress h3") == "closed_eyes"

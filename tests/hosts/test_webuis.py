@@ -1,9 +1,10 @@
-"""The hosts inside A1111, Forge and reForge (with Forge Classic), over small fakes of those."""
+"""The hosts inside A1111, Forge, Forge Neo and reForge (with Forge Classic), over small fakes of those."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import re
 import sys
 from contextlib import nullcontext
@@ -51,9 +52,9 @@ STAGES = [
     "drawing the preview",
 ]
 only_a1111 = pytest.mark.parametrize("webui", ["a1111"], indirect=True)
-only_forge = pytest.mark.parametrize("webui", ["forge"], indirect=True)
+only_neo = pytest.mark.parametrize("webui", ["neo"], indirect=True)
 only_reforge = pytest.mark.parametrize("webui", ["reforge"], indirect=True)
-forge_family = pytest.mark.parametrize("webui", ["forge", "reforge"], indirect=True)
+forge_family = pytest.mark.parametrize("webui", ["forge", "neo", "reforge"], indirect=True)
 
 pytestmark = pytest.mark.slow  # each test builds a small WebUI: together they take a minute
 
@@ -746,15 +747,16 @@ def test_an_error_in_the_text_model_leaves_everything_as_it_was(webui, error):
     assert webui.is_quiet
 
 
-@only_forge
-def test_a_text_model_on_another_device_than_the_unet_cannot_learn(webui):
+@pytest.mark.parametrize(("kind", "flag"), [("forge", "--always-gpu"), ("neo", "--gpu-only")])
+def test_a_text_model_on_another_device_than_the_unet_cannot_learn(open_webui, kind, flag):
+    webui = open_webui(kind)
     before = webui.snapshot()
     webui.model.forge_objects_original.clip.patcher.load_device = torch.device("meta")
     with pytest.raises(HostError) as caught, webui.host.exclusive():
         webui.host.encode_prompts_with_grad(["a face"])
     assert str(caught.value) == (
         "the WebUI runs the text model on meta and the UNet on cpu, and they must learn in one place: "
-        "set train_text_encoder = false, or start the WebUI with --always-gpu."
+        f"set train_text_encoder = false, or start the WebUI with {flag}."
     )
     assert webui.snapshot() == before
 
@@ -857,21 +859,45 @@ CACHES = {"cached_c": False, "cached_uc": False, "cached_hr_c": True, "cached_hr
 
 
 @forge_family
-def test_the_forge_family_forgets_the_file_of_before(webui):
+def test_the_forge_family_chooses_the_loras_of_the_next_picture_anew(webui):
     webui.merge_lora()
     webui.host.refresh_loras(webui.lora_dir / "smile.safetensors")
+    assert webui.model.current_lora_hash not in ("[smile]", "[]")
+
+
+@pytest.mark.parametrize("webui", ["forge", "reforge"], indirect=True)
+def test_forge_and_its_older_relatives_forget_the_file_of_before(webui):
+    webui.host.refresh_loras(webui.lora_dir / "smile.safetensors")
     assert webui.cleared == 1
-    assert webui.model.current_lora_hash not in ("[smile]", "[]"), "so that each next picture chooses its LoRAs anew"
     loaders = [webui.model.forge_objects_original.unet, webui.model.forge_objects_original.clip.patcher]
     hashes = {patcher.lora_loader.loaded_hash for patcher in loaders}
     assert hashes == ({"stale"} if webui.name == "forge" else {"[]"})
 
 
-@only_forge
+@pytest.mark.parametrize("webui", ["forge", "neo"], indirect=True)
 def test_forge_can_forget_before_a_model_is_loaded(webui):
     webui.unload()
     webui.host.refresh_loras(webui.lora_dir / "smile.safetensors")
-    assert (webui.cleared, webui.listed) == (1, 1)
+    assert webui.listed == 1
+
+
+CARD_WORDS = {"a1111": ("SD1", "SDXL"), "forge": ("SD1", "SDXL"), "neo": ("sd", "xl"), "reforge": ("SD1", "SDXL")}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_card_says_sd1_in_the_webuis_own_word(open_webui, kind):
+    webui = open_webui(kind)
+    list(start(webui).events())
+    assert json.loads((webui.lora_dir / "blink.json").read_text())["sd version"] == CARD_WORDS[kind][0]
+    assert webui.host.card_versions.get("SDXL", "SDXL") == CARD_WORDS[kind][1]
+
+
+@only_neo
+def test_a_word_that_neo_does_not_know_is_not_written(webui, monkeypatch):
+    monkeypatch.setattr(sys.modules["network"], "SD_VERSION", ["Unknown", "xl"])
+    assert webui.host.card_versions == {"SDXL": "xl"}
+    monkeypatch.delitem(sys.modules, "network")  # the built-in Lora extension is switched off
+    assert webui.host.card_versions == {}
 
 
 def test_a_lora_extension_that_is_off_is_named(webui, monkeypatch):
@@ -1023,10 +1049,19 @@ def test_a_checkpoint_that_is_hashed_while_it_loads_is_still_the_same(webui):
     assert run.results
 
 
-def test_a_precision_that_the_model_is_not_in(webui):
-    assert refused(webui, precision="fp16") == (
-        "precision = fp16 cannot be had: the model is loaded in fp32. Choose auto, or start with another precision "
-        "(A1111: --no-half; Forge: --all-in-fp32 or --all-in-fp16)."
+PRECISION_FLAGS = {
+    "a1111": "--no-half for fp32, or without it",
+    "forge": "--all-in-fp32 or --all-in-fp16",
+    "neo": "--force-fp32 or --force-fp16",
+    "reforge": "--all-in-fp32 or --all-in-fp16",
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_precision_that_the_model_is_not_in(open_webui, kind):
+    assert refused(open_webui(kind), precision="fp16") == (
+        "precision = fp16 cannot be had: the model is loaded in fp32. Choose auto, or start the WebUI with "
+        f"{PRECISION_FLAGS[kind]}."
     )
 
 

@@ -403,19 +403,13 @@ def test_the_hashes_are_those_of_the_data(tmp_path: Path, rank: int) -> None:
 
 def test_the_card_and_its_picture(tmp_path: Path) -> None:
     picture = Image.new("RGBA", (16, 8), (10, 20, 30, 40))
-    save_lora(
-        tmp_path / "v1.5.safetensors",
-        make_tensors(),
-        make_metadata(rank=8),
-        preview=picture,
-        notes={"activation text": "closed 目"},
-    )
+    save_lora(tmp_path / "v1.5.safetensors", make_tensors(), make_metadata(rank=8), preview=picture)
     card = json.loads((tmp_path / "v1.5.json").read_text("ascii"))
     notes = card.pop("notes").splitlines()
     assert card == {
         "description": "The difference of two pictures, learnt with ADDifT on tiny-world in 60 steps.",
         "sd version": "SD1",
-        "activation text": "closed 目",
+        "activation text": "",
         "preferred weight": 1.0,
         "negative text": "",
     }
@@ -424,6 +418,19 @@ def test_the_card_and_its_picture(tmp_path: Path) -> None:
     assert "  round trip error: 0.25" in notes
     with Image.open(tmp_path / "v1.5.png") as image:
         assert (image.size, image.mode, image.format) == ((16, 8), "RGB", "PNG")
+
+
+@pytest.mark.parametrize("versions", [None, {"SD1": "sd", "SDXL": "xl"}])
+@pytest.mark.parametrize(
+    ("base", "version"), [("sd_v1", "SD1"), ("sd_v2_v", "SD2"), ("sdxl_base_v1-0", "SDXL"), ("", "SD1")]
+)
+def test_the_card_has_the_webuis_own_word_for_the_base_model(
+    tmp_path: Path, base: str, version: str, versions: dict[str, str] | None
+) -> None:
+    metadata = {**make_metadata(rank=8), "ss_base_model_version": base}
+    save_lora(tmp_path / "some.safetensors", make_tensors(), metadata, card_versions=versions)
+    card = json.loads((tmp_path / "some.json").read_text("ascii"))
+    assert card["sd version"] == (versions or {}).get(version, version)
 
 
 # Reading

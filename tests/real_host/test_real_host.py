@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.real_host, pytest.mark.skipif(not ADDRESS, reason="ADD
 NAME = "addift_real_host"
 PAIR = {"original": "open", "target": "closed"}
 SETTINGS = {
-    "max_train_steps": 4, "resolution": 64, "sampling_steps": 1, "preview_every": 2, "learning_rate": 1e-2,
-    "calibrate": False, "strength": 4.0,
+    "max_train_steps": 4, "batch_size": 1, "resolution": 64, "sampling_steps": 1, "preview_every": 2,
+    "new_pictures": 1, "learning_rate": 1e-2, "calibrate": False, "strength": 4.0,
 }  # fmt: skip
 
 

@@ -100,6 +100,7 @@ class FakeHost:
         self.alphas_cumprod = sd15_alphas_cumprod()
         self.lora_dir = lora_dir
         self.refreshed: list[Path] = []
+        self.card_versions: dict[str, str] = {}
         self.reported: list[str] = []
         self.calls = 0
         self._dtype, self._fail_at = dtype, fail_at

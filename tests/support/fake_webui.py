@@ -1,4 +1,4 @@
-"""A1111, Forge and its older relatives in small: exactly the attributes that the hosts use of them.
+"""A1111, Forge, Forge Neo and the older relatives in small: exactly the attributes that the hosts use of them.
 
 Like the real ones they punish: the lock deadlocks when it is taken twice, Forge's weights are inference tensors that
 only its memory management may move, and then only in inference mode.
@@ -6,6 +6,8 @@ only its memory management may move, and then only in inference mode.
 
 from __future__ import annotations
 
+import enum
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -552,6 +554,8 @@ class FakeInitialModel:
 
 class FakeForge(FakeWebUI):
     name = "forge"
+    flags: tuple[str, ...] = ("all_in_fp32", "all_in_fp16", "always_gpu")
+    arguments_module = "backend.args"
     memory_module = "backend.memory_management"
     attention_module, unet_module, attention_name = "backend.attention", "backend.nn.unet", "attention_function"
 
@@ -593,9 +597,14 @@ class FakeForge(FakeWebUI):
         self.unet_code = attention if self.unet_module == self.attention_module else module(self.unet_module)
         self.choose_attention("attention_sage")
         memory = module(self.memory_module, load_models_gpu=self.memory.load_models_gpu)
-        made = {each.__name__: each for each in (memory, attention, self.unet_code)}
+        arguments = module(self.arguments_module, args=SimpleNamespace(**dict.fromkeys(self.flags, False)))
+        made = {each.__name__: each for each in (memory, arguments, attention, self.unet_code)}
         packages = {parent for name in made for parent in _parents(name)}
-        return [*made.values(), *(module(name, __path__=[]) for name in packages)]
+        return [*made.values(), *(module(name, __path__=[]) for name in packages), self.lora_files()]
+
+    def lora_files(self) -> ModuleType:
+        """The module `network` of the built-in Lora extension, which has the cards' words for base models."""
+        return module("network", SdVersion=enum.Enum("SdVersion", ["Unknown", "SD1", "SD2", "SDXL", "Flux"]))
 
     def choose_attention(self, name: str) -> None:
         setattr(self.unet_code, self.attention_name, self.attention(name))
@@ -620,10 +629,31 @@ class FakeForge(FakeWebUI):
         return self.model.current_lora_hash, id(objects), id(objects.unet), id(objects.clip), id(objects.vae)
 
 
+class FakeNeo(FakeForge):
+    """Forge Neo: it keeps no files that it has read, its patchers have no loader of LoRAs, and flags have new names."""
+
+    flags = ("force_fp32", "force_fp16", "gpu_only")
+
+    def make_model(self) -> Any:
+        model = super().make_model()
+        for patcher in (model.forge_objects_original.unet, model.forge_objects_original.clip.patcher):
+            del patcher.lora_loader
+        return model
+
+    def make_networks(self) -> ModuleType:
+        networks = super().make_networks()
+        vars(networks)["load_lora_state_dict"] = functools.partial(dict, safe_load=True)
+        return networks
+
+    def lora_files(self) -> ModuleType:
+        return module("network", SD_VERSION=["Unknown", "sd", "xl", "flux"])
+
+
 class FakeReForge(FakeForge):
     """Also Forge Classic. Loaded outside of inference mode; what pictures have moved is inference tensors by now."""
 
     name = "reforge"
+    arguments_module = "ldm_patched.modules.args_parser"
     memory_module = "ldm_patched.modules.model_management"
     attention_module = unet_module = "ldm_patched.ldm.modules.attention"
     attention_name = "optimized_attention"
@@ -674,7 +704,7 @@ class ReForgeModel(StableDiffusion):
         return self._webui.info
 
 
-KINDS: dict[str, type[FakeWebUI]] = {kind.name: kind for kind in (FakeA1111, FakeForge, FakeReForge)}
+KINDS: dict[str, type[FakeWebUI]] = {"a1111": FakeA1111, "forge": FakeForge, "neo": FakeNeo, "reforge": FakeReForge}
 
 
 @contextmanager
