@@ -87,7 +87,9 @@ def test_a_file_that_could_only_be_read_is_written_as_soon_as_it_may(store: JobS
     database = store._database
     with database.read() as opened:
         opened.execute("PRAGMA query_only = ON")  # what a connection is that was opened in a read-only folder
-    with pytest.raises(JobError, match=r"readonly database\): make this folder and the files in it writable; a restart"):
+    with pytest.raises(
+        JobError, match=r"readonly database\): make this folder and the files in it writable; a restart"
+    ):
         store.pause(True)
     store.pause(True)
     assert store.is_paused

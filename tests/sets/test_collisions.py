@@ -67,7 +67,9 @@ def test_each_picture_is_used_or_named(tmp_path: Path, seed: int) -> None:
     if layout == "flat":
         files = {f"{name}{end}{chance.choice(kinds)}" for name in names for end in ("", "_x", "_X")}
     else:
-        halves = ["original", "Original", "target", "Target", "mask"] if layout == "folders" else ["3_cat", "3_Cat", "reg"]
+        halves = (
+            ["original", "Original", "target", "Target", "mask"] if layout == "folders" else ["3_cat", "3_Cat", "reg"]
+        )
         places = [half for half in halves if chance.random() < 0.8] or halves[:1]
         files = {f"{place}/{name}{chance.choice(kinds)}" for place in places for name in names}
     put(tmp_path, *files)
