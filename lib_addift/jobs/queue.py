@@ -96,14 +96,16 @@ class Jobs:
                     "that one, or retry from the start."
                 )
             overwrite = job.request.overwrite or job.is_writing
-            check_request(replace(job.request, overwrite=overwrite), self.host.lora_dir)
+            prepared = check_request(replace(job.request, overwrite=overwrite), self.host.lora_dir)
             with self._registry.changed:
                 before, state, problem = job.record(), job.state, job.problem
                 job.reset(from_start=not goes_on)
                 job.model_title, job.version = title, job.version + 1
                 job.partners = ()  # it goes on alone: they stand elsewhere
                 job.note(f"queued again, to go on after step {job.step}" if goes_on else "queued again, from the start")
-                values = None if is_whole else job.files.values(job.request)
+                values = None
+                if not is_whole:
+                    values, job.report = job.files.values(job.request), prepared.reports[0]
                 if not self._store.requeue(job.id, job.name, job.record(), values):
                     job.restore(before)
                     job.state, job.problem = state, problem

@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-from lib_addift.diffusion.conditions import Conditions
-from lib_addift.jobs.local_runner import LocalRunner
 from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.training.events import ResumeState
-from tests.support.jobs import PATIENCE, WatchedHost, ended, request
+from tests.support.jobs import PATIENCE, ended, request
+from tests.support.sharing import CrowdHost, runner, submit_all
 from tests.support.training import skip_evaluation
 
-TOGETHER = 3
+ROOT = Path(__file__).parents[2]
 NEVER = 10**9  # no run has so many events
-# (name, settings): the first three share their passes; the fifth waits for the second group.
-JOBS = [
-    ("a", {"max_train_steps": 4, "preview_every": 2}),
-    ("b", {"max_train_steps": 7, "preview_every": 3, "seed": 1}),
-    ("c", {"max_train_steps": 5, "preview_every": 5, "seed": 2}),
-    ("d", {"max_train_steps": 4, "preview_every": 2, "seed": 3}),
-    ("e", {"max_train_steps": 3, "preview_every": 1, "seed": 4}),
-]
-
-
-class CrowdHost(WatchedHost):
-    """What a sample is told depends, by far more than rounding, on how many go through the model with it."""
-
-    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        factor = 1 + 0.01 * len(latents) if torch.is_grad_enabled() else 1
-        return super().predict_noise(latents, timesteps, cond) * factor
-
-
-def runner() -> LocalRunner:
-    return LocalRunner(TOGETHER)
-
-
-def submit_all(jobs: Jobs) -> list[Job]:
-    with jobs.held():
-        return [jobs.submit(request(name, save_precision="fp32", **settings)) for name, settings in JOBS]  # type: ignore[arg-type]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -82,7 +57,7 @@ def crash(jobs: Jobs, event: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 50))])
 def test_jobs_go_on_with_those_they_shared_passes_with(
     tmp_path: Path, open_jobs: Callable[..., Jobs], expected: dict[str, bytes], seed: int
 ) -> None:
@@ -101,6 +76,24 @@ def test_jobs_go_on_with_those_they_shared_passes_with(
         assert ended(jobs, job).state is JobState.DONE, job.error
     assert files_of(host.lora_dir) == expected
     assert not list((tmp_path / "store").rglob("checkpoint*")), "nothing is kept of jobs that are done"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(12))
+def test_killed_processes_leave_jobs_that_go_on_together(tmp_path: Path, expected: dict[str, bytes], seed: int) -> None:
+    """Two kills at random moments for each seed."""
+    chance = random.Random(seed)
+    command = [sys.executable, "-m", "tests.support.sharing", str(tmp_path / "store"), str(tmp_path / "lora")]
+    for seconds in (chance.uniform(0, 1.5), chance.uniform(0, 1.5), None):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    assert files_of(tmp_path / "lora") == expected
 
 
 def test_of_two_resume_states_the_one_that_all_have_is_taken(jobs: Jobs) -> None:
