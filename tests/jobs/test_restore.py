@@ -101,10 +101,11 @@ def test_the_worker_ends_it_and_goes_on_with_the_next(left: Callable[..., Jobs])
     assert "'shiny'" in old.error
 
 
-def test_whatever_a_row_holds_it_is_shown_and_can_be_removed(
+@pytest.mark.slow
+def test_whatever_a_row_holds_it_is_shown(
     tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Texts of rows cut, flipped and swapped, with a seed: every job is listed, and goes when it is removed."""
+    """Texts of rows cut, flipped and swapped, with a seed: every job is listed."""
     chance = random.Random(16)
     jobs = open_jobs()
     jobs.pause()
@@ -140,6 +141,7 @@ def mutated(text: str, chance: random.Random) -> str:
     return json.dumps(values)
 
 
+@pytest.mark.slow
 def test_settings_that_contradict_each_other_are_left_out_and_nothing_else() -> None:
     chance = random.Random(5)
     whole = TrainConfig.create("action").to_dict()
