@@ -236,7 +236,12 @@ class JobStore:
 
     def sweep(self) -> None:
         """Remove what processes left that died; for the worker. Jobs of a list that was set aside keep their files."""
-        known = {row.id for row in self.rows()}
+        rows = self.rows()
+        with self._change() as database:  # rows in which no job's id stands
+            database.executemany(
+                "DELETE FROM jobs WHERE number = ?", [(row.number,) for row in rows if not is_job_id(row.id)]
+            )
+        known = {row.id for row in rows}
         is_whole = not any(self.folder.glob(f"{SET_ASIDE}*"))
         for folder in self.folder.iterdir():
             if not folder.is_dir():
@@ -247,11 +252,6 @@ class JobStore:
                         file.unlink()
             elif is_whole and is_job_id(folder.name) and folder.stat().st_mtime < time.time() - _LEFTOVER_AGE:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def drop_row(self, number: int) -> None:
-        """Forget a row that no job's id stands in."""
-        with self._change() as database:
-            database.execute("DELETE FROM jobs WHERE number = ?", (number,))
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:

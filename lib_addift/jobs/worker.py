@@ -14,7 +14,7 @@ from lib_addift.jobs.job import WAITING, Job, JobState
 from lib_addift.jobs.prune import forget_old_work
 from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
 from lib_addift.jobs.runner import Ending, Runner, Sharing
-from lib_addift.jobs.store import Save, is_job_id
+from lib_addift.jobs.store import Save
 from lib_addift.training.events import Event, ResumeState, Snapshot, Stage
 
 _log = logging.getLogger(__name__)
@@ -98,13 +98,9 @@ class Worker:
             registry.look(at_once=True)
             registry.store.sweep()
             sweep_temporary(registry.host.lora_dir)
-            rows = sorted(registry.store.rows(), key=lambda row: row.position)
-            for row in reversed(rows):  # each goes to the head of the queue
-                job = registry.jobs.get(row.id)
-                if not is_job_id(row.id):
-                    registry.store.drop_row(row.number)
-                elif job is not None and row.state == JobState.RUNNING.value:
-                    self._recover(job, row.interruptions + 1, was_stopped=bool(row.stop))
+            for row in sorted(registry.store.rows(), key=lambda row: -row.position):  # each goes to the queue's head
+                if row.id in registry.jobs and row.state == JobState.RUNNING.value:
+                    self._recover(registry.jobs[row.id], row.interruptions + 1, was_stopped=bool(row.stop))
             registry.changed.notify_all()
 
     def _recover(self, job: Job, interruptions: int, *, was_stopped: bool) -> None:
