@@ -1,26 +1,66 @@
-"""Writing files atomically, hashing them, and encoding pictures as PNG."""
+"""Writing files atomically, hashing them, comparing their names, and encoding pictures as PNG."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import re
 import secrets
+import time
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 _CHUNK = 1 << 22  # bytes read at once: checkpoints do not fit into memory twice
-
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{8}\.addift\.tmp")  # what `temporary_name` gives, and no other program does
+_LEFTOVER_AGE = 600.0  # seconds; a younger temporary file may be one that is being written
+_FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 DATA = Path(__file__).resolve().parents[1] / "data"  # the stores of jobs, which outlive the program
 
 
 def temporary_name(path: Path) -> Path:
     """A free name beside `path`, no shorter than NAME.safetensors, with an ending that WebUIs do not list."""
-    return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f"{path.stem}.{secrets.token_hex(4)}.addift.tmp")
+
+
+def sweep_temporary(folder: Path, age: float = _LEFTOVER_AGE) -> list[Path]:
+    """Remove what a program that was killed left in `folder`: our temporary files older than `age` seconds.
+
+    Returns those that were removed. Any other file stays; so do all of them where the folder cannot be read.
+    """
+    swept = []
+    with contextlib.suppress(OSError):
+        for file in sorted(folder.iterdir()):
+            with contextlib.suppress(OSError):
+                if _TEMPORARY.fullmatch(file.name) and file.stat().st_mtime < time.time() - age:
+                    file.unlink()
+                    swept.append(file)
+    return swept
+
+
+def name_key(name: str) -> str:
+    """A key that is equal for names which some file system takes for one: they differ in case or Unicode form only.
+
+    Canonical caseless matching (Unicode 3.13, D145), in the composed form: an accent is no letter of its own.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def disk_remedy(error: BaseException) -> str:
+    """What to do about a folder that could not be written, by what the system or SQLite says."""
+    number, text = getattr(error, "errno", None), str(error)
+    if number in _FULL or "is full" in text:
+        return "make room there"
+    if number in _DENIED or "readonly" in text or "unable to open" in text:
+        return "make this folder and the files in it writable; a restart is not needed"
+    return "check the disk and the folder's permissions"
 
 
 def replace_files(contents: Mapping[Path, bytes], *, durable: bool = True) -> None:

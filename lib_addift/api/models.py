@@ -190,6 +190,7 @@ class QueueAnswer(BaseModel):
 
     paused: bool = Field(description="No further job is begun; what runs goes on to its end")
     waiting: list[str] = Field(description="The jobs' ids, the next one first")
+    notice: str = Field("", description="What a person should know, such as that a damaged list of jobs was set aside")
 
 
 class StepAnswer(BaseModel):

@@ -152,7 +152,8 @@ class _Api:
 
     def queue(self) -> QueueAnswer:
         """The jobs that wait, in their order, and whether the queue is paused."""
-        return QueueAnswer(paused=self._jobs.is_paused, waiting=[job.id for job in self._jobs.queue()])
+        waiting = [job.id for job in self._jobs.queue()]
+        return QueueAnswer(paused=self._jobs.is_paused, waiting=waiting, notice=self._jobs.notice)
 
     def pause(self) -> QueueAnswer:
         """What runs goes on to its end. A restart of the WebUI does not change that."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lib_addift.cli.options import add_settings, open_host, setting_values
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import AddiftError
+from lib_addift.files import name_key
 from lib_addift.jobs.local_runner import LocalRunner
 from lib_addift.jobs.queue import Job, Jobs, JobState
 from lib_addift.jobs.store import JobStore
@@ -54,7 +55,9 @@ def run_batch(options: argparse.Namespace) -> int:
     store = JobStore(options.jobs_db) if options.jobs_db else None
     runner = _runner(options, host, precision)
     jobs = Jobs(host, store, runner)
-    done_before = {job.name.casefold() for job in jobs.all() if job.state is JobState.DONE and job.is_finished}
+    if jobs.notice:
+        print(jobs.notice, file=sys.stderr)
+    done_before = {name_key(job.name) for job in jobs.all() if job.state is JobState.DONE and job.is_finished}
     try:
         with jobs.held():
             queued, refused = _submit(jobs, planned, done_before)
@@ -84,10 +87,10 @@ def _runner(options: argparse.Namespace, host: Host, precision: str) -> LocalRun
 
 def _submit(jobs: Jobs, planned: Sequence[Planned], done_before: set[str]) -> tuple[list[Job], int]:
     """The jobs of all sets, those of an earlier call included; and how many sets are none."""
-    waiting = {job.name.casefold(): job for job in jobs.all() if job.is_active}
+    waiting = {name_key(job.name): job for job in jobs.all() if job.is_active and not job.problem}
     queued, refused = [], 0
     for each in planned:
-        name = each.set.name.casefold()
+        name = name_key(each.set.name)
         try:
             if name in waiting:
                 queued.append(waiting[name])

@@ -8,6 +8,7 @@ from typing import Any
 
 from lib_addift.cli.options import add_settings, open_host, settings
 from lib_addift.cli.progress import follow
+from lib_addift.files import sweep_temporary
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 
@@ -29,6 +30,7 @@ def run_train(options: argparse.Namespace) -> int:
     """Returns 0, or 130 when it was stopped and what was learnt so far is kept."""
     config = settings(options)
     host = open_host(options, options.checkpoint, options.lora_dir, precision=config.precision)
+    sweep_temporary(options.lora_dir)
     run = TrainingRun(
         host, Request.of(options.original, options.target, options.name, config, overwrite=options.overwrite)
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from lib_addift.data.pictures import PictureSource, load_picture
 from lib_addift.errors import JobError
 from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.files import png_bytes, replace_files
+from lib_addift.files import disk_remedy, png_bytes, replace_files
 from lib_addift.jobs.resume_file import read_resume_state, resume_bytes
+from lib_addift.lora.file import check_name
 from lib_addift.training.events import Request, Result, ResultFigures, ResumeState, Snapshot
 
 _THUMBNAIL = 96  # px a side
@@ -135,13 +136,23 @@ class JobFiles:
 
     def request(self, values: Mapping[str, Any]) -> Request:
         """The request that `put_request` has made JSON of. Raises ConfigError for settings that are no more."""
-        pairs = tuple(
-            PairSource(**{
-                **pair, **{role: self.folder / pair[role] for role in ("original", "target", "mask") if pair[role]}
-            })
-            for pair in values["pairs"]
-        )  # fmt: skip
-        return Request(pairs, values["name"], TrainConfig.create(**values["settings"]), values["overwrite"])
+        config = TrainConfig.create(**values["settings"])
+        return Request(self.pairs(values["pairs"]), check_name(values["name"]), config, values["overwrite"] is True)
+
+    def pairs(self, values: Sequence[Mapping[str, Any]]) -> tuple[PairSource, ...]:
+        """The pairs that `put_request` has made JSON of; their pictures are in this folder."""
+        pictures = ("original", "target", "mask")
+        places = ({role: self.folder / Path(pair[role]).name for role in pictures if pair.get(role)} for pair in values)
+        return tuple(PairSource(**{**pair, **place}) for pair, place in zip(values, places, strict=True))
+
+    def values(self, request: Request) -> dict[str, Any]:
+        """A request whose pictures are in this folder, as JSON holds it."""
+        pairs = []
+        for pair in request.pairs:
+            values = {field.name: getattr(pair, field.name) for field in dataclasses.fields(pair)}
+            pairs.append({key: value.name if isinstance(value, Path) else value for key, value in values.items()})
+        settings = request.config.to_dict()
+        return {"pairs": pairs, "name": request.name, "overwrite": request.overwrite, "settings": settings}
 
     @property
     def thumbnail(self) -> Image.Image | None:
@@ -165,18 +176,31 @@ class JobFiles:
         self._put({file: _png(picture) for file, picture in pictures.items() if picture is not None})
         return kept
 
-    def put_resume_state(self, resume_state: ResumeState) -> None:
-        """Keep where training stands, in place of where it stood."""
-        self._put({self._resume_file: resume_bytes(resume_state)})
+    def put_resume_state(self, resume_state: ResumeState, *, keeps_last: bool = False) -> None:
+        """Keep where training stands. Of where it stood, `keeps_last` keeps the last one.
 
-    def resume_state(self) -> ResumeState | None:
-        """Where training stood last; None when it has to begin at the start."""
-        try:
-            return read_resume_state(self._resume_file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise JobError(f"'{self._resume_file}' cannot be read ({error}): retry the job from the start.") from error
+        Jobs that share their passes go on from one step, which the others may not have reached on the disk.
+        """
+        contents = {self._resume_file: resume_bytes(resume_state)}
+        if keeps_last:
+            with contextlib.suppress(FileNotFoundError):
+                contents = {self._last_resume_file: self._resume_file.read_bytes(), **contents}
+        self._put(contents)
+
+    def resume_state(self, most_steps: int | None = None) -> ResumeState | None:
+        """Where training stood last, after at most so many steps; None when it has to begin at the start."""
+        for file in (self._resume_file, self._last_resume_file):
+            try:
+                found = read_resume_state(file.read_bytes())
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                if file == self._last_resume_file:
+                    return None
+                raise JobError(f"'{file}' cannot be read ({error}): retry the job from the start.") from error
+            if most_steps is None or found.step <= most_steps:
+                return found
+        return None
 
     @property
     def has_resume_state(self) -> bool:
@@ -186,6 +210,10 @@ class JobFiles:
     def _resume_file(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
+    @property
+    def _last_resume_file(self) -> Path:
+        return self.folder / "checkpoint-before.safetensors"
+
     def kept_bytes(self) -> int:
         """What the kept steps and the resume state take of the disk."""
         return sum(file.stat().st_size for file in self._kept())
@@ -193,7 +221,7 @@ class JobFiles:
     def forget(self, *, resume_state: bool = True, steps: bool = True) -> None:
         """Remove the resume state, the kept steps or both; what other programs hold open stays until the next time."""
         for file in self._kept():
-            if resume_state if file == self._resume_file else steps:
+            if resume_state if file.name.startswith("checkpoint") else steps:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
@@ -201,7 +229,7 @@ class JobFiles:
         return [
             *self.folder.glob("step*.safetensors"),
             *self.folder.glob("step*.png"),
-            *self.folder.glob(self._resume_file.name),
+            *(file for file in (self._last_resume_file, self._resume_file) if file.exists()),
         ]
 
     def _put(self, contents: Mapping[Path, bytes]) -> None:
@@ -210,7 +238,7 @@ class JobFiles:
             replace_files(contents, durable=self._durable)
         except OSError as error:
             raise JobError(
-                f"the job's folder '{self.folder}' cannot be written ({error.strerror or error}): make room there."
+                f"the job's folder '{self.folder}' cannot be written ({error.strerror or error}): {disk_remedy(error)}."
             ) from error
 
 

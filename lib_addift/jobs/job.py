@@ -22,6 +22,7 @@ from lib_addift.training.state import StepReport
 
 WAITING = "waiting for its turn"
 _MOST_LOG_LINES = 200
+_LAST_DAY = 1e11  # seconds since 1970: in the year 5138
 _PLAIN = ("text", "step", "losses", "error", "created", "started", "finished", "version", "is_writing")
 
 
@@ -63,12 +64,15 @@ class Job:
     log: list[tuple[float, str]] = field(default_factory=list, repr=False)  # (seconds since 1970, what happened)
     is_writing: bool = False  # a LoRA file is being written: after a crash, what lies there is this job's own
     from_start: bool = False  # it is to begin anew: what an earlier attempt kept is not its own
+    partners: tuple[str, ...] = ()  # the jobs of its passes, itself among them; () before its first step
+    problem: str = ""  # one sentence where the store has only a part of it: then it is not begun
 
     def __post_init__(self) -> None:
         self.name, self.total = self.request.name, steps_of(self.request.config, self.request.pairs)
         self._run: TrainingRun | None = None
         self._making = threading.Lock()
         self._is_halted = False
+        self._most_steps: int | None = None  # of the resume state from which it goes on
         self._pace: tuple[int, float] | None = None  # a step, and when it was done: since then steps follow each other
 
     @property
@@ -125,7 +129,7 @@ class Job:
             return self._run
 
     def _make_run(self) -> TrainingRun:
-        resume_state = None if self.has_ended or self.from_start else self.files.resume_state()
+        resume_state = None if self.has_ended or self.from_start else self.files.resume_state(self._most_steps)
         # The finished LoRA's name is not needed for saving kept steps; after a crash, the file there is this job's own.
         is_ours = self.has_ended or self.is_writing
         run = TrainingRun(
@@ -140,6 +144,11 @@ class Job:
         run.snapshots = {snapshot.step: snapshot for snapshot in self.snapshots}
         run.taken = {result.path.stem for result in self.results}
         return run
+
+    def go_back(self, most_steps: int) -> None:
+        """Go on from the last resume state of at most so many steps."""
+        self.drop_run()
+        self._most_steps = most_steps
 
     def drop_run(self) -> None:
         """Let go of the run and its memory; one is made anew when it is needed."""
@@ -161,12 +170,12 @@ class Job:
     def reset(self, *, from_start: bool) -> None:
         """Back into the queue: to before it was begun, or, not `from_start`, to where it can go on."""
         self.drop_run()
-        self._is_halted, self.from_start = False, from_start
-        self.state, self.text, self.error = JobState.QUEUED, WAITING, ""
+        self._is_halted, self.from_start, self._most_steps = False, from_start, None
+        self.state, self.text, self.error, self.problem = JobState.QUEUED, WAITING, "", ""
         self.finished = self.seconds_left = None
         self.is_stopping = self.keeps = False
         if from_start:
-            self.step, self.started = 0, None
+            self.step, self.started, self.partners = 0, None, ()
             for items in (self.losses, self.snapshots, self.results):
                 items.clear()
 
@@ -182,7 +191,7 @@ class Job:
             self.run.snapshots[event.step] = kept
             self.snapshots[:] = [*(other for other in self.snapshots if other.step != event.step), kept]
         elif isinstance(event, ResumeState):
-            self.files.put_resume_state(event)
+            self.files.put_resume_state(event, keeps_last=len(self.partners) > 1)
             return
         elif isinstance(event, StepReport):
             now = time.monotonic()
@@ -231,19 +240,35 @@ class Job:
             "log": list(self.log),
             "steps": [snapshot.step for snapshot in list(self.snapshots)],
             "results": [result.values() for result in list(self.results)],
+            "partners": list(self.partners),
             "model_title": self.model_title,
             "report": self.report.to_dict(),
         }
 
     def restore(self, record: Mapping[str, Any]) -> None:
-        """Take over the state of a `record`."""
+        """Take over the state of a `record`. Raises LookupError, TypeError or ValueError when it is none."""
+        _check(record)
         for name in _PLAIN:
             setattr(self, name, record[name])
         self.from_start = record["is_fresh"]
+        self.partners = tuple(map(str, record.get("partners", ())))  # records of before there were any have none
         self.model_title = record["model_title"]
         self.log[:] = [(when, text) for when, text in record["log"]]
         self.snapshots[:] = [KeptSnapshot(self.files.folder, step) for step in record["steps"]]
         self.results[:] = [KeptResult.from_values(self.files.folder, values) for values in record["results"]]
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError for values that would be met only later, when the job is shown."""
+    for name, kinds in {"text": str, "error": str, "model_title": str, "step": int, "version": int}.items():
+        if not isinstance(record[name], kinds):
+            raise TypeError(f"{name} = {record[name]!r}")
+    times = [record[name] for name in ("created", "started", "finished") if record[name] is not None]
+    for when in (*times, *(when for when, _text in record["log"])):
+        if not 0 <= when < _LAST_DAY:
+            raise ValueError(f"{when} is no time")
+    if not all(isinstance(loss, (int, float)) for loss in record["losses"]) or record["created"] is None:
+        raise TypeError("no losses, or no time at which it was made")
 
 
 def read_report(values: Mapping[str, Any]) -> PairReport:

@@ -11,7 +11,7 @@ import torch
 from lib_addift.diffusion.memory import MicroBatching, free_bytes
 from lib_addift.errors import AddiftError, is_out_of_memory
 from lib_addift.jobs.job import Job
-from lib_addift.jobs.runner import JobEvent, TakeJob
+from lib_addift.jobs.runner import JobEvent, Sharing, TakeJob
 from lib_addift.training.joint import can_share, shared_settings, train_runs
 from lib_addift.training.run import TrainingRun
 
@@ -37,12 +37,33 @@ class LocalRunner:
                 yield job, error
                 continue
             jobs = [job]
-            while len(jobs) < count and (other := take(lambda each: _can_share(job, each))):
+            while (job.partners or len(jobs) < count) and (other := take(lambda each: _belongs(job, each))):
                 jobs.append(other)
+            jobs = _at_one_step(jobs)
+            yield from ((each, Sharing(tuple(one.id for one in jobs))) for each in jobs if not each.partners)
             yield from _do(jobs)
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def _belongs(one: Job, other: Job) -> bool:
+    """Whether two jobs share their passes: as before where one of them has begun, else if they can."""
+    if one.partners or other.partners:
+        return other.id in one.partners or one.id in other.partners
+    return not (one.files.has_resume_state or other.files.has_resume_state) and _can_share(one, other)
+
+
+def _at_one_step(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs that shared their passes, in their order there, each gone back to the step from which all can go on."""
+    order = max((job.partners for job in jobs), key=len)
+    if order:
+        jobs = sorted(jobs, key=lambda job: order.index(job.id) if job.id in order else len(order))
+    first = min((job.run.steps_done for job in jobs if job.run.steps_done < job.total), default=None)
+    for job in jobs:
+        if first is not None and job.run.steps_done > first:
+            job.go_back(first)
+    return list(jobs)
 
 
 def _can_share(one: Job, other: Job) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.diffusion.host import Host
 from lib_addift.errors import HostError, JobError
+from lib_addift.files import name_key
 from lib_addift.jobs.files import without_shared_mask
 from lib_addift.jobs.job import Job, JobState
 from lib_addift.jobs.local_runner import LocalRunner
@@ -82,10 +83,12 @@ class Jobs:
         """Queue an ended job again: from its last resume state, or from the start where that is asked or it is done."""
         job = self.get(job_id)
         with self._submitting:
+            is_whole = not job.problem
+            self._let_go(job)
             if job.is_active:
                 raise JobError(f"'{job.name}' is {job.state.value}: wait until it has ended, or stop it first.")
             self._check_free(job.name)
-            goes_on = not from_start and job.state is not JobState.DONE and job.files.has_resume_state
+            goes_on = is_whole and not from_start and job.state is not JobState.DONE and job.files.has_resume_state
             title = job.model_title if goes_on else self.host.model_title
             if title != self.host.model_title:
                 raise HostError(
@@ -93,15 +96,19 @@ class Jobs:
                     "that one, or retry from the start."
                 )
             overwrite = job.request.overwrite or job.is_writing
-            check_request(replace(job.request, overwrite=overwrite), self.host.lora_dir)
+            prepared = check_request(replace(job.request, overwrite=overwrite), self.host.lora_dir)
             with self._registry.changed:
-                before, state = job.record(), job.state
+                before, state, problem = job.record(), job.state, job.problem
                 job.reset(from_start=not goes_on)
                 job.model_title, job.version = title, job.version + 1
+                job.partners = ()  # it goes on alone: they stand elsewhere
                 job.note(f"queued again, to go on after step {job.step}" if goes_on else "queued again, from the start")
-                if not self._store.requeue(job.id, job.name, job.record()):
+                values = None
+                if not is_whole:
+                    values, job.report = job.files.values(job.request), prepared.reports[0]
+                if not self._store.requeue(job.id, job.name, job.record(), values):
                     job.restore(before)
-                    job.state = state
+                    job.state, job.problem = state, problem
                     raise JobError(f"'{job.name}' was changed by another program: look at it again.")
         self.start()
         return job
@@ -175,6 +182,7 @@ class Jobs:
     def remove(self, job_id: str) -> None:
         """Forget an ended job, with its pictures and kept steps; the LoRAs that it saved stay. Raises JobError."""
         job = self.get(job_id)
+        self._let_go(job)
         with self._registry.changed:
             if not self._store.remove(job_id):
                 raise JobError(f"'{job.name}' has not ended: stop it before it is removed.")
@@ -192,6 +200,11 @@ class Jobs:
     @property
     def is_paused(self) -> bool:
         return self._store.is_paused
+
+    @property
+    def notice(self) -> str:
+        """What a person should know of the store: that a damaged list of jobs was set aside; or ''."""
+        return self._store.notice
 
     def save_step(self, job_id: str, step: int) -> Job:
         """Queue the saving of one of a job's snapshots as NAME-stepN. Raises JobError."""
@@ -220,5 +233,13 @@ class Jobs:
 
     def _check_free(self, name: str) -> None:
         """Raises JobError for a name that is at work."""
-        if any(job.name.casefold() == name.casefold() and job.is_active for job in self.all()):
-            raise name_at_work(name)
+        for job in self.all():
+            if name_key(job.name) == name_key(name):
+                self._let_go(job)
+                if job.is_active:
+                    raise name_at_work(name)
+
+    def _let_go(self, job: Job) -> None:
+        """A job that waits and of which only a part can be read is no longer in anybody's way."""
+        if job.problem and job.is_queued:
+            self._registry.give_up(job)

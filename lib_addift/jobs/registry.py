@@ -8,9 +8,9 @@ import threading
 import time
 
 from lib_addift.diffusion.host import Host
-from lib_addift.errors import AddiftError
-from lib_addift.jobs.job import Job, JobState, read_report
-from lib_addift.jobs.store import JobRow, JobStore
+from lib_addift.jobs.job import Job, JobState
+from lib_addift.jobs.restore import restored
+from lib_addift.jobs.store import JobRow, JobStore, is_job_id
 
 _log = logging.getLogger(__name__)
 
@@ -45,20 +45,23 @@ class JobRegistry:
         before, self._rows = self._rows, {row.id: row for row in self.store.rows()}
         for row in self._rows.values():
             if row != before.get(row.id):
-                self._take_over(row)
+                self._take_over(row, before.get(row.id, row).request)
         self.jobs = {job_id: self.jobs[job_id] for job_id in self._rows if job_id in self.jobs}
 
-    def _take_over(self, row: JobRow) -> None:
+    def _take_over(self, row: JobRow, request_before: str) -> None:
+        if not is_job_id(row.id):
+            _log.warning("a row of '%s' has no job's id, so it is left out: %r", self.store.folder, row.id)
+            return
         job = self.jobs.get(row.id)
-        if job is None:
-            job = self._restored(row)
-            if job is None:
-                return
-            self.jobs[row.id] = job
+        if job is None or (row.id not in self.going and (job.problem or row.request != request_before)):
+            job = self.jobs[row.id] = self._restored(row)
         elif row.id not in self.going:
             job.drop_run()
-            job.restore(json.loads(row.record))
-            job.state = JobState(row.state)
+            try:
+                job.restore(json.loads(row.record))
+                job.state = JobState(row.state)
+            except (LookupError, TypeError, ValueError):
+                job = self.jobs[row.id] = self._restored(row)
         job.saving = row.saves
         if job.has_ended:
             job.is_stopping = job.keeps = False
@@ -66,19 +69,8 @@ class JobRegistry:
             job.stop(bool(row.keep))
             job.version += 1
 
-    def _restored(self, row: JobRow) -> Job | None:
-        files = self.store.files(row.id)
-        try:
-            record = json.loads(row.record)
-            job = Job(
-                row.id, files.request(json.loads(row.request)), self.host, files, record["model_title"],
-                read_report(record["report"]), state=JobState(row.state),
-            )  # fmt: skip
-            job.restore(record)
-        except (AddiftError, KeyError, TypeError, ValueError) as error:
-            _log.warning("job %s in '%s' is left out, for it cannot be read: %r", row.id, self.store.folder, error)
-            return None
-        return job
+    def _restored(self, row: JobRow) -> Job:
+        return restored(row, self.host, self.store.files(row.id))
 
     def add(self, job: Job, request: dict[str, object]) -> None:
         """Put a new job at the end of the queue. Raises JobError when its name is at work."""
@@ -102,6 +94,10 @@ class JobRegistry:
             self.going.pop(job.id, None)
             self.write(job)
             self.changed.notify_all()
+
+    def give_up(self, job: Job) -> None:
+        """End a job that cannot be begun, for only a part of it can be read; its name is free then."""
+        self.end(job, JobState.FAILED, "failed", job.problem)
 
     def queue(self) -> list[Job]:
         """The jobs that wait, the next one first."""

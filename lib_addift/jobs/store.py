@@ -12,7 +12,6 @@ import logging
 import shutil
 import sqlite3
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
@@ -22,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.errors import JobError
-from lib_addift.jobs.database import WorkerLock, connect, create_tables, report_database_errors
+from lib_addift.files import name_key
+from lib_addift.jobs.database import SET_ASIDE, Database, WorkerLock
 from lib_addift.jobs.files import JobFiles
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE = 30.0  # seconds to wait for another process, which writes for some milliseconds
 _LEFTOVER_AGE = 3600.0  # seconds; a younger folder without a row may belong to a job that is being submitted
 _ENDED = "state NOT IN ('queued', 'running')"
+_ROWS = """
+SELECT number, CAST(id AS TEXT), CAST(folded_name AS TEXT), CAST(state AS TEXT), CAST(position AS INTEGER),
+    CAST(stop AS INTEGER), CAST(keep AS INTEGER), CAST(interruptions AS INTEGER),
+    (SELECT count(*) FROM saves WHERE job = id), CAST(request AS TEXT), CAST(record AS TEXT)
+FROM jobs ORDER BY number
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class JobRow:
 
     number: int
     id: str
+    folded_name: str
     state: str
+    position: int  # in the queue; a job that runs keeps the one that it had
     stop: bool
     keep: bool
     interruptions: int
@@ -60,26 +67,24 @@ class Save:
 class JobStore:
     """The jobs in one folder. Safe for several threads and several processes. Methods raise JobError."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.is_shared = Path(folder), True
-        self._lock = threading.RLock()
-        self._seen = -1
-        with report_database_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._database = connect(self.folder / "jobs.sqlite3", _PATIENCE)
-            weakref.finalize(self, self._database.close)
-            with self._change() as database:
-                create_tables(database, self.folder)
+    def __init__(self, folder: Path, *, is_shared: bool = True) -> None:
+        self.folder, self.is_shared = Path(folder), is_shared
+        self._database = Database(self.folder, durable=is_shared)  # else nothing is left to be read after a crash
+        self._seen: tuple[int, int] | None = None
+        self.rows()
 
     @classmethod
     def temporary(cls) -> JobStore:
         """A store of this process alone, which goes with the object."""
         folder = Path(tempfile.mkdtemp(prefix="addift-"))
-        store = cls(folder)
-        store.is_shared = False
-        store._database.execute("PRAGMA synchronous = OFF")  # nothing is left to be read after a crash
+        store = cls(folder, is_shared=False)
         weakref.finalize(store, _remove_store, store._database, folder)
         return store
+
+    @property
+    def notice(self) -> str:
+        """What a person should know of the store: that a damaged one was set aside; or ''."""
+        return self._database.notice
 
     def files(self, job_id: str) -> JobFiles:
         return JobFiles(self.folder / job_id, durable=self.is_shared)
@@ -90,20 +95,15 @@ class JobStore:
 
     def has_changed(self) -> bool:
         """Whether another process has written since the last call; True at first."""
-        with self._lock, report_database_errors(self.folder):
-            (version,) = self._database.execute("PRAGMA data_version").fetchone()
-            seen, self._seen = self._seen, version
-            return bool(seen != version)
+        with self._database.read() as database:
+            (version,) = database.execute("PRAGMA data_version").fetchone()
+            before, self._seen = self._seen, (self._database.openings, version)
+            return before != self._seen
 
     def rows(self) -> list[JobRow]:
         """Every job, the oldest first."""
-        count = "(SELECT count(*) FROM saves WHERE job = id)"
-        with self._lock, report_database_errors(self.folder):
-            found = self._database.execute(
-                f"SELECT number, id, state, stop, keep, interruptions, {count}, request, record "
-                "FROM jobs ORDER BY number"
-            ).fetchall()
-        return [JobRow(*row) for row in found]
+        with self._database.read() as database:
+            return [JobRow(*row) for row in database.execute(_ROWS)]
 
     def add(self, job_id: str, name: str, request: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """A new job at the end of the queue, whose files are there. Raises JobError when its name is at work."""
@@ -111,7 +111,7 @@ class JobStore:
             database.execute(
                 "INSERT INTO jobs (id, folded_name, state, position, request, record) VALUES "
                 "(?, ?, 'queued', (SELECT coalesce(max(position), 0) + 1 FROM jobs), ?, ?)",
-                (job_id, name.casefold(), json.dumps(request), json.dumps(record)),
+                (job_id, name_key(name), json.dumps(request), json.dumps(record)),
             )
 
     def write(self, job_id: str, state: str, record: Mapping[str, Any]) -> None:
@@ -141,17 +141,23 @@ class JobStore:
 
     def queue(self) -> list[str]:
         """The jobs that wait, the next one first."""
-        with self._lock, report_database_errors(self.folder):
-            found = self._database.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY position").fetchall()
-        return [job_id for (job_id,) in found]
+        with self._database.read() as database:
+            found = database.execute("SELECT CAST(id AS TEXT) FROM jobs WHERE state = 'queued' ORDER BY position")
+            return [job_id for (job_id,) in found]
 
-    def requeue(self, job_id: str, name: str, record: Mapping[str, Any]) -> bool:
-        """Put an ended job at the end of the queue; returns whether it was ended. Raises JobError as `add` does."""
+    def requeue(
+        self, job_id: str, name: str, record: Mapping[str, Any], request: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Put an ended job at the end of the queue, with another `request` where one is given.
+
+        Returns whether it was ended. Raises JobError as `add` does.
+        """
         with self._change() as database, _one_of_a_name(name):
             done = database.execute(
-                "UPDATE jobs SET state = 'queued', stop = 0, keep = 0, interruptions = 0, record = ?, "
-                f"position = (SELECT max(position) + 1 FROM jobs) WHERE id = ? AND {_ENDED}",
-                (json.dumps(record), job_id),
+                "UPDATE jobs SET state = 'queued', stop = 0, keep = 0, interruptions = 0, record = ?, folded_name = ?, "
+                "request = coalesce(?, request), position = (SELECT max(position) + 1 FROM jobs) "
+                f"WHERE id = ? AND {_ENDED}",
+                (json.dumps(record), name_key(name), json.dumps(request) if request else None, job_id),
             )
             return done.rowcount == 1
 
@@ -184,7 +190,7 @@ class JobStore:
         with self._change() as database:
             waits = "EXISTS (SELECT 1 FROM saves WHERE job = id)"
             done = database.execute(f"DELETE FROM jobs WHERE id = ? AND {_ENDED} AND NOT {waits}", (job_id,))
-        if done.rowcount:
+        if done.rowcount and is_job_id(job_id):
             shutil.rmtree(self.folder / job_id, ignore_errors=True)  # what is left, `sweep` removes
         return done.rowcount == 1
 
@@ -195,9 +201,9 @@ class JobStore:
 
     def saves(self) -> list[Save]:
         """The kept steps that wait to be saved, the oldest first."""
-        with self._lock, report_database_errors(self.folder):
-            found = self._database.execute("SELECT number, job, step, attempts FROM saves ORDER BY number").fetchall()
-        return [Save(*row) for row in found]
+        query = "SELECT number, CAST(job AS TEXT), CAST(step AS INTEGER), CAST(attempts AS INTEGER) FROM saves"
+        with self._database.read() as database:
+            return [Save(*row) for row in database.execute(f"{query} ORDER BY number")]
 
     def begin_save(self, save: Save) -> None:
         """Count an attempt, before it is made: it may take the process with it."""
@@ -219,8 +225,8 @@ class JobStore:
 
     @property
     def is_paused(self) -> bool:
-        with self._lock, report_database_errors(self.folder):
-            return self._database.execute("SELECT 1 FROM facts WHERE name = 'paused'").fetchone() is not None
+        with self._database.read() as database:
+            return database.execute("SELECT 1 FROM facts WHERE name = 'paused'").fetchone() is not None
 
     def pause(self, paused: bool) -> None:
         with self._change() as database:
@@ -229,8 +235,14 @@ class JobStore:
                 database.execute("INSERT INTO facts VALUES ('paused', '1')")
 
     def sweep(self) -> None:
-        """Remove what processes left that died; for the worker."""
-        known = {row.id for row in self.rows()}
+        """Remove what processes left that died; for the worker. Jobs of a list that was set aside keep their files."""
+        rows = self.rows()
+        with self._change() as database:  # rows in which no job's id stands
+            database.executemany(
+                "DELETE FROM jobs WHERE number = ?", [(row.number,) for row in rows if not is_job_id(row.id)]
+            )
+        known = {row.id for row in rows}
+        is_whole = not any(self.folder.glob(f"{SET_ASIDE}*"))
         for folder in self.folder.iterdir():
             if not folder.is_dir():
                 continue
@@ -238,20 +250,14 @@ class JobStore:
                 for file in folder.glob("*.tmp"):
                     with contextlib.suppress(OSError):
                         file.unlink()
-            elif is_job_id(folder.name) and folder.stat().st_mtime < time.time() - _LEFTOVER_AGE:
+            elif is_whole and is_job_id(folder.name) and folder.stat().st_mtime < time.time() - _LEFTOVER_AGE:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it or nothing."""
-        with self._lock, report_database_errors(self.folder):
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+        with self._database.change() as database:
+            yield database
 
 
 def is_job_id(name: str) -> bool:
@@ -272,6 +278,6 @@ def name_at_work(name: str) -> JobError:
     return JobError(f"'{name}' is being trained already: wait for it, stop it, or choose another name.")
 
 
-def _remove_store(database: sqlite3.Connection, folder: Path) -> None:
+def _remove_store(database: Database, folder: Path) -> None:
     database.close()
     shutil.rmtree(folder, ignore_errors=True)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from contextlib import closing
 
 from lib_addift.errors import AddiftError, error_sentence, is_out_of_memory
+from lib_addift.files import sweep_temporary
 from lib_addift.jobs.job import WAITING, Job, JobState
 from lib_addift.jobs.prune import forget_old_work
 from lib_addift.jobs.registry import LOOK_EVERY, JobRegistry
-from lib_addift.jobs.runner import Ending, Runner
+from lib_addift.jobs.runner import Ending, Runner, Sharing
 from lib_addift.jobs.store import Save
 from lib_addift.training.events import Event, ResumeState, Snapshot, Stage
 
@@ -96,7 +97,8 @@ class Worker:
         with registry.changed:
             registry.look(at_once=True)
             registry.store.sweep()
-            for row in reversed(registry.store.rows()):
+            sweep_temporary(registry.host.lora_dir)
+            for row in sorted(registry.store.rows(), key=lambda row: -row.position):  # each goes to the queue's head
                 if row.id in registry.jobs and row.state == JobState.RUNNING.value:
                     self._recover(registry.jobs[row.id], row.interruptions + 1, was_stopped=bool(row.stop))
             registry.changed.notify_all()
@@ -104,6 +106,8 @@ class Worker:
     def _recover(self, job: Job, interruptions: int, *, was_stopped: bool) -> None:
         if job.is_finished:
             self._registry.end(job, JobState.DONE, job.results[-1].verdict)
+        elif job.problem:
+            self._registry.give_up(job)
         elif was_stopped:
             self._stopped(job)
         elif interruptions >= _MOST_INTERRUPTIONS:
@@ -143,7 +147,9 @@ class Worker:
         if self._is_closing or self.is_held or self._to_keep or store.is_paused or store.saves():
             return None
         for job in self._registry.queue():
-            if self._has_its_model(job) and fits(job) and self._begin(job):
+            if job.problem:
+                self._registry.give_up(job)
+            elif self._has_its_model(job) and fits(job) and self._begin(job):
                 return job
         return None
 
@@ -180,7 +186,7 @@ class Worker:
             job.halt()
         return True
 
-    def _handle_event(self, job: Job, event: Event | Ending) -> None:
+    def _handle_event(self, job: Job, event: Event | Sharing | Ending) -> None:
         """Record an event of a job; if that fails, fail the job after its step."""
         if event is None or isinstance(event, BaseException):
             self._ended(job, event)
@@ -191,8 +197,12 @@ class Worker:
                 self._failures[job.id] = error
                 job.halt()
 
-    def _record_event(self, job: Job, event: Event) -> None:
+    def _record_event(self, job: Job, event: Event | Sharing) -> None:
         now, registry = time.monotonic(), self._registry
+        if isinstance(event, Sharing):
+            job.partners = event.partners
+            registry.write(job)
+            return
         if isinstance(event, ResumeState):
             job.keep_results()
             registry.write(job)  # with the losses up to the checkpoint, before it

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from lib_addift.config.settings import SAVE_PRECISIONS
 from lib_addift.dtypes import DTYPES
 from lib_addift.errors import LoraFileError, printable
-from lib_addift.files import png_bytes, replace_files, temporary_name
+from lib_addift.files import name_key, png_bytes, replace_files, temporary_name
 from lib_addift.lora.description import describe_faults, describe_run, describe_tensors, loading_notes
 from lib_addift.lora.metadata import build_metadata
 from lib_addift.lora.soundness import BROKEN, check_finite, check_tensors
@@ -89,7 +89,7 @@ def lora_path(lora_dir: Path, name: str, overwrite: bool) -> Path:
     if free < _FREE_SPACE:
         needed = f"{free >> 20} MB free and {_FREE_SPACE >> 20} MB are needed"
         raise LoraFileError(f"the disk of '{lora_dir}' has {needed}: make room.")
-    same_name = [file for file in neighbours if file.stem.casefold() == name.casefold()]
+    same_name = [file for file in neighbours if name_key(file.stem) == name_key(name)]
     taking = [file for file in same_name if file.suffix.lower() in _TAKING_SUFFIXES]
     if taking and not overwrite:
         first = min(taking, key=lambda file: _TAKING_SUFFIXES.index(file.suffix.lower()))

@@ -39,7 +39,7 @@ def find_pictures(folder: Path) -> FoundPairs | None:
     count = sum(source.is_prior for source in sources)
     if count:
         notes.append(f"{count} regularisation picture{'s' * (count > 1)}")
-    others = [shown(path.name) for path in top.folders.values() if path not in learnt and path not in priors]
+    others = [shown(path.name) for path in top.all_folders if path not in learnt and path not in priors]
     if others or top.pictures:
         loose = [shown(path.name) for path in top.pictures.values()]
         notes.append(f"not used, because it is in no folder such as 10_word: {', '.join([*others, *loose][:5])}")
@@ -49,7 +49,7 @@ def find_pictures(folder: Path) -> FoundPairs | None:
 
 def _repeated(listing: Listing) -> dict[Path, tuple[int, str]]:
     """The folders N_WORD, with N and WORD."""
-    matches = ((path, _REPEATED.fullmatch(path.name)) for path in listing.folders.values())
+    matches = ((path, _REPEATED.fullmatch(path.name)) for path in listing.all_folders)
     return {path: (int(match[1]), match[2]) for path, match in matches if match and int(match[1]) > 0}
 
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from lib_addift.errors import LoraFileError, PictureError
+from lib_addift.files import name_key
 from lib_addift.lora.file import FORBIDDEN, INVISIBLE, RESERVED, check_name
+
+__all__ = ["HALVES", "Rule", "find_rule", "match", "name_key", "safe_name", "shown", "usage"]
 
 Rule = tuple[str, str]  # how an original's name ends and how its target's does
 
 HALVES: tuple[Rule, ...] = (("original", "target"), ("before", "after"))  # endings, or folders of their own
 _USUAL = ("target", "after", "b", "changed", "edited", "new")  # a target's ending, behind a _ or the like
 _LONGEST = 99, 227  # characters, and bytes in a file's name; one less than `check_name` allows
-
-
-def name_key(name: str) -> str:
-    """A key that is equal for names that differ only in case or Unicode normalisation."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def shown(name: str) -> str:

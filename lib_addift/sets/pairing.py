@@ -59,7 +59,7 @@ def find_pairs(folder: Path, suffix: str = "", ignore: Path | None = None) -> Fo
 def holds_pictures(folder: Path) -> bool:
     """Whether there are pictures in a folder or in the folders in it. Raises OSError."""
     top = Listing.of(folder)
-    return top.has_pictures or any(Listing.of(inner).has_pictures for inner in top.folders.values())
+    return top.has_pictures or any(Listing.of(inner).has_pictures for inner in top.all_folders)
 
 
 def holds_usual_pairs(folder: Path) -> bool:
@@ -72,20 +72,22 @@ def holds_usual_pairs(folder: Path) -> bool:
 
 
 def inner_folders(folder: Path) -> dict[Path, bool]:
-    """The folders in a folder, by name, and whether each is called as a part of a set. Raises OSError."""
+    """All folders in a folder, by name, and whether each is called as a part of a set. Raises OSError."""
     parts = {MASK_FOLDER, *(name for names in HALVES for name in names)}
-    return {path: name in parts for name, path in Listing.of(folder).folders.items()}
+    return {path: name_key(path.name) in parts for path in Listing.of(folder).all_folders}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's files by the keys of their names, in order."""
+    """A folder's files and folders by the keys of their names, in order; without those that answer to one name."""
 
     pictures: Mapping[str, Path]
     masks: Mapping[str, Path]  # by the picture to which they belong
     captions: Mapping[str, Path]
     folders: Mapping[str, Path]
+    all_folders: tuple[Path, ...]  # also those that answer to one name
     twins: tuple[tuple[Path, ...], ...] = ()  # files that answer to one name
+    twin_folders: tuple[tuple[Path, ...], ...] = ()
 
     @classmethod
     def of(cls, folder: Path, suffix: str = "", ignore: Path | None = None, *, only_masks: bool = False) -> Listing:
@@ -103,9 +105,11 @@ class Listing:
         learnt = _groups((name, path) for name, path in pictures if not is_mask(name))
         masks = _groups((_MASK_ENDING.sub("", name), path) for name, path in pictures if is_mask(name))
         captions = _groups((name, path) for name, path in files if path.suffix.lower() == ".txt")
-        folders = {name_key(path.name): path for path in paths if path.is_dir()}
-        twins = [group for groups in (learnt, masks, captions) for group in groups.values() if len(group) > 1]
-        return cls(_alone(learnt), _alone(masks), _alone(captions), folders, tuple(twins))
+        folders = _groups((name_key(path.name), path) for path in paths if path.is_dir())
+        twins = tuple(twin for groups in (learnt, masks, captions) for twin in _twins(groups))
+        every_folder = tuple(path for group in folders.values() for path in group)
+        files_and_folders = _alone(learnt), _alone(masks), _alone(captions), _alone(folders)
+        return cls(*files_and_folders, every_folder, twins, _twins(folders))
 
     @property
     def has_pictures(self) -> bool:
@@ -117,6 +121,10 @@ def _groups(files: Iterable[tuple[str, Path]]) -> dict[str, tuple[Path, ...]]:
     for name, path in files:
         groups[name] = (*groups.get(name, ()), path)
     return groups
+
+
+def _twins(groups: Mapping[str, tuple[Path, ...]]) -> tuple[tuple[Path, ...], ...]:
+    return tuple(paths for paths in groups.values() if len(paths) > 1)
 
 
 def _alone(groups: Mapping[str, tuple[Path, ...]]) -> dict[str, Path]:
@@ -206,7 +214,7 @@ class _Layout:
         notes = [
             f"{self._listed(group)}: one name, so none of them is used; rename or delete all but one"
             for listing in listings
-            for group in listing.twins
+            for group in (*listing.twins, *listing.twin_folders)
         ]
         for paths, what, why in kinds:
             left = [path for path in paths if path not in used]

@@ -32,7 +32,9 @@ def train_runs(runs: Sequence[TrainingRun]) -> Generator[RunEvent, None, None]:
 
     Raises what is nobody's own fault: that the model is not there, or that memory is full.
     """
-    first = runs[0]
+    first, resume_every = runs[0], min(run.resume_every for run in runs)
+    for run in runs:  # at the same steps, from which all of them can go on together
+        run.resume_every = resume_every
     try:
         with first.exclusive():
             going = [run for run in runs if not run.is_stopped]

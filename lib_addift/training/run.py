@@ -75,6 +75,7 @@ class TrainingRun:
         self._model_title = model_title or host.model_title
         self._keep_snapshots = keep_snapshots
         self._preview_every = snapshot_spacing(self.config) if keep_snapshots else 0
+        self.resume_every = self._preview_every or _RESUME_STATE_EVERY  # steps between resume states
         self._method = method_of(self.config)
         self._dataset: Dataset | None = None
         self._stopped = False
@@ -162,7 +163,7 @@ class TrainingRun:
             if self.config.save_every and report.step % self.config.save_every == 0:
                 yield from self._save(self._result(), self._step_name(report.step))
         # Last: what goes on from here does nothing of this step again.
-        if self._keep_snapshots and (is_last or report.step % (self._preview_every or _RESUME_STATE_EVERY) == 0):
+        if self._keep_snapshots and (is_last or report.step % self.resume_every == 0):
             yield ResumeState(report.step, self.train_seconds, self.state.state_dict())
 
     def _result(self) -> LoraNetwork:

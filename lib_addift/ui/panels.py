@@ -175,14 +175,14 @@ class Panels:
         }
 
     def _queue_panels(self) -> dict[str, Panel]:
-        jobs, is_paused = self._jobs.all(), self._jobs.is_paused
+        jobs, is_paused, notice = self._jobs.all(), self._jobs.is_paused, self._jobs.notice
         rows = queue.display_order(jobs, self._jobs.queue())
         running = [job for job in rows if job.is_active and not job.is_queued]
         return {
             "queue_faces": (sorted(job.id for job in rows), lambda: self._thumbnail_styles(rows)),
             "queue": (
-                (is_paused, len(jobs), [queue.row_key(job) for job in rows]),
-                lambda: queue.table(rows, len(jobs) - len(rows), is_paused=is_paused),
+                (is_paused, notice, len(jobs), [queue.row_key(job) for job in rows]),
+                lambda: queue.table(rows, len(jobs) - len(rows), is_paused=is_paused, notice=notice),
             ),
             "queue_news": ([(job.id, job.version) for job in running], lambda: queue.progress_updates(running)),
             "pause": (is_paused, lambda: Props(visible=not is_paused)),

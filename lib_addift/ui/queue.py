@@ -29,7 +29,7 @@ def display_order(jobs: Sequence[Job], waiting: Sequence[Job]) -> list[Job]:
 def row_key(job: Job) -> object:
     """A value that changes when the job's row does, apart from what `progress_updates` brings."""
     text = "" if job.is_running else job.text
-    return job.id, job.state, text, job.error, job.is_stopping, job.saving, len(job.log), job.log[-1:]
+    return job.id, job.state, text, job.error, job.problem, job.is_stopping, job.saving, len(job.log), job.log[-1:]
 
 
 def summary(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
@@ -42,13 +42,14 @@ def summary(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
     return f'<p class="addift-sum" role="status">{sentence(text)}{older}{paused}</p>' if rows or is_paused else ""
 
 
-def table(rows: Sequence[Job], hidden: int, *, is_paused: bool) -> str:
-    """All jobs. While one is active, the attribute `data-addift-active` makes the page ask again."""
+def table(rows: Sequence[Job], hidden: int, *, is_paused: bool, notice: str = "") -> str:
+    """All jobs, below a `notice`. While one is active, the attribute `data-addift-active` makes the page ask again."""
     waiting = [job for job in rows if job.is_queued]
     lines = "".join(_row(job, waiting) for job in rows)
     shown = f'<ul class="addift-rows" aria-label="Trainings">{lines}</ul>' if rows else _EMPTY
     is_active = any(job.is_active for job in rows)
-    return f'<div data-addift-active="{int(is_active)}">{summary(rows, hidden, is_paused=is_paused)}{shown}</div>'
+    head = problem(notice) + summary(rows, hidden, is_paused=is_paused)
+    return f'<div data-addift-active="{int(is_active)}">{head}{shown}</div>'
 
 
 def progress_updates(jobs: Sequence[Job]) -> str:
@@ -94,7 +95,9 @@ def _buttons(job: Job, waiting: Sequence[Job]) -> str:
     """What can be done with a job now."""
     is_single = len(job.request.pairs) == 1  # the form has room for one pair
     buttons = []
-    if job.is_queued:
+    if job.problem and job.is_queued:
+        buttons.append(_button(job, "fresh", "Retry", "Train it with the settings that this version has"))
+    elif job.is_queued:
         buttons += [
             _button(job, "up", "↑", "Begin sooner", is_off=job is waiting[0]),
             _button(job, "down", "↓", "Begin later", is_off=job is waiting[-1]),
@@ -110,7 +113,7 @@ def _buttons(job: Job, waiting: Sequence[Job]) -> str:
     buttons.append(_button(job, "show", "Show", "Open it in the tab Pair"))
     if is_single and job.has_ended:
         buttons.append(_button(job, "repeat", "Repeat", "Fill the form of the tab Pair with its pictures and settings"))
-    if not job.is_active:
+    if not job.is_active or (job.problem and job.is_queued):
         buttons.append(_button(job, "remove", "Remove", "Forget it; LoRAs that it has saved stay"))
     return "".join(buttons)
 

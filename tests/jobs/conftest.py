@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_addift.jobs.queue import Jobs
+from lib_addift.jobs.queue import Jobs, Runner
 from lib_addift.jobs.store import JobStore
 from tests.support.fake_host import FakeHost
 from tests.support.jobs import Gate, WatchedHost
@@ -42,9 +42,12 @@ def open_jobs(tmp_path: Path) -> Iterator[Callable[..., Jobs]]:
     """Opens the store of this test; each time as after a restart, if the one before was closed."""
     with ExitStack() as stack:
 
-        def open_(host: FakeHost | None = None, folder: Path = tmp_path / "store") -> Jobs:
-            jobs = Jobs(host or WatchedHost(tmp_path / "lora"), JobStore(folder))
-            jobs._store._database.execute("PRAGMA synchronous = OFF")  # a process that dies loses no writes
+        def open_(
+            host: FakeHost | None = None, folder: Path = tmp_path / "store", runner: Runner | None = None
+        ) -> Jobs:
+            jobs = Jobs(host or WatchedHost(tmp_path / "lora"), JobStore(folder), runner)
+            with jobs._store._database.read() as database:
+                database.execute("PRAGMA synchronous = OFF")  # a process that dies loses no writes
             stack.callback(jobs.close)
             return jobs
 

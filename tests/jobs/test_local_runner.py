@@ -42,7 +42,10 @@ class _Job(SimpleNamespace):
     __hash__, __eq__ = object.__hash__, object.__eq__
 
     def __init__(self, run: TrainingRun | Exception) -> None:
-        super().__init__(request=SimpleNamespace(config=TrainConfig.create("action", **SMALL)))
+        super().__init__(
+            request=SimpleNamespace(config=TrainConfig.create("action", **SMALL)), id=f"{id(self):x}", partners=(),
+            files=SimpleNamespace(has_resume_state=False), total=4,
+        )  # fmt: skip
         if isinstance(run, TrainingRun):
             self.request = run.request
         self._run = run
