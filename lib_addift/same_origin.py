@@ -1,4 +1,4 @@
-"""Tells the requests of other sites' pages from those of our own page and of programs, by headers that pages cannot set.
+"""Tells the requests of other sites' pages from those of our own and of programs, by headers that no page can set.
 
 A browser sends forms and simple requests of any page to any address, this computer's too. It says in `Origin` and
 `Sec-Fetch-Site` where they come from; programs such as curl send neither. A page whose name its owner points at this

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query
+from fastapi import Depends, FastAPI, Path, Query
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
@@ -68,21 +68,18 @@ def add_routes(
         allowed_origins: sites, as https://example.org, whose pages may change something too; None: no other site's.
     """
     denied = () if credentials is None else (401,)
-    router = APIRouter(
-        prefix=PREFIX,
-        tags=[TITLE],
-        route_class=route_class(credentials, allowed_origins),
-        dependencies=[Depends(BASIC)] if denied else [],  # for /docs only: the route class asks earlier
-    )
+    dependencies = [Depends(BASIC)] if denied else []  # for /docs only: the route class asks earlier
+    kind = route_class(credentials, allowed_origins)
     folders = Folders(tuple(folder.absolute() for folder in picture_dirs), (jobs.host.lora_dir.absolute(),))
     for method, path, endpoint, summary, codes in [
         *_table(_Api(jobs, folders)),
         *PairsApi(jobs.host, folders.pictures).table(),
     ]:
         changing = () if method == "GET" else (403, 415)
-        responses = error_responses(*denied, *changing, *codes)
-        router.add_api_route(path, endpoint, methods=[method], summary=summary, responses=responses)
-    app.include_router(router)
+        app.router.add_api_route(
+            PREFIX + path, endpoint, methods=[method], summary=summary, tags=[TITLE], dependencies=dependencies,
+            responses=error_responses(*denied, *changing, *codes), route_class_override=kind,
+        )  # fmt: skip
     app.openapi_schema = None  # if somebody has looked at /docs already, it is written anew
 
 
