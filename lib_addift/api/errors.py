@@ -150,8 +150,8 @@ def _with_size_limit(request: Request) -> Request:
 
 def _error_response(error: AddiftError) -> JSONResponse:
     code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    # Lone surrogates, which JSON can contain and messages may quote, cannot be encoded as UTF-8.
-    message = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    # Messages quote what was sent: control characters, and lone surrogates, which cannot be encoded as UTF-8.
+    message = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(error))
     headers = {"WWW-Authenticate": "Basic"} if code == 401 else None
     return JSONResponse({"error": type(error).__name__, "message": message}, code, headers)
 
