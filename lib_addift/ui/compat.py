@@ -13,7 +13,7 @@ from lib_addift.ui.form import Props
 MAJOR = int(gr.__version__.split(".", maxsplit=1)[0])
 
 
-def picture(label: str, elem_id: str) -> Any:
+def picture(label: str, elem_id: str, *, visible: bool = True) -> Any:
     """A slot for one picture, which Python gets in the mode of the upload, and which comes back without loss."""
     options: dict[str, Any]
     if MAJOR < 4:
@@ -22,7 +22,8 @@ def picture(label: str, elem_id: str) -> Any:
         options = {"sources": ["upload", "clipboard"], "format": "png"}
         options |= {"buttons": ["fullscreen"]} if MAJOR >= 6 else {"show_download_button": False}
     return gr.Image(
-        label=label, type="pil", image_mode=None, height=260, interactive=True, elem_id=elem_id, **options
+        label=label, type="pil", image_mode=None, height=260, interactive=True, elem_id=elem_id,
+        visible=visible, **options,
     )  # fmt: skip
 
 
