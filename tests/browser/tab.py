@@ -173,7 +173,7 @@ class Tab:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """A page that is opened anew, to which no answer comes before the block ends; then wait until it is restored."""
+        """A page that is opened anew, to which no answer comes before the block ends; then wait for all answers."""
         added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _HOLD})
         self.driver.refresh()
         self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
