@@ -22,15 +22,13 @@ BARE_PINS = "lib_addift/standalone_requirements_no_deps.txt"
 UI_PINS = "lib_addift/ui_requirements.txt"
 RAY_PINS = "lib_addift/ray_requirements.txt"
 TEST_PINS = "tests/requirements.txt"
+CONSTRAINED = (PINS, UI_PINS, RAY_PINS, TEST_PINS)
+CONSTRAINTS = "lib_addift/constraints.txt"  # what these need in turn, pinned too; .ci/pin.py writes it
 # The gradio of A1111 and that of Forge, each in a folder of its own. What goes with them is not made for Python 3.12.
 WEBUI_PINS = ("tests/browser/gradio_3.41.2.txt", "tests/browser/gradio_4.40.0.txt")
-PIP_OPTIONS = {
-    PINS: [],
-    BARE_PINS: ["--no-deps"],
-    UI_PINS: ["--constraint", PINS],
-    RAY_PINS: ["--constraint", PINS],
-    TEST_PINS: ["--constraint", PINS],
-}
+PIP_OPTIONS = {BARE_PINS: ["--no-deps"]}
+for _name in CONSTRAINED:
+    PIP_OPTIONS[_name] = ["--constraint", CONSTRAINTS]
 for _name in WEBUI_PINS:
     PIP_OPTIONS[_name] = ["--no-deps", "--no-compile", "--upgrade", "--target", ".venv/" + Path(_name).stem]
 
@@ -102,11 +100,11 @@ def _check_host() -> int:
 
 
 def _set_up(root: Path, pins: tuple[str, ...], command: str) -> Path:
-    """The Python of .venv with these pins installed. A pins file whose digest is in its stamp is done already."""
+    """The Python of .venv with these pins installed. Pins whose digest is in their stamp are done already."""
     venv = root / ".venv"
     python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamps = {name: venv / f"addift-{Path(name).parent.name}-{Path(name).stem}.sha256" for name in pins}
-    digests = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in pins}
+    digests = {name: _digest(root, name) for name in pins}
     stale = [name for name in pins if not python.exists() or _read(stamps[name]) != digests[name]]
     if stale:
         _ensure_venv(root, venv, python)
@@ -123,6 +121,12 @@ def _set_up(root: Path, pins: tuple[str, ...], command: str) -> Path:
             )
         stamps[name].write_text(digests[name], encoding="ascii")
     return python
+
+
+def _digest(root: Path, name: str) -> str:
+    """sha256, hex, of what pip is told: a pins file and, where it has them, its constraints."""
+    files = [name, *([CONSTRAINTS] if name in CONSTRAINED else [])]
+    return hashlib.sha256(b"".join((root / each).read_bytes() for each in files)).hexdigest()
 
 
 def _ensure_venv(root: Path, venv: Path, python: Path) -> None:

@@ -12,6 +12,7 @@
         ["open", "data-addift-row", "data-addift-act", "data-percent", "data-left", "data-text"];
     const ROLES = ["original", "target"];
     const FILLING = "#addift_preset, #addift_set_method"; // a choice there fills in other fields
+    const RESTORED = '<span data-addift-restored="1"></span>';
 
     const byId = (id) => document.getElementById(id);
     const press = (id) => byId(id)?.click();
@@ -24,6 +25,8 @@
     const timers = {};
     const rowButtons = []; // pressed in the queue and not yet sent to the server: "retry 1234abcd"
     const openLogs = new Set(); // the jobs whose log is unfolded
+    const touched = new Set(); // the fields in which a person did something, until the page is restored
+    const untold = new Set(); // those of them that the server has not been told
     let lastFocus = null; // the element of the queue that had the focus: its row, and its action if it is a button
 
     const isVisible = () => byId("addift_root")?.offsetParent != null && document.visibilityState === "visible";
@@ -67,6 +70,42 @@
         askSoon("keep_draft");
     }
 
+    // Opening the page: see restoring.py. What a person did before the server's answer came goes before the answer.
+
+    function touch(event) {
+        if (isRestored()) return;
+        for (let each = event.target; each; each = each.parentElement) {
+            if (each.id?.startsWith("addift_")) touched.add(each.id.replace(/^addift_(set_)?/, ""));
+        }
+    }
+
+    const isSame = (one, other) => JSON.stringify(one ?? "") === JSON.stringify(other ?? "");
+
+    // The fields' values and the page's mark, from the stash and the fields' values as they are now.
+    function restored(names, [stash, original, target, ...now]) {
+        if (!stash || isRestored()) return [...now, stash ? RESTORED : ""];
+        const kept = { ...JSON.parse(stash), original: [null, original, false], target: [null, target, false] };
+        names.forEach((name, index) => {
+            if (!isSame(now[index], kept[name][0])) touched.add(name);
+        });
+        const isFilled = touched.has("preset") || touched.has("method"); // these have filled in settings
+        return [
+            ...names.map((name, index) => {
+                const [, value, isSetting] = kept[name];
+                if (!touched.has(name) && !(isFilled && isSetting)) return value;
+                untold.add(name);
+                return now[index];
+            }),
+            RESTORED,
+        ];
+    }
+
+    function tellTouched() {
+        if (ROLES.some((role) => untold.has(role))) ask("keep_pictures");
+        if (untold.size) askSoon("keep_draft");
+        untold.clear();
+    }
+
     function onInput(event) {
         if (!isRestored()) return;
         if (event.target.closest(FILLING)) return cancelDraft();
@@ -92,6 +131,7 @@
             return;
         }
         listen(root);
+        tellTouched();
         const visible = isVisible();
         if (visible && (isActive() || !wasVisible)) ask("refresh");
         wasVisible = visible;
@@ -256,8 +296,9 @@
     }
 
     const nextRowButton = () => rowButtons.shift() ?? "";
-    window.addift = { insert, answered, filled, refresh: () => ask("refresh"), nextRowButton };
+    window.addift = { insert, answered, filled, restored, refresh: () => ask("refresh"), nextRowButton };
     document.addEventListener("click", onClick);
+    for (const kind of ["input", "change", "drop", "paste"]) document.addEventListener(kind, touch, true);
     for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, rememberFocus);
     setInterval(() => {
         tick();

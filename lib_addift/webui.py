@@ -41,5 +41,8 @@ def start(_demo: Any, app: Any) -> None:
     if access.is_enabled:
         from lib_addift.api.routes import add_routes
 
-        add_routes(app, jobs(), credentials=access.credentials, picture_dirs=access.picture_dirs)
+        add_routes(
+            app, jobs(), credentials=access.credentials, picture_dirs=access.picture_dirs,
+            allowed_origins=access.allowed_origins,
+        )  # fmt: skip
     jobs().start(after=_SETTLE)

@@ -22,7 +22,7 @@ ONLY_IN = {
     "gradio": ("lib_addift.ui",),
     "fastapi": ("lib_addift.api",),
     "pydantic": ("lib_addift.api",),
-    "starlette": ("lib_addift.api",),
+    "starlette": ("lib_addift.api", "lib_addift.ui"),
     "diffusers": ("lib_addift.hosts.standalone", "lib_addift.hosts.standalone_models", "lib_addift.experiments"),
     "transformers": ("lib_addift.hosts.standalone", "lib_addift.hosts.standalone_models", "lib_addift.experiments"),
     "tokenizers": ("lib_addift.hosts.tokenizer",),

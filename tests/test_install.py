@@ -1,4 +1,5 @@
 import ast
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -6,11 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PIN = re.compile(r"(?P<name>[A-Za-z0-9_-]+)==[0-9][0-9a-z.]*(?: ; python_version (?P<marker><|>=) \"3\.11\")?")
@@ -65,7 +68,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> FakeShell:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A copy of the repository as far as install.py looks at it."""
-    for name in ALL_PINS:
+    for name in (*ALL_PINS, install.CONSTRAINTS):
         (tmp_path / "a copy" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / name, tmp_path / "a copy" / name)
     return tmp_path / "a copy"
@@ -168,7 +171,7 @@ def test_test_adds_its_tools_without_moving_the_pins_and_runs_in_the_repository(
     assert install.main(["test", "-k", "install"], root) == 0
     assert shell.pip_installs() == list(ALL_PINS)
     (tools,) = (command for command in shell.commands if command[-1] == install.TEST_PINS)
-    assert tools[-4:-1] == ["--constraint", install.PINS, "-r"]
+    assert tools[-4:-1] == ["--constraint", install.CONSTRAINTS, "-r"]
     assert shell.commands[-1][1:] == ["-m", "pytest", "-k", "install"]
     assert shell.folders[-1] == root
 
@@ -176,7 +179,7 @@ def test_test_adds_its_tools_without_moving_the_pins_and_runs_in_the_repository(
 def test_ui_adds_gradio_without_moving_the_pins(root: Path, shell: FakeShell) -> None:
     assert install.main(["ui", "--port", "7999"], root) == 0
     assert shell.pip_installs() == [install.PINS, install.BARE_PINS, install.UI_PINS]
-    assert shell.commands[-2][-4:] == ["--constraint", install.PINS, "-r", install.UI_PINS]
+    assert shell.commands[-2][-4:] == ["--constraint", install.CONSTRAINTS, "-r", install.UI_PINS]
     assert shell.commands[-1][1:] == ["-m", "lib_addift", "ui", "--port", "7999"]
     assert shell.folders[-1] is None  # models/Lora is looked for where the person is
 
@@ -214,6 +217,15 @@ def test_only_what_changed_is_installed_again(root: Path, shell: FakeShell) -> N
     install.main(["test"], root)
     assert shell.pip_installs() == [install.BARE_PINS]
     assert not any("venv" in command for command in shell.commands)
+
+
+def test_new_constraints_are_installed_wherever_they_hold(root: Path, shell: FakeShell) -> None:
+    install.main(["test"], root)
+    with (root / install.CONSTRAINTS).open("a") as file:
+        file.write("other==1.0\n")
+    shell.commands.clear()
+    install.main(["test"], root)
+    assert shell.pip_installs() == list(install.CONSTRAINED)
 
 
 @pytest.mark.parametrize("broken", ALL_PINS)
@@ -322,3 +334,71 @@ def test_torch_is_pinned_for_every_python_in_the_first_call() -> None:
     assert [match["marker"] for match in pins(install.PINS) if match["name"] == "torch"] == [None]
     assert [match["name"] for match in pins(install.BARE_PINS)] == ["open_clip_torch"]
     assert install.PIP_OPTIONS[install.BARE_PINS] == ["--no-deps"]
+
+
+# What the pins need in turn.
+
+
+def constraints() -> dict[str, list[Requirement]]:
+    """The lines of the constraints, by the package's name."""
+    found: dict[str, list[Requirement]] = {}
+    for line in (REPOSITORY / install.CONSTRAINTS).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement)
+    return found
+
+
+def pinned(name: str, environment: dict[str, str]) -> str:
+    """The one version of a package that the constraints have for a Python and a system; '' for none."""
+    lines = [each for each in constraints().get(name, []) if each.marker is None or each.marker.evaluate(environment)]
+    assert len(lines) <= 1, f"{name} is pinned {len(lines)} times for {environment}"
+    return str(lines[0].specifier).removeprefix("==") if lines else ""
+
+
+def what_is_needed(names: Iterable[str]) -> set[tuple[str, frozenset[str]]]:
+    """These packages and all that they need here in turn, each with its extras, as the installed ones say."""
+    wanted, found = [Requirement(name) for name in names], set()
+    while wanted:
+        requirement = wanted.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key in found:
+            continue
+        found.add(key)
+        for line in importlib.metadata.distribution(requirement.name).requires or ():
+            needed = Requirement(line)
+            extras = {"extra": ""}, *({"extra": extra} for extra in requirement.extras)
+            if needed.marker is None or any(needed.marker.evaluate(extra) for extra in extras):
+                wanted.append(needed)
+    return found
+
+
+def test_all_that_was_installed_is_pinned_to_the_last_package() -> None:
+    if not all(list(Path(sys.prefix).glob(f"addift-*{Path(name).stem}.sha256")) for name in install.CONSTRAINED):
+        pytest.skip("install.py did not make this Python: it has packages of its own")
+    direct = {match["name"] for name in install.CONSTRAINED for match in pins(name) if match["name"] != "tomli"}
+    needed = {name for name, _ in what_is_needed(direct)}
+    assert len(needed) > 2 * len(direct)
+    installed = {name: importlib.metadata.version(name).partition("+")[0] for name in needed}  # torch says +cpu
+    assert {name: pinned(name, {}) for name in needed} == installed
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("system", ["linux", "win32", "darwin"])
+def test_the_constraints_agree_with_the_pins_and_name_one_version_for_each_system(python: str, system: str) -> None:
+    machine = {"linux": "x86_64", "win32": "AMD64", "darwin": "arm64"}[system]
+    environment = {
+        "python_version": python, "python_full_version": f"{python}.1", "sys_platform": system,
+        "platform_machine": machine, "os_name": "nt" if system == "win32" else "posix",
+    }  # fmt: skip
+    found = {name: pinned(name, environment) for name in constraints()}
+    assert sum(map(bool, found.values())) > 100
+    lines = (line for name in install.CONSTRAINED for line in (REPOSITORY / name).read_text().splitlines())
+    for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            assert f"=={found[canonicalize_name(requirement.name)]}" == str(requirement.specifier)
+
+
+def test_every_constraint_is_one_exact_version() -> None:
+    for lines in constraints().values():
+        assert all(re.fullmatch(r"==[0-9][0-9a-z.]*", str(each.specifier)) for each in lines)

@@ -92,6 +92,7 @@ def test_with_the_option_the_api_has_its_password_and_folders(webui, fake, parts
     assert args == ("app", webui.jobs())
     assert kwargs == {
         "credentials": {"ann": "se:cret", "bob": "word"}, "picture_dirs": [Path("outputs/txt2img")],
+        "allowed_origins": None,
     }  # fmt: skip
 
 
@@ -101,6 +102,29 @@ def test_an_open_api(fake, nothing):
     access = import_module("lib_addift.hosts.webui").api_access()
     assert access.is_enabled
     assert access.credentials is None
+
+
+@pytest.mark.parametrize(
+    ("listed", "pattern", "inside", "outside"),
+    [
+        (None, None, [], ["https://a.example"]),
+        ("", None, [], ["https://a.example"]),
+        (
+            "https://a.example, http://b",
+            None,
+            ["https://a.example", "http://b"],
+            ["https://aXexample", "http://b.evil"],
+        ),
+        ("https://a.example", r"https://.*\.org", ["https://a.example", "https://x.org"], ["https://x.org.evil"]),
+        ("*", None, ["https://a.example", "null"], []),
+    ],
+)
+def test_the_sites_that_the_webui_opens_its_api_to(fake, listed, pattern, inside, outside):
+    fake.shared.cmd_opts.cors_allow_origins = listed
+    fake.shared.cmd_opts.cors_allow_origins_regex = pattern
+    allowed = import_module("lib_addift.hosts.webui").api_access().allowed_origins
+    assert [allowed is not None and bool(allowed.fullmatch(each)) for each in inside] == [True] * len(inside)
+    assert not any(allowed is not None and allowed.fullmatch(each) for each in outside)
 
 
 @pytest.mark.slow

@@ -103,4 +103,6 @@ def _property(field: dataclasses.Field[Any]) -> dict[str, Any]:
             schema["enum"] = list(rules["choices"])
     if "low" in rules:
         schema |= {"minimum": rules["low"], "maximum": rules["high"]}
+    if "path" in rules:
+        schema["x-path"] = rules["path"]
     return {**schema, "x-advanced": rules.get("advanced", True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.types import Message
 from lib_addift.api.models import ErrorAnswer
 from lib_addift.api.pictures import MAX_ENCODED
 from lib_addift.errors import AddiftError, HostError, JobError, LoraFileError, TrainingError
+from lib_addift.same_origin import ForeignRequestError, check_origin
 
 MAX_BODY = 2 * MAX_ENCODED + 2**20  # bytes: two pictures and some settings
 BASIC = HTTPBasic(auto_error=False)
@@ -24,6 +26,10 @@ BASIC = HTTPBasic(auto_error=False)
 
 class RequestError(AddiftError):
     """The request does not have the form that the route reads."""
+
+
+class ContentTypeError(RequestError):
+    """The body does not say that it is JSON."""
 
 
 class TooLargeError(AddiftError):
@@ -45,6 +51,7 @@ class UnknownJobError(JobError):
 # The code of the nearest class in the error's MRO; AddiftError, the last, is bad input.
 _CODES: dict[type[Exception], int] = {
     AuthError: 401,
+    ForeignRequestError: 403,
     UnknownJobError: 404,
     LoraNameError: 422,
     LoraFileError: 409,
@@ -52,13 +59,16 @@ _CODES: dict[type[Exception], int] = {
     HostError: 409,
     TrainingError: 409,
     TooLargeError: 413,
+    ContentTypeError: 415,
     AddiftError: 422,
 }
 _DESCRIPTIONS = {
     401: "User name or password are missing or wrong",
+    403: "The request comes from a page of another site",
     404: "There is no such job or step",
     409: "The name is taken, or the state of the job, the model or the disk does not allow it",
     413: "The request is too large",
+    415: "The body does not say that it is JSON",
     422: "A setting, a picture, a name or the form of the request is wrong",
 }
 
@@ -68,8 +78,13 @@ def error_responses(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": ErrorAnswer, "description": _DESCRIPTIONS[code]} for code in codes}
 
 
-def route_class(credentials: Mapping[str, str] | None) -> type[APIRoute]:
+def route_class(
+    credentials: Mapping[str, str] | None, allowed_origins: re.Pattern[str] | None = None
+) -> type[APIRoute]:
     """Routes that demand one of `credentials` (user -> password; None = none) and answer errors as ErrorAnswer.
+
+    Those that change something refuse the pages of other sites, but for `allowed_origins`, and bodies that do not say
+    that they are JSON, whatever this version of fastapi would accept.
 
     A class of routes rather than exception handlers, which would act on all routes of the WebUI's app.
     """
@@ -82,6 +97,9 @@ def route_class(credentials: Mapping[str, str] | None) -> type[APIRoute]:
                 try:
                     if credentials is not None:  # before the body is read
                         _check(await BASIC(request), credentials)
+                    if request.method not in ("GET", "HEAD"):
+                        check_origin(request.headers, allowed_origins)
+                        _check_content_type(request.headers.get("content-type"), has_body=self.body_field is not None)
                     return await handle(_with_size_limit(request))
                 except AddiftError as error:
                     return _error_response(error)
@@ -105,6 +123,16 @@ def _check(given: HTTPBasicCredentials | None, credentials: Mapping[str, str]) -
     raise AuthError("user name or password are missing or wrong: send those of --api-auth with HTTP Basic.")
 
 
+def _check_content_type(given: str | None, *, has_body: bool) -> None:
+    """Raises ContentTypeError. A route without a body takes requests without the header, which no form can send."""
+    if given is None and not has_body:
+        return
+    if (given or "").partition(";")[0].strip().lower() != "application/json":
+        was = "no Content-Type" if given is None else f"Content-Type {given[:100]!r}"
+        what = "one JSON object" if has_body else "no body"
+        raise ContentTypeError(f"the request has {was}: send {what}, with the header Content-Type: application/json.")
+
+
 def _with_size_limit(request: Request) -> Request:
     """The request, reading which raises 413 after MAX_BODY bytes, whatever its headers say."""
     received = 0
@@ -122,8 +150,8 @@ def _with_size_limit(request: Request) -> Request:
 
 def _error_response(error: AddiftError) -> JSONResponse:
     code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
-    # Lone surrogates, which JSON can contain and messages may quote, cannot be encoded as UTF-8.
-    message = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    # Messages quote what was sent: control characters, and lone surrogates, which cannot be encoded as UTF-8.
+    message = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(error))
     headers = {"WWW-Authenticate": "Basic"} if code == 401 else None
     return JSONResponse({"error": type(error).__name__, "message": message}, code, headers)
 

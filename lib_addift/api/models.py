@@ -215,7 +215,7 @@ class ConfigAnswer(BaseModel):
     additionalProperties: bool  # noqa: N815 - JSON schema's word
     properties: dict[str, dict[str, Any]] = Field(
         description="For each setting: title, description, type, default and bounds; x-advanced tells what most people "
-        "leave alone"
+        "leave alone, x-path which settings name a file, and of which kind (picture or lora)"
     )
 
 

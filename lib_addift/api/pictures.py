@@ -1,15 +1,15 @@
-"""Pictures of requests: base64, or files in folders that the API may read; and pictures of answers as base64."""
+"""Pictures of requests: base64, or files in folders that are open to the API; and pictures of answers as base64."""
 
 from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from lib_addift.api.paths import allowed_file
 from lib_addift.data.pictures import load_picture
 from lib_addift.errors import PictureError
 from lib_addift.files import png_bytes
@@ -39,40 +39,9 @@ def read_picture(data: str | None, path: str | None, role: str, folders: Sequenc
         raise PictureError(f"the {role} is far too large: scale it down.") from None
 
 
-def allowed_file(given: str, field: str, folders: Sequence[Path]) -> Path:
-    """The file that `given` names, absolute or within one of `folders`, if it lies in one of them, links followed.
-
-    Raises PictureError, with the same words whether a file elsewhere exists or not.
-    """
-    if not folders:
-        raise PictureError(f"{field} is refused, as this WebUI opens no folders to the API: send base64 instead.")
-    for folder in folders:
-        file = _inside(folder, given)
-        if file is not None:
-            return file
-    raise PictureError(
-        f"{field} = {given[:300]!r} is no file in a folder that this WebUI opens to the API "
-        f"({', '.join(map(str, folders))}): put it there, or send base64 instead."
-    )
-
-
 def encode_png(picture: Image.Image) -> str:
     """PNG as base64."""
     return base64.b64encode(png_bytes(picture)).decode("ascii")
-
-
-def _inside(folder: Path, given: str) -> Path | None:
-    """The existing file in `folder`, or None."""
-    try:
-        root = folder.resolve()
-        # First as text only: on Windows, merely asking for \\server\share\x logs in at that server.
-        named = Path(os.path.abspath(folder / given))
-        if not any(named.is_relative_to(start) for start in (root, os.path.abspath(folder))):
-            return None
-        real = named.resolve(strict=True)
-        return real if real.is_relative_to(root) and real.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # missing, or no name of a file at all, or a link to itself
-        return None
 
 
 def _read(file: Path) -> bytes:

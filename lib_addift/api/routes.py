@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query
+from fastapi import Depends, FastAPI, Path, Query
 from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
@@ -26,7 +27,8 @@ from lib_addift.api.models import (
     TrainBody,
 )
 from lib_addift.api.pairs import PairsApi
-from lib_addift.api.pictures import allowed_file, encode_png, read_picture
+from lib_addift.api.paths import Folders
+from lib_addift.api.pictures import encode_png, read_picture
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
@@ -51,30 +53,33 @@ _BEFORE = Query(None, description="The id of a job that waits; without one: to t
 
 
 def add_routes(
-    app: FastAPI, jobs: Jobs, *, credentials: Mapping[str, str] | None, picture_dirs: Sequence[FilePath]
+    app: FastAPI,
+    jobs: Jobs,
+    *,
+    credentials: Mapping[str, str] | None,
+    picture_dirs: Sequence[FilePath],
+    allowed_origins: re.Pattern[str] | None = None,
 ) -> None:
     """Add the API to a WebUI's app.
 
     Args:
         credentials: user -> password, of which requests must bring one with HTTP Basic; None: everybody may.
         picture_dirs: folders whose pictures requests may name by path; empty: none.
+        allowed_origins: sites, as https://example.org, whose pages may change something too; None: no other site's.
     """
     denied = () if credentials is None else (401,)
-    router = APIRouter(
-        prefix=PREFIX,
-        tags=[TITLE],
-        route_class=route_class(credentials),
-        dependencies=[Depends(BASIC)] if denied else [],  # for /docs only: the route class asks earlier
-    )
-    folders = [folder.absolute() for folder in picture_dirs]
+    dependencies = [Depends(BASIC)] if denied else []  # for /docs only: the route class asks earlier
+    kind = route_class(credentials, allowed_origins)
+    folders = Folders(tuple(folder.absolute() for folder in picture_dirs), (jobs.host.lora_dir.absolute(),))
     for method, path, endpoint, summary, codes in [
         *_table(_Api(jobs, folders)),
-        *PairsApi(jobs.host, folders).table(),
+        *PairsApi(jobs.host, folders.pictures).table(),
     ]:
-        router.add_api_route(
-            path, endpoint, methods=[method], summary=summary, responses=error_responses(*denied, *codes)
-        )
-    app.include_router(router)
+        changing = () if method == "GET" else (403, 415)
+        app.router.add_api_route(
+            PREFIX + path, endpoint, methods=[method], summary=summary, tags=[TITLE], dependencies=dependencies,
+            responses=error_responses(*denied, *changing, *codes), route_class_override=kind,
+        )  # fmt: skip
     app.openapi_schema = None  # if somebody has looked at /docs already, it is written anew
 
 
@@ -102,8 +107,8 @@ def _table(api: _Api) -> list[tuple[str, str, Callable[..., Any], str, tuple[int
 class _Api:
     """The endpoints. What takes long runs in threads, so that the WebUI's event loop goes on."""
 
-    def __init__(self, jobs: Jobs, picture_dirs: Sequence[FilePath]) -> None:
-        self._jobs, self._folders = jobs, tuple(picture_dirs)
+    def __init__(self, jobs: Jobs, folders: Folders) -> None:
+        self._jobs, self._folders = jobs, folders
 
     async def train(self, body: TrainBody, wait: bool = _WAIT, pictures: bool = _PICTURES) -> JobAnswer:
         """Checks everything, queues a job and answers at once. The LoRA is saved in the WebUI's LoRA folder."""
@@ -214,16 +219,13 @@ class _Api:
     def _pictures(self, body: PicturesBody) -> tuple[Image.Image, Image.Image]:
         """The original and the target."""
         return (
-            read_picture(body.original, body.original_path, "original", self._folders),
-            read_picture(body.target, body.target_path, "target", self._folders),
+            read_picture(body.original, body.original_path, "original", self._folders.pictures),
+            read_picture(body.target, body.target_path, "target", self._folders.pictures),
         )
 
     def _config(self, body: PairBody) -> TrainConfig:
-        """Preset and settings; a mask is a picture, so that its path has to lie where theirs have to."""
-        settings = dict(body.settings)
-        if isinstance(settings.get("mask_file"), str) and settings["mask_file"]:
-            settings["mask_file"] = str(allowed_file(settings["mask_file"], "mask_file", self._folders))
-        return make_config(body.preset, **settings)
+        """Preset and settings, whose paths have to lie in the folders that are open."""
+        return make_config(body.preset, **self._folders.checked_settings(body.settings))
 
     def _job(self, job_id: str) -> Job:
         try:

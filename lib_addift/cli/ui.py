@@ -19,6 +19,11 @@ def add_parser(commands: Any) -> None:
     ui.add_argument("--checkpoint", type=Path, help="an SD1.5 .safetensors file (default: the bundled tiny model)")
     ui.add_argument("--lora-dir", type=Path, default=Path("models/Lora"), help="where LoRAs go (default: models/Lora)")
     ui.add_argument("--port", type=int, help="of the page's address (default: the first free one from 7860 on)")
+    ui.add_argument("--listen", action="store_true", help="let other computers open the page: it has no password")
+    ui.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME",
+        help="a further name under which the page may be opened, such as a proxy's (may be given several times)",
+    )  # fmt: skip
     add_model(ui)
     ui.add_argument("--jobs-db", type=Path, metavar="FOLDER", help="keep the queue there (default: in the extension)")
     ui.add_argument("--no-browser", action="store_true", help="print the address only")
@@ -35,12 +40,14 @@ def run_ui(options: argparse.Namespace) -> int:
     from lib_addift.jobs.local_runner import LocalRunner
     from lib_addift.jobs.queue import Jobs
     from lib_addift.jobs.store import JobStore
+    from lib_addift.ui.guard import Site
     from lib_addift.ui.standalone import launch
 
     host = open_host(options, options.checkpoint or CHECKPOINT, options.lora_dir)
     # Not the WebUI's: that has another model and another LoRA folder.
     jobs = Jobs(host, JobStore(options.jobs_db or DATA / "ui"), LocalRunner())
-    address = launch(jobs, port=options.port, open_browser=not options.no_browser, block=False)
+    site = Site(options.port, options.listen, tuple(options.allow_host))
+    address = launch(jobs, site, open_browser=not options.no_browser, block=False)
     print(f"Train Difference LoRA on {host.model_title}: {address}\nLoRAs go to {options.lora_dir}. Ctrl-C ends it.")
     jobs.start()
     try:

@@ -20,7 +20,11 @@ METHODS = ("addift", "copier", "differential", "residual", "slider", "lora")
 
 
 def _setting(default: Any, label: str, help: str, **rules: Any) -> Any:
-    """A dataclass field. Rules: `low`, `high` (inclusive), `choices`, `advanced` (False: shown to everyone)."""
+    """A dataclass field. Rules: `low`, `high` (inclusive), `choices`, `advanced` (False: shown to everyone).
+
+    A setting that names a file says of which kind with `path` ("picture" or "lora"): over the API it may then name
+    only files in the folders of that kind.
+    """
     return dataclasses.field(default=default, metadata={"label": label, "help": help, **rules})
 
 
@@ -107,8 +111,9 @@ class TrainConfig:
         0, "Steps of the first LoRA", "Of copier, differential and residual; 0: as many as Steps.", low=0, high=100_000
     )
     first_lora: str = _setting(
-        "", "First LoRA", "A file to use as the first LoRA of copier and residual instead of training it."
-    )
+        "", "First LoRA", "A file to use as the first LoRA of copier and residual instead of training it.",
+        path="lora",
+    )  # fmt: skip
     result_rank: int = _setting(
         0, "Rank of the result",
         "The ranks of residual and differential add up; more than so much is cut away (SVD). 0: nothing is.",
@@ -182,7 +187,9 @@ class TrainConfig:
         "Where to learn. auto: where the pictures differ; alpha: a picture's transparency; file: a grey picture.",
         choices=("off", "auto", "alpha", "file"),
     )  # fmt: skip
-    mask_file: str = _setting("", "Mask file", "White: learn here; black: do not. Used with mask = file.")
+    mask_file: str = _setting(
+        "", "Mask file", "White: learn here; black: do not. Used with mask = file.", path="picture"
+    )
     mask_floor: float = _setting(0.1, "Mask floor", "Weight of the area outside the mask.", low=0.0, high=1.0)
 
     mirror: bool = _setting(

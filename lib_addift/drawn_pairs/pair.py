@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,7 @@ class DrawSettings:
     def __post_init__(self) -> None:
         for name, (low, high) in _RULES.items():
             value = getattr(self, name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not low <= value <= high or (name != "guidance" and value != int(value)):
                 whole = "a number" if name == "guidance" else "a whole number"
                 raise ConfigError(f"{name} = {value!r} is out of bounds: it must be {whole} from {low} to {high}.")

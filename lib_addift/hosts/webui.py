@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -195,15 +196,17 @@ class ApiAccess:
     is_enabled: bool
     credentials: dict[str, str] | None  # user -> password; None = everybody may
     picture_dirs: list[Path]  # folders whose pictures requests may name by path
+    allowed_origins: re.Pattern[str] | None = None  # sites whose pages may change something; None: no other site's
 
 
 def api_access() -> ApiAccess:
-    """What the WebUI's options --api, --nowebui and --api-auth and its output folders say of the API."""
+    """What the WebUI's options --api, --nowebui, --api-auth and --cors-..., and its output folders say of the API."""
     options = shared.cmd_opts
     return ApiAccess(
         is_enabled=bool(options.api or options.nowebui),
         credentials=_credentials(options.api_auth),
         picture_dirs=_picture_dirs(shared.opts),
+        allowed_origins=_allowed_origins(options),
     )
 
 
@@ -212,6 +215,14 @@ def _credentials(api_auth: str | None) -> dict[str, str] | None:
     if not api_auth:
         return None
     return {user: password for user, _, password in (entry.partition(":") for entry in api_auth.split(","))}
+
+
+def _allowed_origins(options: Any) -> re.Pattern[str] | None:
+    """The sites of --cors-allow-origins and --cors-allow-origins-regex, to which the WebUI opens its own API."""
+    listed = (getattr(options, "cors_allow_origins", None) or "").split(",")
+    patterns = [".*" if each == "*" else re.escape(each) for each in map(str.strip, listed) if each]
+    patterns += filter(None, [getattr(options, "cors_allow_origins_regex", None)])
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)) if patterns else None
 
 
 def _picture_dirs(options: Any) -> list[Path]:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lib_addift.errors import HostError
 from lib_addift.ui.form import Props
+from lib_addift.ui.guard import Guard, Site
 
 MAJOR = int(gr.__version__.split(".", maxsplit=1)[0])
 
 
-def picture(label: str, elem_id: str) -> Any:
+def picture(label: str, elem_id: str, *, visible: bool = True) -> Any:
     """A slot for one picture, which Python gets in the mode of the upload, and which comes back without loss."""
     options: dict[str, Any]
     if MAJOR < 4:
@@ -22,7 +24,8 @@ def picture(label: str, elem_id: str) -> Any:
         options = {"sources": ["upload", "clipboard"], "format": "png"}
         options |= {"buttons": ["fullscreen"]} if MAJOR >= 6 else {"show_download_button": False}
     return gr.Image(
-        label=label, type="pil", image_mode=None, height=260, interactive=True, elem_id=elem_id, **options
+        label=label, type="pil", image_mode=None, height=260, interactive=True, elem_id=elem_id,
+        visible=visible, **options,
     )  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def _change(value: Any) -> Any:
     return gr.update(**value) if isinstance(value, Props) else value
 
 
-def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: bool, block: bool) -> str:
+def launch(page: Any, site: Site, *, css: str, script: str, open_browser: bool, block: bool) -> str:
     """Serve a page with a style sheet and a script; returns its address. Raises HostError when the port is taken."""
     with page:
         on(page.load, None, js=f"() => {{ {script} }}")  # 3.41 offers no other way to add a script
@@ -73,12 +76,13 @@ def launch(page: Any, *, css: str, script: str, port: int | None, open_browser: 
         options["show_error"] = True
     if MAJOR >= 5:
         options["ssr_mode"] = False
-    options |= {"server_name": "127.0.0.1", "server_port": port, "inbrowser": open_browser}
+    options |= {"server_name": site.address, "server_port": site.port, "inbrowser": open_browser}
+    options["app_kwargs"] = {"middleware": [Middleware(Guard, site=site)]}
     try:
         _app, address, _share = page.queue().launch(quiet=True, prevent_thread_lock=True, **options)
     except OSError as error:
         raise HostError(
-            f"port {port or '7860 to 7959'} is taken or not allowed: choose another with --port."
+            f"port {site.port or '7860 to 7959'} is taken or not allowed: choose another with --port."
         ) from error
     if block:
         page.block_thread()

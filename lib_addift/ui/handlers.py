@@ -18,8 +18,6 @@ from lib_addift.ui.panels import Panels, job_id
 from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial, TrialRequest
 
-_RESTORED = '<span data-addift-restored="1"></span>'
-
 Values = Mapping[str, Any]
 Changes = dict[str, Any]
 
@@ -70,7 +68,7 @@ class Handlers:
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
         batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
         filled = {**panels, **form, "overwrite": overwrite, **batch, **tools_view.restored(self.tools)}
-        return {**filled, "page": _RESTORED, **self.test_fields()}
+        return {**filled, **self.test_fields()}
 
     @report_errors_in("alert")
     def refresh(self, _values: Values) -> Changes:

@@ -9,6 +9,7 @@ import gradio as gr
 from lib_addift.config.presets import PRESETS
 from lib_addift.hosts.prompt_tag.syntax import MERGE, MODES
 from lib_addift.ui import compat, form, render
+from lib_addift.ui.restoring import STASH_PICTURES
 
 _PRESET_HELP = (
     "concept: whatever could be said in words; try it first. For a LoRA in layers: action for a shape, such as eyes or "
@@ -36,9 +37,15 @@ def html(name: str, value: str = "") -> Any:
 def hidden_texts() -> Components:
     """`seen`: what the page has, as Panels.changes wrote it. `act`: the row button of the queue that was pressed.
 
-    No gr.State, as events without preprocessing do not get its value.
+    `stash`: see restoring.py. No gr.State, as events without preprocessing do not get its value.
     """
-    return {name: gr.Textbox("", label=name, visible=False, elem_id=f"addift_{name}") for name in ("seen", "act")}
+    names = ("seen", "act", "stash")
+    return {name: gr.Textbox("", label=name, visible=False, elem_id=f"addift_{name}") for name in names}
+
+
+def hidden_pictures() -> Components:
+    """The stash of the pictures."""
+    return {name: compat.picture(name, f"addift_{name}", visible=False) for name in STASH_PICTURES}
 
 
 def _button(name: str, text: str, variant: str = "secondary", *, visible: bool = True) -> Any:
@@ -48,7 +55,8 @@ def _button(name: str, text: str, variant: str = "secondary", *, visible: bool =
 
 def hidden_buttons() -> Components:
     """Pressed by JavaScript when the page opens, while a job runs and after input."""
-    return {name: _button(name, name) for name in ("restore", "refresh", "keep_draft", "look", "do")}
+    names = ("restore", "refresh", "keep_draft", "keep_pictures", "look", "do")
+    return {name: _button(name, name) for name in names}
 
 
 def build_pair(in_webui: bool) -> Components:

@@ -16,13 +16,20 @@ from lib_addift.ui.handlers import Changes, Handlers
 from lib_addift.ui.layout import Components
 from lib_addift.ui.panels import PANELS
 from lib_addift.ui.queue_handlers import QueueHandlers
+from lib_addift.ui.restoring import STASH, script, stashed
 from lib_addift.ui.tools import FIELDS
 from lib_addift.ui.tools_handlers import ToolHandlers
 from lib_addift.ui.tools_tab import bind_tools, build_tools
 
 # Puts the next button that was pressed in the queue into `act`, or '' when there is none.
 _NEXT_ROW_BUTTON = "(_act, seen) => [window.addift?.nextRowButton() ?? '', seen]"
-_SEQUENTIAL = ("refresh", "keep_draft", "look", "do")  # pressed by JavaScript, each after the answer to the one before
+_SEQUENTIAL = (
+    "refresh",
+    "keep_draft",
+    "keep_pictures",
+    "look",
+    "do",
+)  # pressed by JavaScript, each after the answer to the one before
 _FILLING = ("preset", "method")  # they fill in other fields; the same two as in JavaScript
 _BATCH = ("batch_folder", "batch_overwrite")
 
@@ -33,6 +40,7 @@ def build_tab(jobs: Jobs, *, in_webui: bool = False) -> Any:
     with compat.blocks(TITLE) as page:
         with gr.Column(elem_id="addift_root"):
             parts: Components = {**layout.hidden_texts(), "page": layout.html("page"), **layout.hidden_buttons()}
+            parts |= layout.hidden_pictures()
             parts["live"] = layout.html("live")
             with gr.Tabs(elem_id="addift_tabs"):
                 with gr.TabItem("Pair", id="addift_tab_pair", elem_id="addift_tab_pair"):
@@ -62,10 +70,11 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     pictures, test = list(form.PICTURES), ["test_prompt", "test_negative", "test_seed", "test_mode"]
     filled = [name for name in form.FORM if name not in PANELS]
     tools = [name for name in FIELDS if name not in PANELS]
-    bind("restore", handlers.restore, [], [*filled, *pictures, *test, *_BATCH, *tools, "page"])
+    _bind_restore(parts, bind, handlers, [*filled, *test, *_BATCH, *tools])
     bind("refresh", handlers.refresh, [], [])
     bind("keep_draft", handlers.keep_draft, form.FORM, [], preprocess=False)
     bind("look", handlers.show_step, ["scrub"], [], preprocess=False)
+    bind("keep_pictures", handlers.take_pictures, pictures, [])
     for name in pictures:
         bind(name, handlers.take_pictures, [name], [], event="change")
     bind("swap", handlers.swap, pictures, pictures)
@@ -92,8 +101,20 @@ def _bind(parts: Components, handlers: Handlers) -> None:
     bind_tools(bind, ToolHandlers(handlers))
 
 
-def _binder(parts: Components) -> Callable[..., None]:
-    """A function that binds an event of a component to a handler, between which values travel by name."""
+def _bind_restore(parts: Components, bind: Callable[..., Any], handlers: Handlers, names: Sequence[str]) -> None:
+    """Bind the opening of a page: the server's answer goes into the stash, and from there into untouched fields."""
+    initial = {name: parts[name].value for name in names}
+    done = bind("restore", stashed(handlers.restore, initial), [], [*names, *STASH])
+    fields = [*names, *form.PICTURES]
+    moved = [[parts[name] for name in each] for each in ([*STASH, *fields], [*fields, "page"])]
+    compat.on(done.then, None, *moved, js=script(fields))
+
+
+def _binder(parts: Components) -> Callable[..., Any]:
+    """A function that binds an event of a component to a handler, between which values travel by name.
+
+    It returns the event, to which what comes after the answer can be bound.
+    """
 
     def bind(
         name: str,
@@ -104,7 +125,7 @@ def _binder(parts: Components) -> Callable[..., None]:
         event: str = "click",
         preprocess: bool = True,
         js: str | None = None,
-    ) -> None:
+    ) -> Any:
         sent, outputs = [*inputs, "seen"], [*changes, *PANELS, "seen"]
 
         def call(*values: Any) -> Any:
@@ -115,6 +136,7 @@ def _binder(parts: Components) -> Callable[..., None]:
         # Answers of gradio may arrive in another order than the calls: after each of them the page asks once more.
         after = "answered" if name in _SEQUENTIAL else "filled" if name in _FILLING else "refresh"
         compat.on(done.then, None, js=f"() => window.addift?.{after}()")
+        return done
 
     return bind
 

@@ -63,7 +63,6 @@ def test_a_missing_field_is_named(client, body):
         ("{", "application/json", "no JSON"),
         ("[1]", "application/json", "JSON object"),
         ('"text"', "application/json", "JSON object"),
-        ('{"name": "x"}', "text/plain", "JSON object"),
         (b"\xff", "application/json", "JSON"),
         ("9" * 5000, "application/json", "JSON"),
         ("[" * 100_000, "application/json", "JSON"),

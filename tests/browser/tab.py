@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,16 @@ const transfer = new DataTransfer();
 transfer.items.add(new File([bytes], name, {type: "image/png"}));
 for (const kind of ["dragenter", "dragover", "drop"])
     input.parentElement.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+"""
+_HOLD = """
+window.held = true; // while it is, answers to calls do not reach the page; files go to the server as ever
+const fetched = window.fetch;
+window.fetch = async (...call) => {
+    const answer = await fetched(...call);
+    const isCall = (call[1]?.method ?? "GET") === "POST" && !String(call[0]?.url ?? call[0]).includes("upload");
+    while (isCall && window.held) await new Promise((resolve) => setTimeout(resolve, 20));
+    return answer;
+};
 """
 _PIXELS = """
 const [image, done] = [arguments[0], arguments[1]];
@@ -184,6 +195,21 @@ class Tab:
         self.driver.refresh()
         self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
         self.to_front()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A page that is opened anew, to which no answer comes before the block ends; then wait for all answers."""
+        added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _HOLD})
+        self.driver.refresh()
+        self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+        self.to_front()
+        time.sleep(1.6)  # until it has asked more than once
+        assert not self.all("#addift_page [data-addift-restored]")
+        yield
+        assert not self.all("#addift_page [data-addift-restored]")
+        self.driver.execute_script("window.held = false")
+        self.wait(lambda: self.all("#addift_page [data-addift-restored]"), "the tab restored")
+        time.sleep(1.5)  # for answers to what it had asked before
 
     def resize(self, width: int) -> None:
         """Make the window so wide (px)."""

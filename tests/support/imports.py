@@ -9,7 +9,7 @@ from pathlib import Path
 # Folders and single modules of lib_addift, from the ground up. A module may import from lower floors only.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "dtypes"),
-    ("config",),
+    ("config", "same_origin"),
     ("data", "lora"),
     ("diffusion",),
     ("evaluation", "hosts", "drawn_pairs"),
