@@ -44,7 +44,7 @@ def main() -> int:
     """Train, draw and write the pictures."""
     parser = argparse.ArgumentParser(description="Draw a training in a running WebUI, and what its LoRA does.")
     parser.add_argument("--address", default="http://127.0.0.1:7860")
-    parser.add_argument("--seed", type=int, default=1, help="of the face that is trained on")
+    parser.add_argument("--seed", type=int, default=3, help="of the face that is trained on")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--chromedriver", default="/usr/bin/chromedriver")
@@ -76,7 +76,7 @@ def train(tab: Tab, seed: int, folder: Path) -> Image.Image:
     tab.close_advanced()
     tab.settle()
     tab.click("#addift_train")
-    tab.wait_for_state("running", "done", patience=PATIENCE)
+    tab.wait_for_state("queued", "running", patience=PATIENCE)  # not that of an earlier training
     tab.wait_for_state("done", patience=PATIENCE)
     tab.shown("#addift_result [data-addift-tag]")
     tab.settle()
