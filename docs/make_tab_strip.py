@@ -93,7 +93,7 @@ def _steps(tab: Tab) -> int:
     return int(found[1]) if found else 0
 
 
-def screenshot(tab: Tab, css: str, last: str = "", *, scale: float = SCALE) -> Image.Image:
+def screenshot(tab: Tab, css: str, last: str = "") -> Image.Image:
     """A part of the page, however long; it ends below the element `last` where one is named."""
     box = tab.driver.execute_script(
         "const [box, last] = [...arguments].map((each) => each.getBoundingClientRect());"
@@ -101,7 +101,7 @@ def screenshot(tab: Tab, css: str, last: str = "", *, scale: float = SCALE) -> I
         tab.shown(css),
         tab.shown(last or css),
     )
-    clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": scale}
+    clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": SCALE}
     found = tab.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     return Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
 
