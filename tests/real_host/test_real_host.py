@@ -1,7 +1,8 @@
 """Against a running WebUI: ADDIFT_REAL_HOST=http://127.0.0.1:7860 python3 install.py test -m real_host tests/real_host
 
 The WebUI runs with --api, has this extension, the folder `probe` beside it in `extensions`, and an SD1.5 checkpoint, of
-random weights if need be. Nothing here tests beauty: only that the LoRA acts, and that the model is left as it was.
+random weights if need be, or in A1111 a bundled one (lib_addift/experiments/webui_checkpoint.py), which is far quicker.
+Nothing here tests beauty: only that the LoRA acts, and that the model is left as it was.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def pristine(base: bytes) -> dict[str, Any]:
 def trained(pristine: dict[str, Any]) -> Any:
     """A finished LoRA called NAME."""
     start = time.monotonic()
-    job = train()
+    job = train(new_pictures=4)
     assert job["state"] == "done", job
     seconds, steps = time.monotonic() - start, job["result"]["train_seconds"]
     sys.stderr.write(
@@ -215,9 +216,11 @@ def test_a_lora_for_the_text_encoder_composes_with_its_part_for_the_unet(base: b
     a, _b = copies(trained)
     path = Path(trained["path"])
     name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
-    down, up = torch.randn(3072 + 768, generator=torch.Generator().manual_seed(1)).div(2).split([768, 3072])
+    tensors = load_file(path)
+    width = next(value.shape[1] for key, value in tensors.items() if key.endswith("attn2_to_v.lora_down.weight"))
+    down, up = torch.randn(5 * width, generator=torch.Generator().manual_seed(1)).div(2).split([width, 4 * width])
     text = {f"{name}.lora_down.weight": down[None].clone(), f"{name}.lora_up.weight": up[:, None].clone()}
-    save_file(load_file(path) | text, path.with_stem(f"{NAME}_text"))
+    save_file(tensors | text, path.with_stem(f"{NAME}_text"))
     with_text = picture(f"a face <lora:{NAME}_text:1:compose=switch>")
     assert with_text not in {base, picture(f"a face <lora:{a}:1:compose=switch>")}
     assert picture(f"a face <lora:{NAME}_text:0:1:compose=switch>") == picture(f"a face <lora:{a}:1:compose=switch>")
