@@ -42,7 +42,7 @@ def test_pages_of_other_sites_change_nothing(client, body):
         for headers in FOREIGN:
             response = client.request(method, path, json=body, headers=headers)
             refused(response, 403, "ForeignRequestError", "another site")
-    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": []}
+    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": [], "notice": ""}
     assert client.get(f"{V1}/jobs").json() == []
 
 
@@ -56,7 +56,7 @@ def test_what_a_form_can_send_changes_nothing(client, body):
             response = client.request(method, path, content=b"{}")
             assert "content-type" not in response.request.headers
             refused(response, 415, "ContentTypeError", "no Content-Type", "Content-Type: application/json")
-    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": []}
+    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": [], "notice": ""}
 
 
 def test_programs_and_pages_of_the_same_site_are_served(client, body):

@@ -211,7 +211,7 @@ def test_of_several_pairs_the_bad_one_is_named(client, body):
 
 
 def test_the_queue_is_paused_put_in_order_and_resumed(client, body):
-    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": []}
+    assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": [], "notice": ""}
     assert client.post(f"{V1}/queue/pause").json()["paused"]
     a, b, c = (client.post(f"{V1}/train", json={**body, "name": name}).json()["id"] for name in "abc")
     assert client.get(f"{V1}/queue").json() == {"paused": True, "waiting": [a, b, c]}

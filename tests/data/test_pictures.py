@@ -15,7 +15,7 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import load_pair
 from lib_addift.data.pictures import load_picture
-from lib_addift.errors import PictureError
+from lib_addift.errors import PictureError, printable
 from tests.support.pictures import changed, pair_of, scene
 
 
@@ -83,7 +83,7 @@ def test_bad_file_is_refused_by_name(case: str, tmp_path: Path) -> None:
     with pytest.raises(PictureError) as caught:
         load_picture(source, "target")
     message = str(caught.value)
-    assert message.startswith(f"the target '{source}' ")
+    assert message.startswith(f"the target '{printable(str(source))}' ")
     assert reason in message
     assert message.endswith(".")
     assert ":" in message
