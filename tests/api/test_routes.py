@@ -214,7 +214,7 @@ def test_the_queue_is_paused_put_in_order_and_resumed(client, body):
     assert client.get(f"{V1}/queue").json() == {"paused": False, "waiting": [], "notice": ""}
     assert client.post(f"{V1}/queue/pause").json()["paused"]
     a, b, c = (client.post(f"{V1}/train", json={**body, "name": name}).json()["id"] for name in "abc")
-    assert client.get(f"{V1}/queue").json() == {"paused": True, "waiting": [a, b, c]}
+    assert client.get(f"{V1}/queue").json() == {"paused": True, "waiting": [a, b, c], "notice": ""}
     assert client.post(f"{V1}/jobs/{c}/move?before={a}").json()["waiting"] == [c, a, b]
     assert client.post(f"{V1}/jobs/{c}/move").json()["waiting"] == [a, b, c]
     refused(client.post(f"{V1}/jobs/{a}/move?before=nobody"), 404, "UnknownJobError", "nobody")
