@@ -69,6 +69,11 @@ def read_own(file: Path) -> Image.Image:
         return opened.copy()
 
 
+def is_supported(picture: Image.Image) -> bool:
+    """Whether a picture was made in memory, or opened from a file in one of `FORMATS`; decoding others is not safe."""
+    return not isinstance(picture, ImageFile.ImageFile) or picture.format in FORMATS
+
+
 @contextmanager
 def _reading(name: str) -> Iterator[str]:
     """Whatever Pillow raises for a broken file, as a PictureError about `name`, which it yields."""
@@ -143,7 +148,7 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
     _check_size(picture.size, name)  # known from the header: a huge file is refused before its pixels are decoded
     if _is_decoded(picture):
         return picture
-    if isinstance(picture, ImageFile.ImageFile) and picture.format not in FORMATS:
+    if not is_supported(picture):
         raise PictureError(f"{name} is a {picture.format} file, which is not read here: {_SAVE_AS}.")
     if picture.getexif().get(_ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
