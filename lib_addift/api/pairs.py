@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from lib_addift.api.models import DrawBody, DrawnPairAnswer, DrawnPairsAnswer, TargetBody, VaryBody, WordsBody
-from lib_addift.api.pictures import encode_png, read_picture
+from lib_addift.api.pictures import check_pixels, decoding, encode_png, read_picture
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import load_pair, load_single
 from lib_addift.diffusion.host import Host
@@ -52,7 +52,9 @@ class PairsApi:
         settings, config = _settings(body), TrainConfig(resolution=body.resolution, mask="off")
         original = read_picture(body.original, body.original_path, "original", self._folders)
         target = read_picture(body.target, body.target_path, "target", self._folders)
-        pair = load_pair(original, target, config)
+        check_pixels([("original", original), ("target", target)])
+        with decoding:
+            pair = load_pair(original, target, config)
         return self._drawn(
             lambda: vary(
                 self._host, pair.original, pair.target, count=body.count, settings=settings,
@@ -64,7 +66,9 @@ class PairsApi:
         """One pair: the picture that was sent, as it is trained on, and its target."""
         settings, config = _settings(body, blend=body.blend), TrainConfig(resolution=body.resolution)
         picture = read_picture(body.picture, body.picture_path, "picture", self._folders)
-        original: np.ndarray = load_single(picture, config).original
+        check_pixels([("picture", picture)])
+        with decoding:
+            original: np.ndarray = load_single(picture, config).original
 
         def drawn() -> Iterable[Drawing]:
             pair = target_from_words(

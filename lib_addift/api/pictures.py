@@ -1,42 +1,59 @@
-"""Pictures of requests: base64, or files in folders that are open to the API; and pictures of answers as base64."""
+"""Pictures of requests: base64, or files in folders that are open to the API; and pictures of answers as base64.
+
+Nothing is decoded here. `check_pixels` reads the headers of all pictures of a request; then they are decoded one pair
+after the other, where they are fitted.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lib_addift.api.paths import allowed_file
-from lib_addift.data.pictures import load_picture
+from lib_addift.data.pictures import picture_size
 from lib_addift.errors import PictureError
 from lib_addift.files import png_bytes
 
 MAX_PICTURE = 64 * 2**20  # bytes of a picture file
 MAX_ENCODED = MAX_PICTURE // 3 * 4 + 1024  # characters of the same as base64, 'data:...' included
-# Pillow knows many more, some of which start other programs or were made to be attacked.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_REQUEST_PIXELS = 100_000_000  # of all pictures of a request
 _REMEDY = "send PNG, JPEG, WebP, BMP, GIF or TIFF"
+EncodedPicture = bytes | Path  # a picture file's contents, or the file
+
+decoding = threading.Lock()  # held by the routes that decode pictures at once: the memory for it is taken once
 
 
-def read_picture(data: str | None, path: str | None, role: str, folders: Sequence[Path]) -> Image.Image:
-    """The picture that a request gives as `role` (base64) or as `role`_path. Raises PictureError."""
+def read_picture(data: str | None, path: str | None, role: str, folders: Sequence[Path]) -> EncodedPicture:
+    """The picture file that a request gives as `role` (base64) or as `role`_path. Raises PictureError."""
     if data is None and path is None:
         raise PictureError(f"the {role} is missing: give '{role}' (base64) or '{role}_path'.")
     if data is not None and path is not None:
         raise PictureError(f"'{role}' and '{role}_path' are both given: leave one of them out.")
-    content = _decoded(data, role) if data is not None else _read(allowed_file(path or "", f"{role}_path", folders))
-    if len(content) > MAX_PICTURE:
+    picture = _decoded(data, role) if data is not None else allowed_file(path or "", f"{role}_path", folders)
+    if (len(picture) if isinstance(picture, bytes) else _file_bytes(picture)) > MAX_PICTURE:
         raise PictureError(f"the {role} has more than {MAX_PICTURE >> 20} MB: scale it down.")
-    try:
-        # load_picture decodes at once: Pillow itself would do so on demand, in whichever thread needs the pixels first.
-        return load_picture(Image.open(io.BytesIO(content), formats=_FORMATS), role)
-    except UnidentifiedImageError:
-        raise PictureError(f"the {role} is not a picture that can be read: {_REMEDY}.") from None
-    except Image.DecompressionBombError:
-        raise PictureError(f"the {role} is far too large: scale it down.") from None
+    return picture
+
+
+def check_pixels(pictures: Iterable[tuple[str, EncodedPicture]]) -> None:
+    """Count the pixels of all pictures of a request, each with its role, before one of them is decoded.
+
+    Raises PictureError when there are too many, and for a picture whose header cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of large pictures
+        sizes = [picture_size(picture, role) for role, picture in pictures]
+    pixels = sum(width * height for width, height in sizes)
+    if pixels > MAX_REQUEST_PIXELS:
+        raise PictureError(
+            f"the {len(sizes)} pictures of the request have {pixels / 1e6:.0f} megapixels together, and at most "
+            f"{MAX_REQUEST_PIXELS // 1_000_000} are decoded: scale them down, or send fewer."
+        )
 
 
 def encode_png(picture: Image.Image) -> str:
@@ -44,11 +61,9 @@ def encode_png(picture: Image.Image) -> str:
     return base64.b64encode(png_bytes(picture)).decode("ascii")
 
 
-def _read(file: Path) -> bytes:
-    """A file's bytes, but no more than are needed to see that it is too large."""
+def _file_bytes(file: Path) -> int:
     try:
-        with file.open("rb") as stream:
-            return stream.read(MAX_PICTURE + 1)
+        return file.stat().st_size
     except OSError as error:
         raise PictureError(f"'{file}' cannot be read ({error.strerror}): check its permissions.") from error
 

@@ -9,7 +9,6 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from fastapi import Depends, FastAPI, Path, Query
-from PIL import Image
 from starlette.concurrency import run_in_threadpool
 
 from lib_addift import TITLE
@@ -26,9 +25,9 @@ from lib_addift.api.models import (
     StepAnswer,
     TrainBody,
 )
-from lib_addift.api.pairs import PairsApi
+from lib_addift.api.pairs import MOST_PAIRS, PairsApi
 from lib_addift.api.paths import Folders
-from lib_addift.api.pictures import encode_png, read_picture
+from lib_addift.api.pictures import EncodedPicture, check_pixels, decoding, encode_png, read_picture
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource, load_pair
@@ -192,7 +191,11 @@ class _Api:
     def pair(self, body: PairBody) -> PairAnswer:
         """Measures how well two pictures fit each other and shows where the LoRA would learn. Trains nothing."""
         config = self._config(body)
-        return pair_answer(load_pair(*self._pictures(body), config))
+        original, target = self._pictures(body)
+        _check_pixels([PairSource(original, target)], config)
+        with decoding:
+            pair = load_pair(original, target, config)
+        return pair_answer(pair)
 
     def _submit(self, body: TrainBody) -> Job:
         try:
@@ -201,11 +204,16 @@ class _Api:
             raise LoraNameError(str(error)) from error
         config = self._config(body)  # before any picture is decoded
         pairs = self._pairs(body)
+        _check_pixels(pairs, config)
         config = with_usual_steps(config, pairs, body.settings)
         return self._jobs.submit(Request(pairs, body.name, config, body.overwrite))
 
     def _pairs(self, body: TrainBody) -> tuple[PairSource, ...]:
         """All pairs of a request, numbered in messages where there are several."""
+        if len(body.more_pairs) >= MOST_PAIRS:
+            raise PictureError(
+                f"the request has {len(body.more_pairs) + 1} pairs: send at most {MOST_PAIRS}, or train on a folder."
+            )
         name = "1" if body.more_pairs else ""
         pairs = [PairSource(*self._pictures(body), name, body.original_prompt, body.target_prompt)]
         for number, more in enumerate(body.more_pairs, 2):
@@ -216,7 +224,7 @@ class _Api:
             pairs.append(PairSource(*pictures, str(number), more.original_prompt, more.target_prompt))
         return tuple(pairs)
 
-    def _pictures(self, body: PicturesBody) -> tuple[Image.Image, Image.Image]:
+    def _pictures(self, body: PicturesBody) -> tuple[EncodedPicture, EncodedPicture]:
         """The original and the target."""
         return (
             read_picture(body.original, body.original_path, "original", self._folders.pictures),
@@ -239,6 +247,15 @@ class _Api:
             choices = ", ".join(map(str, kept)) or "none"
             raise UnknownJobError(f"step {step} was not kept: choose one of the kept steps ({choices}).")
         return kept[step]
+
+
+def _check_pixels(pairs: Sequence[PairSource], config: TrainConfig) -> None:
+    """Raises PictureError when the pictures of these pairs and the settings' mask have too many pixels together."""
+    pictures: list[tuple[str, Any]] = []
+    for pair in pairs:
+        which = f" of pair '{pair.name}'" if pair.name else ""
+        pictures += [(f"original{which}", pair.original), (f"target{which}", pair.target)]
+    check_pixels([*pictures, *([("mask", FilePath(config.mask_file))] if config.mask == "file" else [])])
 
 
 async def _answer(job: Job, wait: bool, pictures: bool) -> JobAnswer:

@@ -182,6 +182,7 @@ class TrainConfig:
         512, "Resolution", "Pictures are brought to at most this many pixels squared, in steps of 64.",
         low=64, high=2048,
     )  # fmt: skip
+    align: bool = _setting(False, "Align", "Move a shifted target over its original first, to a quarter of a pixel.")
     mask: str = _setting(
         "auto", "Mask",
         "Where to learn. auto: where the pictures differ; alpha: a picture's transparency; file: a grey picture.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from PIL import Image
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.mask import difference_mask
-from lib_addift.data.pictures import GRID, PictureSource, Size, flatten, load_picture
+from lib_addift.data.pictures import GRID, PictureSource, Size, flatten, load_picture, picture_size
+from lib_addift.data.shift import Shift, find_shift, move_back
 from lib_addift.errors import PictureError
 
 _SAME_ASPECT = 0.02  # difference of the logarithms of two aspects that counts as rounding
@@ -42,6 +43,10 @@ class ImagePair:
     target: np.ndarray  # the same shape
     mask: np.ndarray | None  # (H, W) float32 in 0..1, soft; None = everywhere
     crop: str = ""  # one sentence when the pictures were cut or scaled
+    aligned: Shift = (0.0, 0.0)  # px; how far the target was moved, and was moved back
+    transparency: str = (
+        ""  # 'same' or 'other' in both pictures, where it was laid on white; '' = none, or it is the mask
+    )
 
 
 def load_pair(
@@ -55,20 +60,37 @@ def load_pair(
     sizes = [picture.size for picture in pictures]
     frame = _Frame.around(sizes, config.resolution)
     first, second = (np.array(frame.cut(flatten(picture, "white"))) for picture in pictures)
+    shift = find_shift(first, second) if config.align else (0.0, 0.0)
+    second = move_back(second, shift, first)
     if np.array_equal(first, second):
-        raise PictureError("the two pictures are identical, so there is nothing to learn: choose two that differ.")
-    if mask is None and config.mask in ("auto", "off"):
-        area = difference_mask(first, second) if config.mask == "auto" else None
-        return ImagePair(first, second, area, frame.describe(sizes))
+        moved = ", moved back," if any(shift) else ""
+        raise PictureError(
+            f"the two pictures are{moved} identical, so there is nothing to learn: choose two that differ."
+        )
+    pair = ImagePair(first, second, None, frame.describe(sizes), shift)
     if mask is None and config.mask == "alpha":
-        grey, name = _alpha(*pictures), "mask = alpha"
+        return replace(pair, mask=_usable(_alpha(*pictures, frame, shift), "mask = alpha"))
+    pair = replace(pair, transparency=_transparency(*pictures, frame))
+    if mask is None and config.mask in ("auto", "off"):
+        return replace(pair, mask=difference_mask(first, second) if config.mask == "auto" else None)
+    source = config.mask_file if mask is None else mask
+    name = f"'{source}'" if isinstance(source, (str, Path)) else "a picture"
+    return replace(pair, mask=_usable(_as_area(frame.cut(_mask_picture(source, sizes))), name))
+
+
+def size_of(source: PairSource, config: TrainConfig) -> Size:
+    """Width and height in px that the pair of a PairSource of files will have, known from the files' headers alone.
+
+    Raises PictureError for what the headers show of its pictures and its mask.
+    """
+    if source.is_single:
+        sizes = [_file_size(source.target, "picture")]
     else:
-        source = config.mask_file if mask is None else mask
-        grey, name = _mask_picture(source, sizes), f"'{source}'" if isinstance(source, (str, Path)) else "a picture"
-    area = np.asarray(frame.cut(grey), dtype=np.float32) / 255
-    if not area.any():
-        raise PictureError(f"the mask ({name}) is all black: make white or opaque what to learn.")
-    return ImagePair(first, second, area, frame.describe(sizes))
+        sizes = [_file_size(source.original, "original"), _file_size(source.target, "target")]
+    mask = source.mask or (config.mask_file if config.mask == "file" and not source.is_single else None)
+    if mask is not None:
+        _check_mask_size(mask, _file_size(mask, "mask"), sizes)
+    return _Frame.around(sizes, config.resolution).size
 
 
 def load_single(picture: PictureSource, config: TrainConfig, mask: PictureSource | None = None) -> ImagePair:
@@ -81,7 +103,7 @@ def load_single(picture: PictureSource, config: TrainConfig, mask: PictureSource
     pixels = np.array(frame.cut(flatten(opened, "white")))
     area = None
     if mask is not None:
-        area = np.asarray(frame.cut(_mask_picture(mask, [opened.size])), dtype=np.float32) / 255
+        area = _as_area(frame.cut(_mask_picture(mask, [opened.size])))
     return ImagePair(pixels, pixels, area, frame.describe([opened.size]))
 
 
@@ -162,21 +184,50 @@ def _alike(first: Size, second: Size) -> bool:
     return abs(math.log(first[0] * second[1] / (first[1] * second[0]))) <= _SAME_ASPECT
 
 
-def _alpha(original: Image.Image, target: Image.Image) -> Image.Image:
-    """The transparency of the target, or else of the original, as a grey picture."""
-    for picture in (target, original):
-        if picture.mode == "RGBA":
-            return picture.getchannel("A")
+def _alpha(original: Image.Image, target: Image.Image, frame: _Frame, shift: Shift) -> np.ndarray:
+    """The opacity of the target, moved back by `shift`, or else of the original, (H, W) in 0..1."""
+    if target.mode == "RGBA":
+        return _as_area(move_back(np.array(frame.cut(target.getchannel("A"))), shift))
+    if original.mode == "RGBA":
+        return _as_area(frame.cut(original.getchannel("A")))
     raise PictureError("mask = alpha needs transparency and neither picture has any: erase a part, or use mask = auto.")
+
+
+def _transparency(original: Image.Image, target: Image.Image, frame: _Frame) -> str:
+    """What `ImagePair.transparency` says of two pictures whose transparent parts were laid on white."""
+    if original.mode == target.mode == "RGB":
+        return ""
+    first, second = (np.asarray(frame.cut(picture.convert("RGBA").getchannel("A"))) for picture in (original, target))
+    return "same" if np.array_equal(first, second) else "other"
+
+
+def _as_area(grey: Image.Image | np.ndarray) -> np.ndarray:
+    return np.asarray(grey, dtype=np.float32) / 255
+
+
+def _usable(area: np.ndarray, name: str) -> np.ndarray:
+    if not area.any():
+        raise PictureError(f"the mask ({name}) is all black: make white or opaque what to learn.")
+    return area
 
 
 def _mask_picture(source: PictureSource, sizes: list[Size]) -> Image.Image:
     """A grey picture with the proportions of one of the pictures."""
     mask = load_picture(source, "mask")
-    if not any(_alike(mask.size, size) for size in sizes):
+    _check_mask_size(source, mask.size, sizes)
+    return flatten(mask, "black").convert("L")  # transparent parts of a mask count as not painted
+
+
+def _check_mask_size(source: PictureSource, size: Size, sizes: list[Size]) -> None:
+    if not any(_alike(size, picture) for picture in sizes):
         name = f"the mask '{source}'" if isinstance(source, (str, Path)) else "the mask"
         raise PictureError(
-            f"{name} is {mask.size[0]} x {mask.size[1]} px, which fits neither picture: "
+            f"{name} is {size[0]} x {size[1]} px, which fits neither picture: "
             f"give it the proportions of {sizes[0][0]} x {sizes[0][1]} px."
         )
-    return flatten(mask, "black").convert("L")  # transparent parts of a mask count as not painted
+
+
+def _file_size(source: PictureSource, role: str) -> Size:
+    if isinstance(source, (str, Path, bytes)):
+        return picture_size(source, role)
+    return load_picture(source, role).size

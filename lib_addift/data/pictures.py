@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
-import struct
 import warnings
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from lib_addift.errors import PictureError
 
-PictureSource = str | Path | Image.Image | np.ndarray
+PictureSource = str | Path | bytes | Image.Image | np.ndarray  # bytes: a picture file's contents
 Size = tuple[int, int]  # width, height in px
 
 GRID = 64  # px; 8 of the VAE times 8 of the UNet's three halvings
 MAX_SIDE = 16_384
 MAX_PIXELS = 100_000_000
+# Pillow knows many more, some of which start other programs (EPS: Ghostscript) or were made to be attacked.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF")  # MPO: JPEG of cameras
+_SAVE_AS = "save it as PNG, JPEG or WebP"
 _ORIENTATION = 0x0112  # tag of EXIF; 1: upright
-# What Pillow's readers raise for broken files.
-_UNREADABLE = (OSError, SyntaxError, ValueError, NotImplementedError, LookupError, EOFError, struct.error, zlib.error)
+_SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
 
 
 def load_picture(source: PictureSource, role: str) -> Image.Image:
@@ -31,27 +34,71 @@ def load_picture(source: PictureSource, role: str) -> Image.Image:
     A picture that is so already, such as what this function returned, is only checked and returned as it is.
 
     Args:
-        source: a path, a Pillow picture, or an array of (H, W), (H, W, 3) or (H, W, 4), uint8 or float in 0..1.
+        source: a path, a file's contents, a Pillow picture, or an array of (H, W), (H, W, 3) or (H, W, 4), uint8 or
+            float in 0..1.
         role: what messages call it: original, target or mask.
 
     Raises:
         PictureError: it cannot be read, has a side below 64 px, or is too large.
     """
-    name = f"the {role} '{source}'" if isinstance(source, (str, Path)) else f"the {role}"
-    try:
+    with _reading(_named(source, role)) as name, warnings.catch_warnings():
         # Pillow warns about large sizes, odd EXIF and palettes; what matters of that raises PictureError here.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if isinstance(source, (str, Path)):
-                with Image.open(_checked_file(source, name)) as opened:
-                    return _decoded(opened, name)
-            return _decoded(_from_array(source, name) if isinstance(source, np.ndarray) else source, name)
+        warnings.simplefilter("ignore")
+        if isinstance(source, (str, Path, bytes)):
+            with _opened(source, name) as opened:
+                return _decoded(opened, name)
+        return _decoded(_from_array(source, name) if isinstance(source, np.ndarray) else source, name)
+
+
+def picture_size(source: str | Path | bytes, role: str) -> Size:
+    """Width and height in px of an upright picture, from its file's header: no pixel is decoded.
+
+    Raises PictureError as `load_picture`, but for what only the pixels show. Pillow may warn, once for all threads.
+    """
+    with _reading(_named(source, role)) as name, _opened(source, name) as opened:
+        _check_size(opened.size, name)
+        # Of a PNG, Pillow would decode the pixels to look for EXIF behind them; a TIFF's size it has turned already.
+        is_known = opened.format not in ("PNG", "TIFF") or "exif" in opened.info
+        is_sideways = is_known and opened.getexif().get(_ORIENTATION) in _SIDEWAYS
+        return (opened.height, opened.width) if is_sideways else opened.size
+
+
+def read_own(file: Path) -> Image.Image:
+    """A picture that this program has written, of any size and mode, as it is. Raises PictureError."""
+    with _reading(f"'{file}'") as name, _opened(file, name) as opened:
+        return opened.copy()
+
+
+def is_supported(picture: Image.Image) -> bool:
+    """Whether a picture was made in memory, or opened from a file in one of `FORMATS`; decoding others is not safe."""
+    return not isinstance(picture, ImageFile.ImageFile) or picture.format in FORMATS
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[str]:
+    """Whatever Pillow raises for a broken file, as a PictureError about `name`, which it yields."""
+    try:
+        yield name
+    except PictureError:
+        raise
     except Image.DecompressionBombError:
         raise _too_large(name, "far too large") from None
     except UnidentifiedImageError:
-        raise PictureError(f"{name} is not a picture that can be read: save it as PNG, JPEG or WebP.") from None
-    except _UNREADABLE as error:
-        raise PictureError(f"{name} cannot be read ({error}): save it again as PNG, or choose another.") from error
+        raise PictureError(f"{name} is not a picture that can be read: {_SAVE_AS}.") from None
+    except Exception as error:  # every reader has its own: OSError, SyntaxError, OverflowError, AttributeError, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(f"{name} cannot be read ({reason}): save it again as PNG, or choose another.") from error
+
+
+def _named(source: PictureSource, role: str) -> str:
+    return f"the {role} '{source}'" if isinstance(source, (str, Path)) else f"the {role}"
+
+
+def _opened(source: str | Path | bytes, name: str) -> Image.Image:
+    """The one call of Pillow's `open`: only the formats above, and only those that this Pillow was built with."""
+    Image.init()
+    file = io.BytesIO(source) if isinstance(source, bytes) else _checked_file(source, name)
+    return Image.open(file, formats=[each for each in FORMATS if each in Image.OPEN])
 
 
 def _checked_file(source: str | Path, name: str) -> str:
@@ -101,7 +148,10 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
     _check_size(picture.size, name)  # known from the header: a huge file is refused before its pixels are decoded
     if _is_decoded(picture):
         return picture
-    picture = ImageOps.exif_transpose(picture)
+    if not is_supported(picture):
+        raise PictureError(f"{name} is a {picture.format} file, which is not read here: {_SAVE_AS}.")
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F" or picture.mode.startswith("I"):
         picture = Image.fromarray(_to_8_bit(np.asarray(picture), picture.mode))
     if picture.mode == "La":  # Pillow converts it to LA only

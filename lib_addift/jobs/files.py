@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
-from lib_addift.data.pictures import PictureSource, load_picture
-from lib_addift.errors import JobError
+from lib_addift.data.pictures import PictureSource, load_picture, read_own
+from lib_addift.errors import JobError, PictureError
 from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.files import disk_remedy, png_bytes, replace_files
@@ -157,8 +157,8 @@ class JobFiles:
     @property
     def thumbnail(self) -> Image.Image | None:
         """The first pair, small and side by side; None when its file is gone."""
-        with contextlib.suppress(OSError), Image.open(self.folder / "thumbnail.png") as picture:
-            return picture.copy()
+        with contextlib.suppress(PictureError):
+            return read_own(self.folder / "thumbnail.png")
         return None
 
     def put_snapshot(self, snapshot: Snapshot) -> KeptSnapshot:
@@ -257,10 +257,10 @@ def _png(picture: Image.Image) -> bytes:
 
 def _picture(file: Path) -> Image.Image:
     try:
-        with Image.open(file) as picture:
-            return picture.copy()
-    except OSError as error:
-        raise JobError(f"'{file}' cannot be read ({error}): the job's folder was changed; train it again.") from error
+        return read_own(file)
+    except PictureError as error:
+        text = f"a kept picture cannot be read: {error} The job's folder was changed; train it again."
+        raise JobError(text) from error
 
 
 def side_by_side(original: Image.Image, target: Image.Image) -> Image.Image:

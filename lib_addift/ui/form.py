@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS, preset_for
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pictures import load_picture
+from lib_addift.data.pictures import is_supported, load_picture
 from lib_addift.errors import PictureError
 from lib_addift.training.events import Request
 from lib_addift.training.methods import from_mapping, make_config, method_settings
@@ -179,11 +179,11 @@ def _decoded(picture: Any) -> Image.Image | None:
     try:
         return load_picture(picture, "picture")
     except PictureError:
-        if not isinstance(picture, Image.Image):
+        if not isinstance(picture, Image.Image) or not is_supported(picture):
             return None
         try:
             return picture.convert("RGBA")
-        except (OSError, ValueError, SyntaxError):  # its pixels cannot be decoded
+        except Exception:  # its pixels cannot be decoded, for which every reader of Pillow has errors of its own
             return None
 
 

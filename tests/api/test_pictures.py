@@ -125,3 +125,48 @@ def test_a_bomb_is_refused(client, body):
     Image.new("1", (20_000, 20_000)).save(stream, "PNG")
     body["original"] = base64.b64encode(stream.getvalue()).decode()
     refused(client.post(f"{V1}/train", json=body), 422, "PictureError", "large")
+
+
+def one_bit_png(width, height):
+    """A PNG of a few kB that takes `width * height` bytes and more when it is decoded."""
+    stream = io.BytesIO()
+    Image.new("1", (width, height)).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.mark.parametrize("route", ["train", "pair", "pairs/vary"])
+def test_pixels_are_counted_over_all_pictures_before_one_is_decoded(client, body, monkeypatch, route):
+    monkeypatch.setattr(pictures, "MAX_REQUEST_PIXELS", 3_000_000)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("a picture was decoded"))
+    large = one_bit_png(1600, 1000)
+    body |= {"original": large, "target": large}
+    if route == "pairs/vary":
+        body = {"original": large, "target": large}
+    elif route == "pair":
+        del body["name"]
+    message = refused(client.post(f"{V1}/{route}", json=body), 422, "PictureError", "3 megapixels together")
+    assert "2 pictures" in message
+
+
+def test_pixels_of_more_pairs_and_of_the_mask_count(client, body, pair_files, monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_REQUEST_PIXELS", 4 * 64 * 64)
+    Image.new("L", (64, 64), 255).save(pair_files[0].parent / "mask.png")
+    body["more_pairs"] = [{"original_path": "open.png", "target_path": "closed.png"}]
+    assert client.post(f"{V1}/train?wait=true", json=body).json()["state"] == "done"
+    body |= {"name": "masked", "settings": {**body["settings"], "mask": "file", "mask_file": "mask.png"}}
+    refused(client.post(f"{V1}/train", json=body), 422, "PictureError", "the 5 pictures")
+
+
+def test_the_number_of_pairs_has_a_limit(client, body):
+    body["more_pairs"] = [{"original_path": "absent.png", "target_path": "absent.png"}] * 64
+    refused(client.post(f"{V1}/train", json=body), 422, "PictureError", "65 pairs", "at most 64")
+
+
+@pytest.mark.slow
+def test_a_small_request_of_huge_pictures_takes_little_memory(client, body):
+    resource = pytest.importorskip("resource")  # not on Windows
+    huge = one_bit_png(10_000, 10_000)
+    body |= {"original": huge, "target": huge, "more_pairs": [{"original": huge, "target": huge}]}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+    refused(client.post(f"{V1}/train", json=body), 422, "PictureError", "400 megapixels")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000

@@ -86,11 +86,23 @@ def test_a_shift_is_measured_in_fine_and_in_soft_pictures(grain: int, largest: i
         assert examined(window(wide, 0, 0), changed(window(wide, -x, -y), 20, 20, 40)).shift == (x, y)
 
 
-def test_one_pixel_of_shift_is_measured_and_forgiven() -> None:
+def test_one_pixel_of_shift_is_a_warning_that_offers_to_align() -> None:
     wide = scene(220, 220)
     report = examined(window(wide, 0, 0), window(wide, 1, 0))
     assert report.shift == (-1, 0)
-    assert not any("moved" in finding.text for finding in report.findings)
+    (warning,) = [finding for finding in unhappy(report) if "moved" in finding.text]
+    assert warning.level == "warning"
+    assert "1 px to the left" in warning.text
+    assert "align = true" in warning.text
+
+
+def test_an_aligned_pair_says_so_and_is_a_good_one() -> None:
+    face = random_face(random.Random(3), style="flat", eyes="open")
+    target = np.roll(np.asarray(draw(replace(face, eyes="closed"))), 1, axis=1)
+    report = examine(load_pair(draw(face), target, TrainConfig(align=True)))
+    assert report.shift == (0, 0)
+    assert any("was moved 1 px to the right" in f.text and "moved back" in f.text for f in report.findings)
+    assert report.findings[-1].text == "This is a good pair."
 
 
 def test_pictures_without_anything_in_common_are_not_called_moved() -> None:
@@ -112,7 +124,7 @@ def test_a_global_colour_shift_is_measured_away_from_the_change(colour: tuple[in
     report = examined(original, target)
     np.testing.assert_allclose(report.colour_shift, colour, atol=0.3)
     assert 58**2 <= report.changed_share * 256**2 <= 64**2
-    assert [finding.level for finding in unhappy(report)] == ["warning"]
+    assert [finding.level for finding in unhappy(report)] == ["note"]
     assert f"red {colour[0]:+d}" in unhappy(report)[0].text
 
 
@@ -128,7 +140,7 @@ def test_a_large_colour_shift_is_a_change_of_everything() -> None:
     report = examined(original, original + 50)
     np.testing.assert_allclose(report.colour_shift, 50)
     assert report.changed_share == 1
-    assert [finding.level for finding in unhappy(report)] == ["warning", "warning"]
+    assert [finding.level for finding in unhappy(report)] == ["note", "warning"]
     assert "preset 'style'" in unhappy(report)[1].text
 
 
@@ -147,6 +159,51 @@ def test_a_change_below_the_noise_is_noted() -> None:
     report = examined(original, target)
     assert report.changed_share == 0
     assert "very small" in unhappy(report)[0].text
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("same", "note"), ("other", "warning"), ("opaque", "warning")],
+)
+def test_transparency_is_said_and_a_mask_offered(target: str, expected: str) -> None:
+    original = np.dstack([scene(128, 128), np.full((128, 128), 255, np.uint8)])
+    original[:40, :40, 3] = 0
+    second = original.copy()
+    second[60:90, 60:90, :3] ^= 255
+    second[..., 3] = {"same": original[..., 3], "other": original[::-1, :, 3], "opaque": 255}[target]
+    (found,) = [finding for finding in examined(original, second).findings if "transparent" in finding.text]
+    assert found.level == expected
+    assert "mask = alpha" in found.text
+    masked = examine(load_pair(original, second[..., :3] if target == "opaque" else second, TrainConfig(mask="alpha")))
+    assert not any("transparent" in finding.text for finding in masked.findings)
+
+
+@pytest.mark.parametrize(
+    ("side", "usual", "is_said"), [(64, None, False), (64, 64, False), (192, 512, True), (256, 512, False)]
+)
+def test_pictures_far_smaller_than_the_models_are_noted(side: int, usual: int | None, is_said: bool) -> None:
+    original = scene(side, side)
+    report = examine(load_pair(original, changed(original, 10, 10, 24), TrainConfig()), usual)
+    assert any("px that this model draws" in finding.text for finding in report.findings) == is_said
+    assert all(finding.level in ("ok", "note") for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    ("squares", "is_good"),
+    [
+        ([(20, 20, 60)], True),
+        ([(20, 20, 60), (20, 110, 30)], True),  # the eyes, say
+        ([(2, 2, 60), (194, 194, 60)], False),  # two places
+        ([(20, 20, 20)], False),  # smaller than any in the laboratory
+        ([(20, 20, 160)], False),  # larger
+    ],
+)
+def test_a_good_pair_is_one_as_the_laboratory_had(squares: list[tuple[int, int, int]], is_good: bool) -> None:
+    original = target = scene(256, 256)
+    for square in squares:
+        target = changed(target, *square)
+    texts = [finding.text for finding in examined(original, target).findings]
+    assert ("This is a good pair." in texts) == is_good
 
 
 def test_what_was_cut_is_repeated() -> None:

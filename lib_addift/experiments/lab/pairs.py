@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from lib_addift.data.pairs import PairSource
+from lib_addift.data.pictures import load_picture
 from lib_addift.drawn_pairs import vary, words
 from lib_addift.drawn_pairs.pair import DrawnPair, DrawSettings
 from lib_addift.experiments.lab.bench import GUIDANCE, Bench
@@ -135,4 +136,4 @@ def _painted(task: LabTask, seed: int, count: int) -> list[Pictures]:
 def _through_jpeg(picture: Image.Image) -> Image.Image:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_JPEG_QUALITY)
-    return Image.open(file).convert("RGB")
+    return load_picture(file.getvalue(), "picture")

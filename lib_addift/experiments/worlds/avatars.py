@@ -7,7 +7,6 @@ extension is tuned on it. Only `draw` needs the packages python-avatars and resv
 
 from __future__ import annotations
 
-import io
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
+
+from lib_addift.data.pictures import load_picture
 
 SIZE = 128
 _WINDOW = (40, 34, 184)  # left, top and side of the square that is shown, in the units of the artist's 264 x 280 canvas
@@ -104,7 +105,7 @@ def draw(avatar: Avatar) -> Image.Image:
         svg_string=ElementTree.tostring(svg, encoding="unicode"),
         width=SIZE, background=_BACKGROUND, skip_system_fonts=True,
     )  # fmt: skip
-    return Image.open(io.BytesIO(bytes(png))).convert("RGB")
+    return load_picture(bytes(png), "avatar")
 
 
 def _svg(avatar: Avatar, colours: dict[str, str]) -> ElementTree.Element:
