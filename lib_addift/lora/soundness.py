@@ -37,7 +37,7 @@ def check_layer(name: str, parts: Parts) -> None:
             if tensor.numel() != 1 or tensor.is_complex():
                 raise LoraFileError(f"'{key}' has the shape {shape} and must be one number: {_REMEDY}.")
             if not math.isfinite(float(tensor.double())):
-                raise LoraFileError(f"'{key}' is {float(tensor.double())} and must be a finite number: {_REMEDY}.")
+                raise LoraFileError(f"'{key}' is {float(tensor.double())}, which is not finite: {_REMEDY}.")
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
