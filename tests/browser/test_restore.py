@@ -62,7 +62,6 @@ def check(tab: Tab, faces: tuple[Path, Path], name: str, prompt: str, rank: floa
         assert found == (name, prompt, "another", rank, steps), is_reloaded
 
 
-@pytest.mark.smoke
 def test_a_late_answer_fills_only_what_was_not_touched(tab: Tab, faces: list[Path]) -> None:
     remember(tab, faces)
     with tab.held():

@@ -170,7 +170,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1500, marks=[pytest.mark.slow, pytest.mark.long])])
+@pytest.mark.parametrize("count", [30, pytest.param(1500, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_damaged_file_is_set_aside_and_work_goes_on(
     tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
