@@ -41,6 +41,17 @@ def change_level(original: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.where(level > noise, level, 0.0)
 
 
+def dilated(area: np.ndarray, margin: int) -> np.ndarray:
+    """Morphological dilation: an area (h, w) of bool and all places up to `margin` from it, corners included."""
+    padded = np.pad(area, margin)
+    height, width = area.shape
+    result = np.zeros_like(area)
+    for dy in range(2 * margin + 1):
+        for dx in range(2 * margin + 1):
+            result |= padded[dy : dy + height, dx : dx + width]
+    return result
+
+
 def _box_mean(values: np.ndarray, radius: int) -> np.ndarray:
     """Mean over the (2 radius + 1) squared px around each pixel of (H, W), edges repeated; float64."""
     span = 2 * radius + 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lib_addift.data.mask import dilated
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.memory import in_parts
 from lib_addift.diffusion.sampler import ddim, ddim_timesteps
@@ -127,21 +128,13 @@ def kept_difference(first: DrawnPair, pair: DrawnPair) -> float:
     The size counts up to the first pair's; of the change, what lies in the first pair's area counts.
     """
     cells = change_cells(first.original, first.target)
-    area = _grown(cells > _AREA * cells.max())
+    area = dilated(cells > _AREA * cells.max(), 1)
     own, other = (float((each * area).sum()) / max(float(each.sum()), 1e-9) for each in (cells, _cells(pair)))
     return min(1.0, pair.size / max(first.size, 1e-9)) * min(1.0, other / max(own, 1e-9))
 
 
 def _cells(pair: DrawnPair) -> np.ndarray:
     return change_cells(pair.original, pair.target)
-
-
-def _grown(area: np.ndarray) -> np.ndarray:
-    """The cells (16, 16) of an area and those beside them."""
-    padded = np.pad(area, 1)
-    height, width = area.shape
-    shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    return np.asarray(np.logical_or.reduce(shifted))
 
 
 def _joined(own_prompt: str, prompt: str, seed: int) -> str:

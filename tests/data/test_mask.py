@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib_addift.data.mask import difference_mask
+from lib_addift.data.mask import difference_mask, dilated
 from lib_addift.demo.world import draw, random_face
 from tests.support.pictures import as_jpeg, changed, mask_of, pair_of, scene
 
@@ -108,3 +108,11 @@ def test_auto_mask_finds_the_eyes_of_a_demo_face(seed: int) -> None:
         assert corner.max() < 0.2
     assert pair.mask[50:].max() < 0.2  # the mouth
     assert pair.mask.mean() < 0.3
+
+
+def test_dilated_adds_a_margin() -> None:
+    area = np.zeros((7, 9), dtype=bool)
+    area[3, 4] = area[0, 8] = True
+    grown = dilated(area, 2)
+    assert grown.sum() == 25 + 9 - 2  # the corner's square is cut by the border, and the two share two pixels
+    assert grown[1:6, 2:7].all()

@@ -74,16 +74,5 @@ def false_alarm(said_good: Sequence[bool], hits: Sequence[float]) -> float:
     return _share_of([hit >= GOOD_HITS for said, hit in zip(said_good, hits, strict=True) if not said])
 
 
-def dilated(area: np.ndarray, margin: int) -> np.ndarray:
-    """Morphological dilation: an area (h, w) and all pixels up to `margin` px from it, corners included."""
-    padded = np.pad(area, margin)
-    height, width = area.shape
-    result = np.zeros_like(area)
-    for dy in range(2 * margin + 1):
-        for dx in range(2 * margin + 1):
-            result |= padded[dy : dy + height, dx : dx + width]
-    return result
-
-
 def _share_of(cases: Sequence[bool]) -> float:
     return share(cases) if cases else 0.0

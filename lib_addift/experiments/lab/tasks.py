@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from lib_addift.experiments.lab.metrics import dilated
+from lib_addift.data.mask import dilated
 from lib_addift.experiments.lab.world import Picture, Subject, World
 
 # Everything is chosen on the first half; the second is for the table.

@@ -69,11 +69,3 @@ def test_verdicts_are_counted_against_the_hits() -> None:
     assert metrics.false_alarm(said, hits) == 0.5
     assert metrics.false_assurance([False], [0.1]) == 0
     assert metrics.false_alarm([True], [1.0]) == 0
-
-
-def test_dilated_adds_a_margin() -> None:
-    area = np.zeros((7, 9), dtype=bool)
-    area[3, 4] = area[0, 8] = True
-    dilated = metrics.dilated(area, 2)
-    assert dilated.sum() == 25 + 9 - 2  # the corner's square is cut by the border, and the two share two pixels
-    assert dilated[1:6, 2:7].all()
