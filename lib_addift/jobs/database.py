@@ -193,11 +193,15 @@ def damage_of(database: sqlite3.Connection, path: Path) -> str:
 
 def _write_protection(database: sqlite3.Connection, path: Path) -> str:
     """Whether the file itself says that it is of a newer SQLite, which may only be read."""
+    effective = os.access in os.supports_effective_ids
+    if not all(os.access(each, os.W_OK, effective_ids=effective) for each in (path, path.parent)):
+        return ""  # it is the system that forbids it
     try:
         database.execute("BEGIN IMMEDIATE")
+        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")  # BEGIN alone may pass
         database.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
-        if "readonly" in str(error) and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        if "readonly" in str(error):
             return "its header says that it cannot be written"
     return ""
 
