@@ -65,13 +65,15 @@ class PairSet:
             self.pairs, self.name, self.config(base), overwrite if self.overwrite is None else self.overwrite
         )
 
-    def examine(self, config: TrainConfig, look_into: int | None = None) -> list[PairCheck]:
+    def examine(
+        self, config: TrainConfig, look_into: int | None = None, picture_side: int | None = None
+    ) -> list[PairCheck]:
         """Check every pair: the first `look_into` of them (None: all) as the doctor does, of the others only headers.
 
         What is wrong with the pixels of those shows when they are trained, where every pair is looked into.
         """
         rest = [] if look_into is None else self.pairs[look_into:]
-        checks = [_check(source, config) for source in self.pairs[:look_into]]
+        checks = [_check(source, config, picture_side) for source in self.pairs[:look_into]]
         with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as readers:
             warnings.simplefilter("ignore")  # Pillow's, of large pictures
             return [*checks, *readers.map(lambda source: _check_headers(source, config), rest)]
@@ -157,12 +159,12 @@ def _with_own_names(sets: list[PairSet]) -> list[PairSet]:
     return result
 
 
-def _check(source: PairSource, config: TrainConfig) -> PairCheck:
+def _check(source: PairSource, config: TrainConfig, picture_side: int | None) -> PairCheck:
     try:
         pair = load_source(source, config)
     except PictureError as error:
         return PairCheck(source.name, None, (), str(error))
-    report = examine(pair)
+    report = examine(pair, picture_side)
     return PairCheck(source.name, (report.width, report.height), report.findings)
 
 

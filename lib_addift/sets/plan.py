@@ -40,19 +40,19 @@ def plan_batch(
     """
     planned, left = [], LOOKED_INTO
     for each in find_sets(folder, base):
-        planned.append(_planned(each, base, host.lora_dir, overwrite, left))
+        planned.append(_planned(each, base, host, overwrite, left))
         left = max(0, left - len(each.pairs))
     return with_seconds(planned, host) if estimate else planned
 
 
-def _planned(found: PairSet, base: Mapping[str, Any], lora_dir: Path, overwrite: bool, look_into: int) -> Planned:
+def _planned(found: PairSet, base: Mapping[str, Any], host: Host, overwrite: bool, look_into: int) -> Planned:
     if found.problem:
         return Planned(found, None, problem=found.problem)
     try:
         request = found.request(base, overwrite)
-        checks = tuple(found.examine(request.config, look_into))
+        checks = tuple(found.examine(request.config, look_into, host.picture_side))
         problem = next((check.problem for check in checks if check.problem), "")
-        lora_path(lora_dir, request.name, overwrite=request.overwrite)
+        lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
     except AddiftError as error:
         return Planned(found, None, problem=str(error))
     return Planned(found, None if problem else request, checks, problem)
