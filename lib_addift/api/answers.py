@@ -67,9 +67,9 @@ def result_answer(result: KeptResult, *, pictures: bool) -> ResultAnswer:
     )
 
 
-def pair_answer(pair: ImagePair) -> PairAnswer:
+def pair_answer(pair: ImagePair, picture_side: int | None) -> PairAnswer:
     """What the doctor says of a pair."""
-    report = examine(pair)
+    report = examine(pair, picture_side)
     return PairAnswer(
         width=report.width,
         height=report.height,

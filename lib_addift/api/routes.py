@@ -195,7 +195,7 @@ class _Api:
         _check_pixels([PairSource(original, target)], config)
         with decoding:
             pair = load_pair(original, target, config)
-        return pair_answer(pair)
+        return pair_answer(pair, self._jobs.host.picture_side)
 
     def _submit(self, body: TrainBody) -> Job:
         try:

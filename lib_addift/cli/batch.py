@@ -144,6 +144,9 @@ def table(planned: Iterable[Planned]) -> str:
         for check in each.checks:
             worries = [finding.text for finding in check.findings if finding.level == "warning"]
             lines += [f"  warning: pair '{check.name}': {text}" for text in worries]
+        unseen = sum(not (check.findings or check.problem) for check in each.checks)
+        if unseen:
+            lines.append(f"  of {unseen} pairs only the files' headers were read; before training all are looked at")
         if each.problem:
             lines.append(f"  problem: {each.problem}")
         total += each.seconds or 0.0

@@ -49,13 +49,13 @@ class PairReport:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-def examine(pair: ImagePair, usual_side: int | None = None) -> PairReport:
+def examine(pair: ImagePair, picture_side: int | None = None) -> PairReport:
     """Measure how well the two pictures of a pair fit each other.
 
-    `usual_side`: px a side of the pictures that the model was trained on; None where that is not known.
+    `picture_side`: px a side of the pictures that the model was trained on; None where that is not known.
     """
     height, width = pair.original.shape[:2]
-    sizes = [_about_size(pair), *_about_smallness((width, height), usual_side)]
+    sizes = [_about_size(pair), *_about_smallness((width, height), picture_side)]
     if pair.original is pair.target:
         only = [Finding("ok", f"One picture of {width} x {height} px.")] if sizes[0].level == "ok" else sizes[:1]
         return PairReport(width, height, (0.0, 0.0), (0.0, 0.0, 0.0), 0.0, (*only, *sizes[1:]))
@@ -86,12 +86,12 @@ def _about_size(pair: ImagePair) -> Finding:
     return Finding("ok", f"Both pictures are {width} x {height} px and stay as they are.")
 
 
-def _about_smallness(size: tuple[int, int], usual_side: int | None) -> list[Finding]:
-    if usual_side is None or size[0] * size[1] >= (_FAR_SMALLER * usual_side) ** 2:
+def _about_smallness(size: tuple[int, int], picture_side: int | None) -> list[Finding]:
+    if picture_side is None or size[0] * size[1] >= (_FAR_SMALLER * picture_side) ** 2:
         return []
     text = (
-        f"{size[0]} x {size[1]} px is far less than the {usual_side} x {usual_side} px that this model draws, and it "
-        "knows little of pictures so small: use larger ones."
+        f"{size[0]} x {size[1]} px is far less than the {picture_side} x {picture_side} px that this model draws, and "
+        "it knows little of pictures so small: use larger ones."
     )
     return [Finding("note", text)]
 

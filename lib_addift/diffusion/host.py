@@ -74,6 +74,11 @@ class Model(Protocol):
         ...
 
     @property
+    def picture_side(self) -> int | None:
+        """px a side of the pictures that the model was trained on: 512 in SD1.x; None where that is not known."""
+        ...
+
+    @property
     def pixels_per_latent(self) -> int:
         """P, the width and height in px of the square that one latent pixel stands for: 8 in SD1.x."""
         ...

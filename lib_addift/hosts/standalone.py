@@ -66,6 +66,11 @@ class StandaloneHost:
         _check_clip_skip(clip_skip, layers=len(self._text.encoder.layers))
 
     @property
+    def picture_side(self) -> int | None:
+        """SD1.x's; narrower UNets are small worlds of their own."""
+        return 512 if self._unet.config.block_out_channels[0] == 320 else None
+
+    @property
     def needs_loss_scaling(self) -> bool:
         return self._dtype is torch.float16
 

@@ -27,6 +27,7 @@ class WebUIHost:
 
     name: str
     latent_channels, pixels_per_latent = 4, 8  # SD1.x
+    picture_side: int | None = 512
 
     @property
     def lora_dir(self) -> Path:

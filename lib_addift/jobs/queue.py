@@ -55,7 +55,7 @@ class Jobs:
         with self._submitting:
             self._check_free(request.name)
             title = self.host.model_title
-            report = check_request(request, self.host.lora_dir).reports[0]
+            report = check_request(request, self.host.lora_dir, self.host.picture_side).reports[0]
             job_id = uuid.uuid4().hex[:8]
             files = self._store.files(job_id)
             try:
@@ -96,7 +96,9 @@ class Jobs:
                     "that one, or retry from the start."
                 )
             overwrite = job.request.overwrite or job.is_writing
-            prepared = check_request(replace(job.request, overwrite=overwrite), self.host.lora_dir)
+            prepared = check_request(
+                replace(job.request, overwrite=overwrite), self.host.lora_dir, self.host.picture_side
+            )
             with self._registry.changed:
                 before, state, problem = job.record(), job.state, job.problem
                 job.reset(from_start=not goes_on)

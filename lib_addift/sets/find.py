@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import Finding, examine
-from lib_addift.data.pairs import PairSource, load_source
+from lib_addift.data.pairs import PairSource, load_source, size_of
 from lib_addift.data.pictures import Size
 from lib_addift.errors import AddiftError, ConfigError, PictureError
 from lib_addift.sets.kohya_folders import find_pictures
@@ -22,6 +24,8 @@ from lib_addift.training.events import Request
 from lib_addift.training.methods import from_mapping, method_for_single_pictures
 from lib_addift.training.request import check_sources
 
+_READERS = 8  # threads that read headers: most of the time is the disk's
+
 
 @dataclass(frozen=True)
 class PairCheck:
@@ -29,7 +33,7 @@ class PairCheck:
 
     name: str
     size: Size | None  # px, as it will be trained on; None where it cannot be used
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # none where only the headers were read
     problem: str = ""  # why it cannot be used, or ''
 
 
@@ -61,9 +65,18 @@ class PairSet:
             self.pairs, self.name, self.config(base), overwrite if self.overwrite is None else self.overwrite
         )
 
-    def examine(self, config: TrainConfig) -> list[PairCheck]:
-        """Load and examine every pair."""
-        return [_check(source, config) for source in self.pairs]
+    def examine(
+        self, config: TrainConfig, look_into: int | None = None, picture_side: int | None = None
+    ) -> list[PairCheck]:
+        """Check every pair: the first `look_into` of them (None: all) as the doctor does, of the others only headers.
+
+        What is wrong with the pixels of those shows when they are trained, where every pair is looked into.
+        """
+        rest = [] if look_into is None else self.pairs[look_into:]
+        checks = [_check(source, config, picture_side) for source in self.pairs[:look_into]]
+        with warnings.catch_warnings(), ThreadPoolExecutor(_READERS) as readers:
+            warnings.simplefilter("ignore")  # Pillow's, of large pictures
+            return [*checks, *readers.map(lambda source: _check_headers(source, config), rest)]
 
 
 def find_sets(folder: Path, base: Mapping[str, Any] | None = None) -> list[PairSet]:
@@ -146,10 +159,17 @@ def _with_own_names(sets: list[PairSet]) -> list[PairSet]:
     return result
 
 
-def _check(source: PairSource, config: TrainConfig) -> PairCheck:
+def _check(source: PairSource, config: TrainConfig, picture_side: int | None) -> PairCheck:
     try:
         pair = load_source(source, config)
     except PictureError as error:
         return PairCheck(source.name, None, (), str(error))
-    report = examine(pair)
+    report = examine(pair, picture_side)
     return PairCheck(source.name, (report.width, report.height), report.findings)
+
+
+def _check_headers(source: PairSource, config: TrainConfig) -> PairCheck:
+    try:
+        return PairCheck(source.name, size_of(source, config), ())
+    except PictureError as error:
+        return PairCheck(source.name, None, (), str(error))

@@ -15,6 +15,8 @@ from lib_addift.sets.find import PairCheck, PairSet, find_sets
 from lib_addift.training.estimate import passes, seconds_a_pass
 from lib_addift.training.events import Request
 
+LOOKED_INTO = 16  # pairs of a plan whose pixels the doctor looks at; of more, only the files' headers are read
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -32,21 +34,25 @@ def plan_batch(
 ) -> list[Planned]:
     """Plan the training of a folder of sets with the settings `base`, as `from_mapping` takes them.
 
-    Trains nothing. With `estimate` the model runs once for each size of pictures, so it must be free. Never raises for
-    a set; raises HostError when there is no model to time.
+    Trains nothing. The doctor looks at the first pairs only (`LOOKED_INTO`); before training it looks at all. With
+    `estimate` the model runs once for each size of pictures, so it must be free. Never raises for a set; raises
+    HostError when there is no model to time.
     """
-    planned = [_planned(each, base, host.lora_dir, overwrite) for each in find_sets(folder, base)]
+    planned, left = [], LOOKED_INTO
+    for each in find_sets(folder, base):
+        planned.append(_planned(each, base, host, overwrite, left))
+        left = max(0, left - len(each.pairs))
     return with_seconds(planned, host) if estimate else planned
 
 
-def _planned(found: PairSet, base: Mapping[str, Any], lora_dir: Path, overwrite: bool) -> Planned:
+def _planned(found: PairSet, base: Mapping[str, Any], host: Host, overwrite: bool, look_into: int) -> Planned:
     if found.problem:
         return Planned(found, None, problem=found.problem)
     try:
         request = found.request(base, overwrite)
-        checks = tuple(found.examine(request.config))
+        checks = tuple(found.examine(request.config, look_into, host.picture_side))
         problem = next((check.problem for check in checks if check.problem), "")
-        lora_path(lora_dir, request.name, overwrite=request.overwrite)
+        lora_path(host.lora_dir, request.name, overwrite=request.overwrite)
     except AddiftError as error:
         return Planned(found, None, problem=str(error))
     return Planned(found, None if problem else request, checks, problem)

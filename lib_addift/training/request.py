@@ -18,16 +18,17 @@ from lib_addift.training.methods import check_method, method_for_single_pictures
 from lib_addift.training.optimizer import check_optimizer
 
 
-def check_request(request: Request, lora_dir: Path) -> PreparedPairs:
+def check_request(request: Request, lora_dir: Path, picture_side: int | None = None) -> PreparedPairs:
     """Open, check and fit the pictures of a request that a LoRA folder can take; what a run then trains on.
 
-    Writes nothing. Raises LoraFileError for the name or the folder, ConfigError and PictureError.
+    `picture_side` is the host's, for the doctor. Writes nothing. Raises LoraFileError for the name or
+    the folder, ConfigError and PictureError.
     """
     lora_path(lora_dir, request.name, overwrite=request.overwrite)
     check_sources(request.config, request.pairs)
     pairs = tuple(_load(source, request.config) for source in request.pairs)
     check_optimizer(request.config)
-    return PreparedPairs(pairs, tuple(examine(pair) for pair in pairs))
+    return PreparedPairs(pairs, tuple(examine(pair, picture_side) for pair in pairs))
 
 
 def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:

@@ -63,7 +63,7 @@ class TrainingRun:
         resume_state: ResumeState | None = None,
         model_title: str = "",
     ) -> None:
-        self.prepared = prepared or check_request(request, host.lora_dir)
+        self.prepared = prepared or check_request(request, host.lora_dir, host.picture_side)
         self.host, self.request = host, with_timesteps(request, self.prepared.pairs)
         self.config = self.request.config
         self.snapshots: dict[int, KeptTensors] = {}

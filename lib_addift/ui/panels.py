@@ -93,12 +93,12 @@ class Panels:
         }
 
     def _doctor_panel(self, values: Mapping[str, Any]) -> Panel:
-        key = (*self._draft.digests.values(), *(values[name] for name in ("mask", "mask_file", "resolution")))
+        key = (*self._draft.digests.values(), *(values[name] for name in ("align", "mask", "mask_file", "resolution")))
         return key, lambda: self._doctor_html(key, values)
 
     def _doctor_html(self, key: object, values: Mapping[str, Any]) -> str:
         if self._doctor[0] != key:
-            self._doctor = key, _make_doctor(self._draft, values)
+            self._doctor = key, _make_doctor(self._draft, values, self._jobs.host.picture_side)
         return self._doctor[1]
 
     def _is_taken(self, name: str) -> bool:
@@ -237,7 +237,7 @@ def _settings_problem(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _make_doctor(draft: Draft, values: Mapping[str, Any]) -> str:
+def _make_doctor(draft: Draft, values: Mapping[str, Any], picture_side: int | None) -> str:
     """The doctor's panel for the pictures in the draft."""
     original, target = (draft.pictures[role] for role in PICTURES)
     if original is None or target is None:
@@ -249,6 +249,6 @@ def _make_doctor(draft: Draft, values: Mapping[str, Any]) -> str:
         except ConfigError:  # shown as settings_note; the pictures can be examined all the same
             config = TrainConfig()
         pair = load_pair(original, target, config)
-        return render.doctor(examine(pair).findings, mask_overlay(pair))
+        return render.doctor(examine(pair, picture_side).findings, mask_overlay(pair))
     except AddiftError as error:
         return render.error(str(error))

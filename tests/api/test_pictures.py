@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lib_addift.api import pictures
 from lib_addift.demo import world
@@ -136,9 +136,9 @@ def one_bit_png(width, height):
 
 @pytest.mark.parametrize("route", ["train", "pair", "pairs/vary"])
 def test_pixels_are_counted_over_all_pictures_before_one_is_decoded(client, body, monkeypatch, route):
-    monkeypatch.setattr(pictures, "MAX_REQUEST_PIXELS", 3_000_000)
-    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("a picture was decoded"))
     large = one_bit_png(1600, 1000)
+    monkeypatch.setattr(pictures, "MAX_REQUEST_PIXELS", 3_000_000)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("a picture was decoded"))
     body |= {"original": large, "target": large}
     if route == "pairs/vary":
         body = {"original": large, "target": large}

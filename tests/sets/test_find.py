@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ImageFile
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.demo.world import Face, draw
@@ -228,3 +229,22 @@ def test_several_pairs_get_more_steps_unless_the_steps_are_given(
     found = find_set(put(tmp_path / "eyes", *names, addift_toml=own), base)
     assert found.problem == ""
     assert found.request(base).config.max_train_steps == steps
+
+
+def test_of_many_pairs_only_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        for name, eyes in ((f"{number}", "open"), (f"{number}_b", "closed")):
+            draw(Face(eyes=eyes)).save(tmp_path / f"{name}.png")
+    content = (tmp_path / "5_b.png").read_bytes()
+    (tmp_path / "4_b.png").write_bytes(b"no picture")
+    (tmp_path / "5_b.png").write_bytes(content[: len(content) // 2])
+    found = find_set(tmp_path)
+    decoded: list[object] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda each: (decoded.append(each), load(each))[1])
+    checks = found.examine(TrainConfig(), look_into=2)
+    assert len({id(each) for each in decoded}) == 4
+    assert [bool(check.findings) for check in checks] == [True, True, False, False, False, False]
+    assert [check.size for check in checks] == [(64, 64)] * 4 + [None, (64, 64)]
+    assert "is not a picture" in checks[4].problem
+    assert "cannot be read" in found.examine(TrainConfig())[5].problem

@@ -89,6 +89,7 @@ class FakeHost:
     model_hash = "0" * 64
     prediction_type = "epsilon"
     latent_channels, pixels_per_latent = 4, 8
+    picture_side: int | None = None  # its pictures have no usual size
     device = torch.device("cpu")
     needs_loss_scaling = False
     clip_skip = 1

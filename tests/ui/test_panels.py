@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from lib_addift.data.checks import Finding
 from lib_addift.ui import render
@@ -65,3 +65,12 @@ def test_an_earlier_job_can_be_looked_at(trained: Page) -> None:
     assert job_id(trained.shown["jobs"]) == jobs[1].id
     trained.do("show_job", jobs=f"closed - done #{jobs[0].id}")
     assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
+
+
+def test_the_doctor_follows_align(page: Page) -> None:
+    original, target = pair()
+    page.do("take_pictures", original=original, target=ImageChops.offset(target, 1, 0))
+    assert "align = true" in page.shown["doctor"]
+    page.do("keep_draft", align=True)
+    assert "was moved back" in page.shown["doctor"]
+    assert "align = true" not in page.shown["doctor"]
