@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """--preset, --config, --set, and what `add_model` adds."""
+    """--preset, --config, --search, --set, and what `add_model` adds."""
     parser.add_argument("--preset", choices=tuple(PRESETS), help=f"kind of difference (default: {DEFAULT_PRESET})")
     parser.add_argument("--config", type=Path, help="a TOML file of settings")
+    parser.add_argument(
+        "--search", action="store_true", help="try several recipes and keep the best: --set search=true"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; may be repeated")
     add_model(parser)
 
@@ -42,10 +45,12 @@ def settings(options: argparse.Namespace, preset: str = "") -> TrainConfig:
 
 
 def setting_values(options: argparse.Namespace) -> dict[str, Any]:
-    """Preset, then the TOML file, then --set: what was asked for, as `from_mapping` takes it. Raises ConfigError."""
+    """Preset, TOML file, --search, then --set: what was asked for, as `from_mapping` takes it. Raises ConfigError."""
     values = read_toml(options.config) if options.config else {}
     if options.preset:
         values["preset"] = options.preset
+    if options.search:
+        values["search"] = True
     for assignment in options.set:
         name, equals, text = assignment.partition("=")
         if not equals:

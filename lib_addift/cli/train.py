@@ -10,7 +10,7 @@ from lib_addift.cli.options import add_settings, open_host, settings
 from lib_addift.cli.progress import follow
 from lib_addift.files import sweep_temporary
 from lib_addift.training.events import Request
-from lib_addift.training.run import TrainingRun
+from lib_addift.training.search import new_run
 
 
 def add_parser(commands: Any) -> None:
@@ -31,9 +31,7 @@ def run_train(options: argparse.Namespace) -> int:
     config = settings(options)
     host = open_host(options, options.checkpoint, options.lora_dir, precision=config.precision)
     sweep_temporary(options.lora_dir)
-    run = TrainingRun(
-        host, Request.of(options.original, options.target, options.name, config, overwrite=options.overwrite)
-    )
+    run = new_run(host, Request.of(options.original, options.target, options.name, config, overwrite=options.overwrite))
     for finding in run.pair_report.findings:
         print(f"{finding.level}: {finding.text}")
     result = follow(run)

@@ -43,8 +43,7 @@ class TrainConfig:
         "lora", "Algorithm",
         "shift: one value for each cross-attention, as if the prompt said more; what one pair teaches it holds for new "
         "pictures. lora: low-rank pairs in the chosen layers, also convolutions (LoCon); loha: a higher rank, in a "
-        "file twice as large; "
-        "lokr: Kronecker products, for small files.",
+        "file twice as large; lokr: Kronecker products, for small files.",
         choices=tuple(ALGORITHMS),
     )  # fmt: skip
     dora: bool = _setting(
@@ -63,9 +62,8 @@ class TrainConfig:
     )
     blocks: tuple[str, ...] = _setting(("OUT",), "Blocks", "Which parts of the UNet learn.", choices=BLOCKS)
     train_text_encoder: bool = _setting(
-        False, "Text encoder",
-        "The text encoder learns too, what the words of the prompts or captions mean. Slower.",
-    )  # fmt: skip
+        False, "Text encoder", "The text encoder learns too, what the words of the prompts or captions mean. Slower."
+    )
 
     # The optimizer
     max_train_steps: int = _setting(
@@ -106,6 +104,11 @@ class TrainConfig:
         "How the difference is learnt. addift is the quickest and the default; copier, differential and residual train "
         "two LoRAs, slider and lora learn to draw the pictures, and all these need hundreds of steps.",
         choices=METHODS,
+    )  # fmt: skip
+    search: bool = _setting(
+        False, "Search a recipe",
+        "Five recipes learn side by side: these settings, another rate, other layers. The one that does "
+        "best on new pictures is saved. For method addift; takes about four times as long.", advanced=False,
     )  # fmt: skip
     first_train_steps: int = _setting(
         0, "Steps of the first LoRA", "Of copier, differential and residual; 0: as many as Steps.", low=0, high=100_000
@@ -192,7 +195,6 @@ class TrainConfig:
         "", "Mask file", "White: learn here; black: do not. Used with mask = file.", path="picture"
     )
     mask_floor: float = _setting(0.1, "Mask floor", "Weight of the area outside the mask.", low=0.0, high=1.0)
-
     mirror: bool = _setting(
         False, "Mirror", "Learn from the mirrored pictures too. Not for what has a left and a right."
     )

@@ -21,6 +21,7 @@ _OUTPUT_BLOCKS = 76_000  # where the encoder's half is not differentiated
 _WHOLE_UNET = 127_000
 _RECOMPUTED = 40_000  # the blocks' inputs, and all of one block at a time
 _ASIDE = 400 * 2**20  # bytes for the LoRA, its optimizer, kernels' scratch space, and what a GPU's allocator wastes
+WITHOUT_GPU = 2 * 64 * 64  # latent pixels in one pass: more at once is no faster there, and memory is short
 # Eight samples without gradients need no more memory than two with; for the smallest samples a device is busy only with
 # more of them. Measured: docs/performance.md.
 _AT_ONCE, _SMALL_AT_ONCE = 8, 16

@@ -18,6 +18,7 @@ from lib_addift.jobs.files import JobFiles, KeptResult, KeptSnapshot
 from lib_addift.training.dataset import steps_of
 from lib_addift.training.events import Event, Request, ResumeState, Snapshot, Stage
 from lib_addift.training.run import TrainingRun
+from lib_addift.training.search import new_run
 from lib_addift.training.state import StepReport
 
 WAITING = "waiting for its turn"
@@ -132,7 +133,7 @@ class Job:
         resume_state = None if self.has_ended or self.from_start else self.files.resume_state(self._most_steps)
         # The finished LoRA's name is not needed for saving kept steps; after a crash, the file there is this job's own.
         is_ours = self.has_ended or self.is_writing
-        run = TrainingRun(
+        run = new_run(
             self.host, replace(self.request, overwrite=True) if is_ours else self.request,
             keep_snapshots=True, resume_state=resume_state, model_title=self.model_title,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import torch
 
-from lib_addift.diffusion.memory import MicroBatching, free_bytes
+from lib_addift.diffusion.memory import WITHOUT_GPU, MicroBatching, free_bytes
 from lib_addift.errors import AddiftError, is_out_of_memory
 from lib_addift.jobs.job import Job
 from lib_addift.jobs.runner import JobEvent, Sharing, TakeJob
@@ -18,7 +18,6 @@ from lib_addift.training.run import TrainingRun
 _log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 16
-_CPU_LATENT_PIXELS = 2 * 64 * 64  # in one pass: without a GPU more at once is no faster, and memory is short
 
 
 class LocalRunner:
@@ -111,7 +110,7 @@ def room_for(run: TrainingRun) -> int:
     pixels: int = samples * height * width // 64
     free = free_bytes(torch.device("cuda")) if torch.cuda.is_available() else None
     if free is None:
-        return max(1, min(_MOST_AT_ONCE, _CPU_LATENT_PIXELS // pixels))
+        return max(1, min(_MOST_AT_ONCE, WITHOUT_GPU // pixels))
     whole_unet = run.config.blocks != ("OUT",)
     one = MicroBatching(samples, recomputes=False).needs(height * width // 64, whole_unet=whole_unet, element_size=2)
     return max(1, min(_MOST_AT_ONCE, free // one))

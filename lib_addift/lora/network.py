@@ -58,7 +58,8 @@ def select_layers(
 class LoraNetwork(nn.Module):
     """The layers of one LoRA, by name, and the multiplier of their output.
 
-    `multiplier` is a number, or a tensor (B,) with one number for each sample of the batch. Dropout is on while
+    `multiplier` is a number, or a tensor (B,) with one number for each sample of the batch. With `samples` it acts on
+    these of the batch alone, and B is their number. Dropout is on while
     `dropout_seed` is a number: each unit of each layer is dropped in the share `dropout` of the samples. The seed alone
     decides which, so that a repeated pass (checkpointing, a resumed training) drops the same units.
     """
@@ -71,6 +72,7 @@ class LoraNetwork(nn.Module):
         self._registered = nn.ModuleDict(layers)  # makes the layers' parameters the network's
         self.targets = dict(modules)
         self.multiplier: float | torch.Tensor = 1.0
+        self.samples: slice | None = None  # None: all
         self.dropout = dropout
         self.dropout_seed: int | None = None
 
@@ -131,7 +133,7 @@ class LoraNetwork(nn.Module):
     @contextmanager
     def attach(self) -> Iterator[LoraNetwork]:
         """Add the LoRA's output to its modules' inside the block; its hooks are removed at the end, even on errors."""
-        with _hooks(self.targets, self._delta):
+        with _hooks(self.targets, self._delta, lambda: self.samples):
             yield self
 
     def _delta(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -208,6 +210,12 @@ class LoraStack:
     `multiplier` is a tensor (B,), and `owners` (B,) has for each sample the index of its LoRA.
     """
 
+    @staticmethod
+    def can_hold(networks: Sequence[LoraNetwork]) -> bool:
+        """Whether these LoRAs can be stacked; others share a pass by `LoraNetwork.samples`."""
+        forms = [{name: layer.rank for name, layer in network.layers.items()} for network in networks]
+        return all(network.is_stackable for network in networks) and all(form == forms[0] for form in forms)
+
     def __init__(self, networks: Sequence[LoraNetwork]) -> None:
         self._networks = list(networks)
         self._scales = {
@@ -251,13 +259,22 @@ def _apply_per_sample(
 
 
 @contextmanager
-def _hooks(targets: Mapping[str, nn.Module], delta: Callable[[str, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Add `delta(name, input)` to the output of each target inside the block."""
+def _hooks(
+    targets: Mapping[str, nn.Module],
+    delta: Callable[[str, torch.Tensor], torch.Tensor],
+    samples: Callable[[], slice | None] = lambda: None,
+) -> Iterator[None]:
+    """Add `delta(name, input)` to the output of each target inside the block: for all samples or for `samples()`."""
 
     def hook(name: str) -> Callable[..., torch.Tensor]:
         def add_delta(_module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             with torch.autocast(output.device.type, enabled=False):
-                return output + delta(name, args[0]).to(output.dtype)
+                if (part := samples()) is None:
+                    return output + delta(name, args[0]).to(output.dtype)
+                if part.start == part.stop:
+                    return output
+                changed = output[part] + delta(name, args[0][part]).to(output.dtype)
+                return torch.cat([output[: part.start], changed, output[part.stop :]])
 
         return add_delta
 

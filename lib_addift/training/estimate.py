@@ -6,36 +6,43 @@ import time
 
 import torch
 
+from lib_addift.config.recipes import recipes
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model
 from lib_addift.evaluation.new_pictures import drawn_size, picture_passes
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
 from lib_addift.training.dataset import held_out_pairs
-from lib_addift.training.finish import MEASURED_PAIRS, NEW_PICTURES_SHARE
+from lib_addift.training.events import snapshot_spacing
+from lib_addift.training.finish import MEASURED_PAIRS, picture_budget
 from lib_addift.training.passes import learning_passes
-from lib_addift.training.run import snapshot_spacing
 
 _ROUND_TRIP_PICTURES = 4
 
 
 def passes(config: TrainConfig, pairs: int = 1, *, keep_snapshots: bool = True) -> float:
-    """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file."""
+    """The passes of one sample that a run of so many pairs takes, from the first prediction to the saved file.
+
+    A search measures each of its recipes, and keeps no snapshots.
+    """
     held = len(held_out_pairs(config, pairs))
     learning = learning_passes(config, pairs - held)
     probes = len(TRIPS) * trip_steps(config)  # for each pair and weight of the round trip
-    evaluation = probes * (min(pairs - held, MEASURED_PAIRS) * (WEIGHTS_TRIED + 1) + held * 2)
+    evaluation = probes * min(pairs - held, MEASURED_PAIRS) * (WEIGHTS_TRIED + 1) + _new_picture_passes(
+        config, pairs - held
+    )
+    measured = len(recipes(config)) if config.search else 1
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
     strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
     spacing = snapshot_spacing(config) if keep_snapshots else 0
     strips = 1 + ((config.max_train_steps - 1) // spacing if spacing else 0)  # the last step's is the finished one's
-    drawn = _new_picture_passes(config, learning)
-    return learning + evaluation + drawn + strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+    shown = strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
+    return learning + measured * evaluation + held * 2 * probes + shown
 
 
-def _new_picture_passes(config: TrainConfig, learning: float) -> float:
+def _new_picture_passes(config: TrainConfig, pairs: int) -> float:
     """Those of the new pictures, with as many weights as may be looked at."""
-    count, steps = drawn_size(config, NEW_PICTURES_SHARE * learning)
+    count, steps = drawn_size(config, picture_budget(config, pairs))
     return count * picture_passes(config, steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.evaluation.verdict import Level, level_of, verdict
 from lib_addift.training.state import StepReport
+
+_MOST_SNAPSHOTS = 30
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ class Snapshot:
     strip: Image.Image
 
 
+def snapshot_spacing(config: TrainConfig) -> int:
+    """Steps between snapshots: as asked, but no more than 30 of them, which are a few MB each; 0: a run keeps none."""
+    if config.search or not config.preview_every:
+        return 0
+    return max(config.preview_every, math.ceil(config.max_train_steps / _MOST_SNAPSHOTS))
+
+
 @dataclass(frozen=True, eq=False)
 class ResumeState:
     """Where a run stands: from here another one of the same request goes on, with the same result to the bit."""
@@ -86,14 +96,17 @@ class ResultFigures:
     held_out: float | None = None  # recovery on pairs that were left out of training, where some were
     is_calibrated: bool = False  # whether something measured set the weight: not where next to nothing was found
     new_pictures: NewPictures = field(default_factory=NewPictures)  # what it does to pictures that it never saw
+    search: Mapping[str, Any] = field(default_factory=dict)  # where it is the best of several recipes: see SearchRun
 
     @property
     def verdict(self) -> str:
         """A sentence or two for the person."""
         text = verdict(self.round_trip, self.new_pictures)
-        if self.held_out is None:
-            return text
-        return f"{text} Of pairs that it never saw, it reproduces {self.held_out:.0%}."
+        if self.held_out is not None:
+            text = f"{text} Of pairs that it never saw, it reproduces {self.held_out:.0%}."
+        if self.search:
+            text = f"{text} The best of {len(self.search['recipes'])} recipes: {self.search['chosen']}."
+        return text
 
     @property
     def level(self) -> Level:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,39 +44,74 @@ def check_changes_something(network: LoraNetwork) -> None:
         )
 
 
-def evaluate(
-    model: Model, network: LoraNetwork, dataset: Dataset, request: Request, *, path: Path, steps: int, seconds: float
-) -> Generator[Stage, None, Result]:
-    """Measure the LoRA on its pairs and on new pictures, decide on its weight and draw it at that.
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured of a LoRA, and the weight that was chosen by it."""
 
-    Returns what there is to say of the file `path`, which is not written yet. `seconds` are those of training.
+    trip: RoundTrip
+    choice: Choice
+    grid: Image.Image | None = None  # the new pictures
+    search: Mapping[str, Any] = field(default_factory=dict)  # where it was the best of several: what each reached
+
+
+def picture_budget(config: TrainConfig, pairs: int) -> float:
+    """The passes that new pictures may take after training on so many pairs; for each recipe of a search the same."""
+    return NEW_PICTURES_SHARE * learning_passes(replace(config, search=False), pairs)
+
+
+def measure(
+    model: Model, network: LoraNetwork, dataset: Dataset, config: TrainConfig, budget: float = 0.0
+) -> Generator[Stage, None, Measured]:
+    """Check the LoRA, measure it on its pairs and on new pictures, and decide on its weight.
+
+    `budget`: passes that the new pictures may take, about; 0: as its own training allows. Raises TrainingError.
     """
-    config, shown, held_out, grid = request.config, dataset.learnt[0], None, None
+    check_changes_something(network)
+    budget = budget or picture_budget(config, len(dataset.learnt))
     with network.attach():
         trip, pairs = RoundTrip.without_pairs(), _measured(dataset)
         if pairs:
             yield Stage("evaluating it: the round trip")
             trip = round_trip(model, network, pairs, config)
-        choice = without_pictures(trip, config)
-        if pairs and config.new_pictures:
-            yield Stage("evaluating it: new pictures")
-            choice, grid = _choose(model, network, dataset, trip, config)
+        if not (pairs and config.new_pictures):
+            return Measured(trip, without_pictures(trip, config))
+        yield Stage("evaluating it: new pictures")
+        return Measured(trip, *_choose(model, network, dataset, trip, config, passes=budget))
+
+
+def draw(
+    model: Model,
+    network: LoraNetwork,
+    dataset: Dataset,
+    config: TrainConfig,
+    measured: Measured,
+    *,
+    path: Path,
+    steps: int,
+    seconds: float,
+) -> Generator[Stage, None, Result]:
+    """Draw the LoRA at the weight that was chosen.
+
+    Returns what there is to say of the file `path`, which is not written yet. `seconds` are those of training.
+    """
+    trip, choice, shown, held_out = measured.trip, measured.choice, dataset.learnt[0], None
+    with network.attach():
         if dataset.held_out:
             held_out = recovery_at(model, network, dataset.held_out, config, choice.weight / config.strength)
         yield Stage("drawing the preview")
         strip = preview_strip(model, network, shown, config, choice.weight)
         pictures = round_trip_pictures(model, network, shown, config, choice.weight)
     return Result(
-        path, steps, seconds, trip, choice.weight, held_out, choice.is_calibrated, choice.new, strip=strip,
-        pictures=pictures, grid=grid,
+        path, steps, seconds, trip, choice.weight, held_out, choice.is_calibrated, choice.new,
+        measured.search, strip=strip, pictures=pictures, grid=measured.grid,
     )  # fmt: skip
 
 
 def _choose(
-    model: Model, network: LoraNetwork, dataset: Dataset, trip: RoundTrip, config: TrainConfig
+    model: Model, network: LoraNetwork, dataset: Dataset, trip: RoundTrip, config: TrainConfig, *, passes: float
 ) -> tuple[Choice, Image.Image]:
     """The weight, chosen with new pictures, and these at weights -1, 0 and 1."""
-    begun, passes = time.monotonic(), NEW_PICTURES_SHARE * learning_passes(config, len(dataset.learnt))
+    begun = time.monotonic()
     painter = Painter(model, network, _measured(dataset), config, passes)
     choice, latents = choose(painter, trip, config)
     grid = picture_grid(model, latents)
@@ -138,6 +173,7 @@ def _figures(result: Result) -> dict[str, Any]:
         "calibrated": result.is_calibrated,
         **_new_picture_figures(result.new_pictures),
         **({} if result.held_out is None else {"held_out_recovery": round(result.held_out, 4)}),
+        **({"search": result.search} if result.search else {}),
     }
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Sequence
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import TrainingError, is_out_of_memory
 from lib_addift.training.events import Event, Events
-from lib_addift.training.loop import train
+from lib_addift.training.loop import timed, train
 from lib_addift.training.methods import is_simple
-from lib_addift.training.run import TrainingRun, timed
+from lib_addift.training.run import TrainingRun
 
 RunEvent = tuple[TrainingRun, Event | Exception]
 
@@ -30,8 +30,12 @@ def shared_settings(config: TrainConfig) -> tuple[object, ...]:
 def train_runs(runs: Sequence[TrainingRun]) -> Generator[RunEvent, None, None]:
     """Do runs that `can_share` and have one host. Yields the events of each; an exception is the end of that run.
 
-    Raises what is nobody's own fault: that the model is not there, or that memory is full.
+    Raises what is nobody's own fault: that the model is not there, or that memory is full. One run alone is done in its
+    own way.
     """
+    if len(runs) == 1:
+        yield from _guarded(runs[0], runs[0].events(), list(runs))
+        return
     first, resume_every = runs[0], min(run.resume_every for run in runs)
     for run in runs:  # at the same steps, from which all of them can go on together
         run.resume_every = resume_every

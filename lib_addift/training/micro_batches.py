@@ -13,7 +13,7 @@ from torch import nn
 
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import Side
-from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, recomputing
+from lib_addift.diffusion.memory import WITHOUT_GPU, MicroBatching, fitting, free_bytes, recomputing
 from lib_addift.training.encoder_cache import leave_encoder_alone, replaying
 from lib_addift.training.plan import Sample
 from lib_addift.training.state import TrainState
@@ -45,10 +45,19 @@ class MicroBatch:
             yield
 
 
-def wished(states: Sequence[TrainState]) -> MicroBatching:
-    """How the samples of a step go through the model where there is memory enough: all at once."""
-    samples = sum(max(len(samples) for plan in state.plans for samples in plan.steps) for state in states)
-    return MicroBatching(samples, any(state.config.gradient_checkpointing for state in states))
+def wished(states: Sequence[TrainState], *, has_gpu: bool = True) -> MicroBatching:
+    """How the samples of a step go through the model where there is memory enough: all at once.
+
+    Without a GPU, whose memory is known, large pictures of several states take turns.
+    """
+    of_each = [max(len(samples) for plan in state.plans for samples in plan.steps) for state in states]
+    at_once = sum(of_each) if has_gpu else min(sum(of_each), max(*of_each, WITHOUT_GPU // _latent_pixels(states)))
+    return MicroBatching(at_once, any(state.config.gradient_checkpointing for state in states))
+
+
+def _latent_pixels(states: Sequence[TrainState]) -> int:
+    """Of the largest picture."""
+    return max(math.prod(pair.original.latents.shape[2:]) for state in states for pair in state.pairs)
 
 
 class MicroBatcher:
@@ -56,7 +65,7 @@ class MicroBatcher:
 
     def __init__(self, model: Model, states: Sequence[TrainState]) -> None:
         self._model = model
-        self._wished = self._noted = wished(states)
+        self._wished = self._noted = wished(states, has_gpu=model.device.type == "cuda")
         self._current: MicroBatching | None = None
 
     def run(
@@ -91,20 +100,21 @@ class MicroBatcher:
     def _planned(self, states: Sequence[TrainState]) -> MicroBatching:
         """What fits into the memory that is free before the first step."""
         networks = [network for state in states for network in state.networks]
-        latent_pixels = max(math.prod(pair.original.latents.shape[2:]) for state in states for pair in state.pairs)
         stored = next(self._model.unet.parameters()).element_size()
         return fitting(
-            self._wished, free_bytes(self._model.device), latent_pixels,
+            self._wished, free_bytes(self._model.device), _latent_pixels(states),
             whole_unet=not leave_encoder_alone(networks), element_size=max(stored, 2),
         )  # fmt: skip
 
     @staticmethod
     def _micro_batches(states: Sequence[TrainState], batching: MicroBatching) -> Iterator[MicroBatch]:
-        groups: dict[tuple[int, ...], list[tuple[TrainState, Sample, Side]]] = {}
+        groups: dict[tuple[object, ...], list[tuple[TrainState, Sample, Side]]] = {}
         for state in states:
+            has_features = leave_encoder_alone([state.network])
             for sample in state.samples:
                 pair = state.pairs[sample.pair]
-                groups.setdefault(pair.shape, []).append((state, sample, pair.student(sample.direction)))
+                alike = groups.setdefault((pair.shape, has_features), [])
+                alike.append((state, sample, pair.student(sample.direction)))
         size = batching.at_once
         for group in groups.values():
             for start in range(0, len(group), size):

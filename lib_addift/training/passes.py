@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lib_addift.config.recipes import recipes
 from lib_addift.config.settings import TrainConfig
 from lib_addift.training.methods import Goal, Phase, method_of
 
@@ -9,7 +10,9 @@ _LEARNING = 2.0  # passes that a step costs for each sample: forward, and about 
 
 
 def learning_passes(config: TrainConfig, pairs: int) -> float:
-    """The passes of all training steps, where so many pairs are learnt from."""
+    """The passes of all training steps, where so many pairs are learnt from; of a search, those of all its recipes."""
+    if config.search:
+        return sum(learning_passes(recipe, pairs) for recipe in recipes(config).values())
     return sum(_phase_passes(config, phase) for phase in method_of(config).phases(config, pairs))
 
 

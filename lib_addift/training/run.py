@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from PIL import Image
 
-from lib_addift.config.settings import TrainConfig
 from lib_addift.data.checks import PairReport
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host
+from lib_addift.diffusion.latents import LatentPair
 from lib_addift.errors import HostError, TrainingError
 from lib_addift.evaluation.preview import preview_strip
 from lib_addift.lora.arithmetic import resize
@@ -30,19 +27,18 @@ from lib_addift.training.events import (
     ResumeState,
     Snapshot,
     Stage,
+    snapshot_spacing,
 )
-from lib_addift.training.finish import check_changes_something, evaluate, save
-from lib_addift.training.loop import train_one
+from lib_addift.training.finish import Measured, draw, measure, save
+from lib_addift.training.loop import timed, train_one
 from lib_addift.training.methods import method_of
 from lib_addift.training.networks import load_lora, start_lora
-from lib_addift.training.plan import plan_phases, teacher_samples
+from lib_addift.training.plan import Plan, plan_phases, teacher_samples
 from lib_addift.training.request import check_request, with_timesteps
 from lib_addift.training.state import StepReport, TrainState
 from lib_addift.training.targets import TeacherPredictions
 
-_MOST_SNAPSHOTS = 30
 _RESUME_STATE_EVERY = 25  # steps, where no snapshots are kept
-T = TypeVar("T")
 
 
 class TrainingRun:
@@ -72,7 +68,7 @@ class TrainingRun:
         self.taken: set[str] = set()  # the names of files that this request has written before
         self.learnt: Mapping[str, torch.Tensor] = {}  # the LoRA at the end of training or at the stop
         self.resume_state = resume_state
-        self._model_title = model_title or host.model_title
+        self.model_title = model_title or host.model_title
         self._keep_snapshots = keep_snapshots
         self._preview_every = snapshot_spacing(self.config) if keep_snapshots else 0
         self.resume_every = self._preview_every or _RESUME_STATE_EVERY  # steps between resume states
@@ -136,18 +132,25 @@ class TrainingRun:
 
     def prepare(self) -> Events:
         """Everything before the first step, inside of `exclusive`; ends early when the run is stopped."""
-        config = self.config
-        dataset = self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, config)
+        config, dataset = self.config, (yield from self.encoded())
         phases, pairs = self._method.phases(config, len(dataset.learnt)), dataset.training
         plans = plan_phases(config, phases, pairs, dataset.views)
         networks = [start_lora(self.host, config, index) for index in range(1 + max(phase.network for phase in phases))]
-        teacher = TeacherPredictions(
-            self.host, pairs, teacher_samples(plans), config.reference_batch_size,
-            shares_encoder=leave_encoder_alone(networks),
-        )  # fmt: skip
+        teacher = self.new_teacher(pairs, teacher_samples(plans), shares_encoder=leave_encoder_alone(networks))
         self._state = TrainState(self.host, networks, plans=plans, pairs=pairs, teacher=teacher, config=config)
         if self.resume_state:
             self._state.load_state_dict(self.resume_state.state)
+
+    def encoded(self) -> Generator[Stage, None, Dataset]:
+        """The pictures and prompts as the model sees them, encoded once."""
+        if self._dataset is None:
+            self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, self.config)
+        return self._dataset
+
+    def new_teacher(self, pairs: Sequence[LatentPair], asked: Plan, *, shares_encoder: bool) -> TeacherPredictions:
+        """The frozen model's predictions of the samples that are `asked` for."""
+        batch_size = self.config.reference_batch_size
+        return TeacherPredictions(self.host, pairs, asked, batch_size, shares_encoder=shares_encoder)
 
     def after_step(self, report: StepReport, seconds: float) -> Events:
         """What is said and kept after a step that took so many seconds."""
@@ -227,8 +230,6 @@ class TrainingRun:
         if not tensors or step == 0:
             raise TrainingError("nothing was learnt yet, so there is nothing to keep: let at least one step finish.")
         with self.exclusive():
-            if self._dataset is None:  # the step was kept by an earlier run of this request
-                self._dataset = yield from encode_dataset(self.host, self.pairs, self.request.pairs, self.config)
             yield from self._save(load_lora(self.host, tensors), self._step_name(step), step)
 
     @contextmanager
@@ -240,9 +241,9 @@ class TrainingRun:
 
     def check_model(self) -> None:
         """Raises HostError when another model was loaded since this run was made."""
-        if self.host.model_title != self._model_title:
+        if self.host.model_title != self.model_title:
             raise HostError(
-                f"the model is now '{self.host.model_title}' and was '{self._model_title}' when Train was pressed: "
+                f"the model is now '{self.host.model_title}' and was '{self.model_title}' when Train was pressed: "
                 "choose the checkpoint you want and press Train again."
             )
 
@@ -258,13 +259,21 @@ class TrainingRun:
         snapshot = self.snapshots[self.steps_done] = Snapshot(self.steps_done, network.tensors(), strip)
         return snapshot
 
-    def _save(self, network: LoraNetwork, name: str, step: int | None = None, *, is_whole: bool = False) -> Events:
-        """Check, measure, calibrate and save the LoRA as it is now; `is_whole`: nothing is left to learn."""
-        assert self._dataset is not None
-        check_changes_something(network)
-        result = yield from evaluate(
-            self.host, network, self._dataset, self.request, path=self.host.lora_dir / f"{name}.safetensors",
-            steps=step or self.steps_done, seconds=self.train_seconds,
+    def _save(
+        self,
+        network: LoraNetwork,
+        name: str,
+        step: int = 0,
+        *,
+        is_whole: bool = False,
+        measured: Measured | None = None,
+    ) -> Events:
+        """Measure, calibrate, draw and save the LoRA as it is now; `is_whole`: nothing is left to learn."""
+        dataset = yield from self.encoded()  # again where the step was kept by an earlier run of this request
+        measured = measured or (yield from measure(self.host, network, dataset, self.config))
+        result = yield from draw(
+            self.host, network, dataset, self.request.config, measured,
+            path=self.host.lora_dir / f"{name}.safetensors", steps=step or self.steps_done, seconds=self.train_seconds,
         )  # fmt: skip
         if is_whole and self._preview_every:
             yield self._snapshot(network, result.strip)
@@ -273,24 +282,7 @@ class TrainingRun:
         yield Stage("saving")
         save(
             self.host, self.request, result, network.tensors(result.weight), pairs=self.prepared.reports,
-            held_out_pairs=len(self._dataset.held_out),
+            held_out_pairs=len(dataset.held_out),
         )  # fmt: skip
         self.results.append(result)
         self.host.refresh_loras(result.path)
-
-
-def timed(items: Iterable[T]) -> Iterator[tuple[float, T]]:
-    """Each item with the seconds that it took to come."""
-    iterator = iter(items)
-    while True:
-        begun = time.monotonic()
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        yield time.monotonic() - begun, item
-
-
-def snapshot_spacing(config: TrainConfig) -> int:
-    """Steps between snapshots: as asked, but no more than 30 of them, which are a few MB each."""
-    return max(config.preview_every, math.ceil(config.max_train_steps / _MOST_SNAPSHOTS)) if config.preview_every else 0

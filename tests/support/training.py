@@ -49,7 +49,7 @@ def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weig
 def skip_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end at once after their last step: with an evaluation that is made up, and empty pictures."""
     monkeypatch.setattr(
-        lib_addift.training.finish, "_choose", lambda *given: (without_pictures(given[3], given[4]), None)
+        lib_addift.training.finish, "_choose", lambda *given, **_: (without_pictures(given[3], given[4]), None)
     )
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))
     for module, drawing in (

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import lib_addift.training.loop
 import lib_addift.training.run
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
@@ -225,7 +226,7 @@ def test_training_time_is_that_of_the_steps_and_their_references(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = FakeHost(tmp_path)
-    monkeypatch.setattr(lib_addift.training.run, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
+    monkeypatch.setattr(lib_addift.training.loop, "time", SimpleNamespace(monotonic=lambda: float(host.calls)))
     run = finish(host, keep_snapshots=True, max_train_steps=4, preview_every=1, save_every=2)
     assert [(result.steps, result.train_seconds) for result in run.results] == [(2, 1 + 2.0), (4, 1 + 4.0)]
     assert host.calls > 30, "the evaluation and the strips are most of the work here"

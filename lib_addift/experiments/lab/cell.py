@@ -18,6 +18,7 @@ from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request, Result
 from lib_addift.training.joint import can_share, train_runs
 from lib_addift.training.run import TrainingRun
+from lib_addift.training.search import new_run
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def train_cells(bench: Bench, cells: Sequence[Cell]) -> Mapping[Cell, Result | A
     ends: dict[Cell, Result | AddiftError] = {}
     for cell in cells:
         try:
-            runs[cell] = TrainingRun(bench.host, _request(bench, cell))
+            runs[cell] = new_run(bench.host, _request(bench, cell))
         except AddiftError as error:
             ends[cell] = error
     for group in _groups(runs):

@@ -109,6 +109,7 @@ VARIANTS = {
         Variant("all-layers", "a LoRA in all layers of all blocks", _EVERYWHERE, in_layers=True),
         Variant("all-timesteps", "all timesteps", {"min_timestep": 0}),
         Variant("self-regularised", "held to the model elsewhere", {"self_regularisation": 1.0}),
+        Variant("searched", "the best of five recipes, as new pictures tell", {"search": True}),
         # Other methods.
         _long("copier", "a LoRA of the original, then one of the target on top"),
         _long("residual", "a LoRA of the target minus one of the original"),

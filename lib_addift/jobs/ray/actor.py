@@ -18,7 +18,7 @@ import torch
 from lib_addift.errors import HostError
 from lib_addift.files import replace_files
 from lib_addift.training.events import Event, Request, Result, ResumeState
-from lib_addift.training.run import TrainingRun
+from lib_addift.training.search import new_run
 
 if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost
@@ -85,7 +85,7 @@ class TrainActor:
             self._host.lora_dir = Path(folder)
             for name in spec.taken:
                 (Path(folder) / f"{name}.safetensors").touch()
-            run = TrainingRun(self._host, spec.request, keep_snapshots=True, resume_state=spec.resume_state)
+            run = new_run(self._host, spec.request, keep_snapshots=True, resume_state=spec.resume_state)
             sent = 0  # results
             with closing(run.events()) as events:
                 for event in events:

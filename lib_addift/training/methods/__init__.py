@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from lib_addift.config.recipes import recipes
 from lib_addift.config.settings import TrainConfig
 from lib_addift.config.validation import check_text
 from lib_addift.errors import ConfigError, short_repr
@@ -59,6 +60,8 @@ def method_settings() -> dict[str, dict[str, Any]]:
 
 def check_method(config: TrainConfig) -> None:
     """Raises ConfigError for settings that the method does not support."""
+    if config.search:
+        _check_search(config)
     supports = method_of(config).supports
     if config.first_lora and not supports.first_lora:
         able = " or ".join(name for name, method in METHODS.items() if method.supports.first_lora)
@@ -72,17 +75,42 @@ def check_method(config: TrainConfig) -> None:
         )
 
 
+def _check_search(config: TrainConfig) -> None:
+    """Raises ConfigError for settings with which recipes cannot be compared."""
+    if config.method != "addift":
+        raise ConfigError(
+            f"search = true compares recipes of addift, and method = {config.method}: change one of them."
+        )
+    if config.train_text_encoder:
+        raise ConfigError("search = true compares LoRAs of the UNet alone: set train_text_encoder to false.")
+    if not config.new_pictures:
+        raise ConfigError("search = true compares recipes on new pictures: set new_pictures to 8, say.")
+    if config.save_every:
+        raise ConfigError(
+            f"search = true saves only the best recipe at its end, and save_every = {config.save_every}: set it to 0."
+        )
+    recipes(config)  # each of them must be valid too
+
+
 def method_for_single_pictures() -> str:
     """The name of the first method that learns from pictures which are no pairs."""
     return next(name for name, method in METHODS.items() if not method.needs_pairs)
 
 
 def total_steps(config: TrainConfig, pairs: int) -> int:
-    """The optimizer steps of all phases, where so many pairs are learnt from."""
+    """The optimizer steps of all phases, where so many pairs are learnt from; in a search, of its longest recipe."""
+    if config.search:
+        return max(total_steps(recipe, pairs) for recipe in recipes(config).values())
     return sum(phase.steps for phase in method_of(config).phases(config, pairs))
 
 
 def is_simple(config: TrainConfig) -> bool:
     """Whether training trains one plain LoRA of the UNet, in one phase and on top of no other."""
     first, *others = method_of(config).phases(config, 1)
-    return config.is_stackable and not config.train_text_encoder and not others and not first.frozen_loras
+    return (
+        config.is_stackable
+        and not config.search
+        and not config.train_text_encoder
+        and not others
+        and not first.frozen_loras
+    )
