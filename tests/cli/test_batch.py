@@ -88,6 +88,25 @@ def test_a_broken_set_stops_no_other(sets: Path, tmp_path: Path, capsys: pytest.
     assert "already has" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_set_can_be_searched_and_another_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_set(tmp_path / "sets" / "searched", "eyes", "search = true")
+    make_set(tmp_path / "sets" / "plain", "mouth")
+    make_set(tmp_path / "sets" / "refused", "mouth", 'search = true\nmethod = "slider"')
+    assert main(command(tmp_path / "sets", tmp_path / "Lora", *QUICK)) == 1
+    text = capsys.readouterr().out
+    assert "problem: search = true compares recipes of addift, and method = slider" in text
+    assert "2 of 3 sets are trained" in text
+    reports = {
+        name: json.loads(read_lora(tmp_path / "Lora" / name)[1]["addift.report"]) for name in loras(tmp_path / "Lora")
+    }
+    assert {name: "search" in report for name, report in reports.items()} == {
+        "plain.safetensors": False, "searched.safetensors": True,
+    }  # fmt: skip
+    assert len(reports["searched.safetensors"]["search"]["recipes"]) == 5
+
+
 def test_the_settings_of_the_command_line_are_checked_first(sets: Path, tmp_path: Path) -> None:
     assert main(command(sets, tmp_path / "Lora", "--set", "rank=0")) == 1
     assert not (tmp_path / "Lora").exists() or loras(tmp_path / "Lora") == []

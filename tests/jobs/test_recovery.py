@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import lib_addift.files
+import lib_addift.training.run
 from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.jobs.store import JobStore
 from lib_addift.training.run import TrainingRun
@@ -100,6 +101,31 @@ def test_a_job_goes_on_from_every_moment_to_the_same_bytes(
     assert went_on[0] > 2, "some begin at the start"
     assert went_on[2] > 2, "some go on from the first checkpoint"
     assert went_on[4] > 2, "some only have to be saved"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_search_goes_on_from_every_moment_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_jobs: Callable[..., Jobs]
+) -> None:
+    monkeypatch.setattr(lib_addift.training.run, "_RESUME_STATE_EVERY", 2)
+    taken = images(tmp_path, monkeypatch, lambda jobs: ended(jobs, jobs.submit(request(search=True))))
+    expected = (taken[-1] / "lora" / "blink.safetensors").read_bytes()
+    went_on = 0
+    for image in taken:
+        host = WatchedHost(image / "lora")
+        jobs = open_jobs(host, image / "store")
+        if not jobs.all():
+            continue
+        jobs.start()
+        job = ended(jobs, only(jobs))
+        assert (job.state, job.error, loras(host)) == (JobState.DONE, "", ["blink.safetensors"])
+        assert (host.lora_dir / "blink.safetensors").read_bytes() == expected
+        assert job.results[0].search["chosen"] in job.results[0].search["recipes"]
+        assert "The best of 6 recipes" in job.text
+        went_on += not any("step 1 of" in text for text in host.reported)
+        jobs.close()
+    assert went_on > 2, "some go on from a resume state"
 
 
 @pytest.mark.slow

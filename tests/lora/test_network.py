@@ -12,6 +12,7 @@ from lib_addift.errors import LoraFileError
 from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
 from tests.support.fake_host import FakeHost
 from tests.support.lora_layers import KINDS, every_kind, make_layer
+from tests.support.lora_networks import make as make_kind
 
 
 def make(host: FakeHost, rank: int = 3) -> LoraNetwork:
@@ -158,3 +159,31 @@ def test_without_lora_plus_there_is_one_group_in_the_networks_own_order() -> Non
     assert group["ratio"] == 1
     assert all(a is b for a, b in zip(group["params"], network.parameters(), strict=True))
     assert set(group) == {"params", "ratio"}
+
+
+@pytest.mark.parametrize("kinds", [("LoRA", "LoRA"), ("LoRA", "LoHa"), ("DoRA", "LoKr")])
+def test_loras_of_any_kinds_act_each_on_its_own_samples(kinds: tuple[str, str]) -> None:
+    host = FakeHost()
+    networks = [make_kind(host, kind, **settings) for kind, settings in zip(kinds, ({}, {"dropout": 0.3}), strict=True)]
+    plain = predict(host, batch=5)
+    with networks[0].attach(), networks[1].attach():
+        parts = slice(0, 2), slice(2, 4)
+        for network, part in zip(networks, parts, strict=True):
+            network.samples, network.multiplier = part, torch.tensor([0.7, -1.3])
+        mixed = predict(host, batch=5)
+        mixed[parts[0]].square().mean().backward()
+    assert torch.equal(mixed[4], plain[4]), "nobody's"
+    for network, part in zip(networks, parts, strict=True):
+        network.samples = None
+        with network.attach():
+            torch.testing.assert_close(mixed[part], predict(host, batch=2), rtol=1e-5, atol=1e-6)
+    assert any(p.grad is not None and p.grad.any() for p in networks[0].parameters())
+    assert not any(p.grad is not None and p.grad.any() for p in networks[1].parameters())
+
+
+def test_a_lora_without_samples_in_a_pass_changes_nothing() -> None:
+    host = FakeHost()
+    network, plain = make(host), predict(host, batch=2)
+    network.samples = slice(0, 0)
+    with network.attach():
+        assert torch.equal(predict(host, batch=2), plain)

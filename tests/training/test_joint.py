@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+import lib_addift.training.micro_batches
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.errors import HostError, TrainingError
 from lib_addift.lora.file import read_lora
 from lib_addift.training.joint import can_share, train_runs
@@ -15,6 +17,7 @@ from lib_addift.training.state import StepReport
 from tests.support.fake_host import FakeHost
 from tests.support.joint import start
 from tests.support.models import fingerprint
+from tests.support.training import skip_evaluation
 
 
 @pytest.mark.slow
@@ -36,6 +39,28 @@ def test_each_becomes_what_it_would_have_become_alone(tmp_path: Path) -> None:
         steps = [event.step for other, event in said if other is run and isinstance(event, StepReport)]
         assert steps == list(range(1, 5 + seed))
         assert run.train_seconds > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [100, 3], ids=["in one pass", "in several"])
+def test_loras_of_any_kinds_share_a_pass_and_learn_as_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    skip_evaluation(monkeypatch)
+    monkeypatch.setattr(lib_addift.training.micro_batches, "WITHOUT_GPU", room * 64)
+    kinds: list[dict[str, Any]] = [
+        {}, {"rank": 3, "layers": LAYER_KINDS, "blocks": BLOCKS}, {"algorithm": "loha", "batch_size": 2},
+        {"algorithm": "shift", "rank": 1, "alpha": 1.0}, {"dora": True}, {"dropout": 0.3},
+    ]  # fmt: skip
+    host = FakeHost(tmp_path / "together")
+    runs = [start(host, number, max_train_steps=3 + number % 2, **kind) for number, kind in enumerate(kinds)]
+    list(train_runs(runs))
+    assert not any(module._forward_hooks for module in host.unet.modules())
+    for number, (run, kind) in enumerate(zip(runs, kinds, strict=True)):
+        alone = start(FakeHost(tmp_path / "alone"), number, max_train_steps=3 + number % 2, **kind)
+        list(alone.events())
+        for key, tensor in alone.learnt.items():
+            torch.testing.assert_close(run.learnt[key], tensor, rtol=2e-3, atol=1e-5)
 
 
 def test_one_that_fails_is_told_of_and_the_others_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
