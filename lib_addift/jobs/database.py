@@ -47,6 +47,7 @@ CREATE UNIQUE INDEX one_active_job_of_a_name ON jobs (folded_name) WHERE state I
 CREATE TABLE saves (number INTEGER PRIMARY KEY, job TEXT NOT NULL, step INTEGER NOT NULL, attempts INTEGER NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_TRIAL = "INSERT INTO jobs (id, folded_name, state, position, request, record) VALUES ('', '', 'trial', 0, '', '')"
 _COLUMNS = (
     "SELECT number, id, folded_name, state, position, stop, keep, interruptions, request, record FROM jobs LIMIT 0",
     "SELECT number, job, step, attempts FROM saves LIMIT 0",
@@ -179,11 +180,11 @@ def damage_of(database: sqlite3.Connection, path: Path) -> str:
         for query in _COLUMNS if version == _SCHEMA_VERSION else ():
             database.execute(query)
         database.execute("ROLLBACK")
-        return _write_protection(database, path) or _journal_mode(database)
+        return _write_protection(database, path, version) or _journal_mode(database)
     except UnicodeDecodeError:
         return "its text is none"
     except sqlite3.DatabaseError as error:
-        if any(words in str(error) for words in _DAMAGE):
+        if isinstance(error, sqlite3.IntegrityError) or any(words in str(error) for words in _DAMAGE):
             return str(error)
         raise
     finally:
@@ -191,14 +192,17 @@ def damage_of(database: sqlite3.Connection, path: Path) -> str:
             database.execute("ROLLBACK")
 
 
-def _write_protection(database: sqlite3.Connection, path: Path) -> str:
-    """Whether the file itself says that it is of a newer SQLite, which may only be read."""
+def _write_protection(database: sqlite3.Connection, path: Path, version: int) -> str:
+    """Whether the file itself says that it is of a newer SQLite, which may only be read.
+
+    A job is added and taken back, which also raises what the integrity check does not see.
+    """
     effective = os.access in os.supports_effective_ids
     if not all(os.access(each, os.W_OK, effective_ids=effective) for each in (path, path.parent)):
         return ""  # it is the system that forbids it
     try:
         database.execute("BEGIN IMMEDIATE")
-        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")  # BEGIN alone may pass
+        database.execute(_TRIAL if version == _SCHEMA_VERSION else f"PRAGMA user_version = {version}")
         database.execute("ROLLBACK")
     except sqlite3.OperationalError as error:
         if "readonly" in str(error):
