@@ -80,7 +80,7 @@ def test_a_bad_setting_is_refused(
 def test_every_setting_of_every_wrong_type_on_the_command_line() -> None:
     def read(field: str, value: object) -> None:
         text = value if isinstance(value, str) else json_text(value)
-        settings(argparse.Namespace(config=None, preset=None, set=[f"{field}={text}"]))
+        settings(argparse.Namespace(config=None, preset=None, search=False, set=[f"{field}={text}"]))
 
     assert list(not_handled(read)) == []
 

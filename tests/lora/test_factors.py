@@ -89,7 +89,7 @@ def test_a_flattened_kernel_comes_back(kind: str) -> None:
         ({"lora_up.weight": torch.ones(24, 5)}, "does not fit together"),
         ({"lora_up.weight": None}, "no whole LoRA"),
         ({"lora_up.weight": torch.full((24, 3), torch.inf)}, "not finite"),
-        ({"alpha": torch.tensor(torch.nan)}, "must be a finite number"),
+        ({"alpha": torch.tensor(torch.nan)}, "not finite"),
     ],
 )
 def test_a_broken_layer_is_one_sentence(change: dict[str, Any], sentence: str) -> None:
