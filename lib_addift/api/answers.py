@@ -61,6 +61,7 @@ def result_answer(result: KeptResult, *, pictures: bool) -> ResultAnswer:
         new_pictures_seconds=result.new_pictures.seconds,
         level=result.level.value,
         verdict=result.verdict,
+        search=dict(result.search),
         strip=encode_png(result.strip) if pictures else None,
         pictures=encode_png(result.pictures) if pictures else None,
         grid=encode_png(grid) if grid else None,

@@ -147,6 +147,9 @@ class ResultAnswer(BaseModel):
     new_pictures_seconds: float = Field(0.0, description="How long they took")
     level: str = Field(description="good, weak, failed or unmeasured")
     verdict: str = Field(description="The same in a sentence or two")
+    search: dict[str, Any] = Field(
+        {}, description="Where it is the best of several recipes: the `chosen` one, and what each of `recipes` reached"
+    )
     strip: str | None = Field(None, description=f"Weights -1 to 1; {_PNG}; only with pictures=true")
     pictures: str | None = Field(None, description=f"The round trip; {_PNG}; only with pictures=true")
     grid: str | None = Field(

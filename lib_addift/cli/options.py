@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """--preset, --config, --search, --set, and what `add_model` adds."""
+    """--preset, --config, --set, --search, and what `add_model` adds."""
     parser.add_argument("--preset", choices=tuple(PRESETS), help=f"kind of difference (default: {DEFAULT_PRESET})")
     parser.add_argument("--config", type=Path, help="a TOML file of settings")
-    parser.add_argument(
-        "--search", action="store_true", help="try several recipes and keep the best: --set search=true"
-    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting; may be repeated")
+    parser.add_argument(
+        "--search", dest="set", action="append_const", const="search=true", default=[],
+        help="try several recipes and save the best, as --set search=true",
+    )  # fmt: skip
     add_model(parser)
 
 
@@ -45,12 +46,10 @@ def settings(options: argparse.Namespace, preset: str = "") -> TrainConfig:
 
 
 def setting_values(options: argparse.Namespace) -> dict[str, Any]:
-    """Preset, TOML file, --search, then --set: what was asked for, as `from_mapping` takes it. Raises ConfigError."""
+    """Preset, then the TOML file, then --set: what was asked for, as `from_mapping` takes it. Raises ConfigError."""
     values = read_toml(options.config) if options.config else {}
     if options.preset:
         values["preset"] = options.preset
-    if options.search:
-        values["search"] = True
     for assignment in options.set:
         name, equals, text = assignment.partition("=")
         if not equals:

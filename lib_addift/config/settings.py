@@ -107,7 +107,7 @@ class TrainConfig:
     )  # fmt: skip
     search: bool = _setting(
         False, "Search a recipe",
-        "Five recipes learn side by side: these settings, another rate, other layers. The one that does "
+        "Five or six recipes learn side by side: these settings, another rate, other layers. The one that does "
         "best on new pictures is saved. For method addift; takes about four times as long.", advanced=False,
     )  # fmt: skip
     first_train_steps: int = _setting(

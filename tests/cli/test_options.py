@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib_addift.cli.main import main
-from lib_addift.cli.options import settings
+from lib_addift.cli.options import add_settings, settings
 from lib_addift.config.presets import PRESETS
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.errors import HostError
@@ -44,6 +44,22 @@ def test_the_preset_of_the_command_line_goes_over_the_files(
     toml.write_text('preset = "style"\n')
     assert main(command(pair_files, lora_dir, "--config", str(toml), "--preset", "detail")) == 0
     assert settings_of(lora_dir / "blink.safetensors")["strength"] == PRESETS["detail"]["strength"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], False),
+        (["--search"], True),
+        (["--set", "rank=3", "--search"], True),
+        (["--search", "--set", "search=no"], False),
+    ],
+)
+def test_a_search_is_one_word(given: list[str], expected: bool) -> None:
+    for _ in range(2):  # nothing of one call is left in the next
+        parser = argparse.ArgumentParser()
+        add_settings(parser)
+        assert settings(parser.parse_args(given)).search is expected
 
 
 @pytest.mark.parametrize(
