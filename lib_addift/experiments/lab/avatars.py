@@ -1,4 +1,4 @@
-"""The second world, the avatars, and the laboratory's tasks in it. Nothing is chosen here: it is only reported on."""
+"""The second world, the avatars, and the laboratory's tasks in it. Only what depends on the size was chosen on it."""
 
 from __future__ import annotations
 
