@@ -26,6 +26,7 @@ def code(server: Server, method: str, path: str, **headers: str) -> int:
         connection.close()
 
 
+@pytest.mark.long  # a server of its own; the gate asks the application itself (tests/ui/test_guard.py)
 def test_it_answers_only_itself_and_programs(server: Server) -> None:
     if server.setup.in_webui:
         pytest.skip("a WebUI's page is the WebUI's")

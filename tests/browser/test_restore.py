@@ -72,6 +72,7 @@ def test_a_late_answer_fills_only_what_was_not_touched(tab: Tab, faces: list[Pat
     check(tab, (faces[2], faces[1]), "meanwhile", "a face before", 9, 33)
 
 
+@pytest.mark.long
 def test_the_other_fields_and_the_other_slot(tab: Tab, faces: list[Path]) -> None:
     remember(tab, faces)
     with tab.held():
@@ -86,6 +87,7 @@ def test_the_other_fields_and_the_other_slot(tab: Tab, faces: list[Path]) -> Non
     check(tab, (faces[0], faces[3]), "before", "a face before", 7, 44)
 
 
+@pytest.mark.long
 def test_an_untouched_page_gets_everything(tab: Tab, faces: list[Path]) -> None:
     remember(tab, faces)
     with tab.held():

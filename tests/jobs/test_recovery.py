@@ -418,6 +418,7 @@ def test_a_kept_step_of_another_model_is_not_saved(tmp_path: Path, open_jobs: Ca
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_jobs(tmp_path: Path, open_jobs: Callable[..., Jobs], monkeypatch: pytest.MonkeyPatch) -> None:
     skip_evaluation(monkeypatch)
     monkeypatch.setattr(lib_addift.files.os, "fsync", lambda _file: None)
