@@ -7,6 +7,7 @@ Tests that need full-size weights or a running WebUI run only where -m names the
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from lib_addift.demo import world
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 pytest.register_assert_rewrite("tests.support")  # so that its failed asserts show their values too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: Ctrl-C would reach no process of ours
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # files of tests run side by side, one for each core
 
 

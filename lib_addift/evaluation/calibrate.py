@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_addift.config.presets import DEFAULT_PRESET, LAYERS_PRESET
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, Model, lora_modules
@@ -21,6 +23,7 @@ from lib_addift.lora.tools import Output, tool_metadata
 # The round trip tries multiples of the training multiplier. Most LoRAs act at weights from 0.25 to 3.5, which are those
 # of the first of these multipliers; the others are for the few that are weaker or stronger.
 _SPANS = (0.25, 2.0, 0.03)
+_WEIGHING = ("proof_strength", "strength")  # settings of a preset that are about the kind of LoRA
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,12 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
     """Write the file `lora` to `output`, scaled so that weight 1 reproduces the difference of `pair`.
 
     The host's model is locked meanwhile. `config` has the settings of the encoding, the round trip and the strip, and
-    `strength`. Raises HostError when there is no model, LoraFileError for a LoRA that is not for this model, and
-    TrainingError when the LoRA reproduces next to nothing of the difference.
+    `strength`; where it leaves at its preset's values how a LoRA is weighed, those of the file's kind are used. Raises
+    HostError when there is no model, LoraFileError for a LoRA that is not for this model, and TrainingError when the
+    LoRA reproduces next to nothing of the difference.
     """
     tensors, metadata = read_lora(lora)
+    config = suited(config, metadata)
     with host.exclusive(precision=config.precision):
         latents = encode_pair(host, pair, config)
         network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
@@ -82,6 +87,17 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
         )  # fmt: skip
         host.refresh_loras(output.path)
     return Calibrated(output.path, weight, trip.recovery)
+
+
+def suited(config: TrainConfig, metadata: Mapping[str, str]) -> TrainConfig:
+    """The settings with those of weighing that suit the file: a shift of prompts is weighed apart from other LoRAs."""
+    is_shift = '"algorithm": "shift"' in metadata.get("addift.config", "")
+    if is_shift == (config.algorithm == "shift"):
+        return config
+    presets = (LAYERS_PRESET, DEFAULT_PRESET) if is_shift else (DEFAULT_PRESET, LAYERS_PRESET)
+    before, after = map(TrainConfig.create, presets)
+    left = [name for name in _WEIGHING if getattr(config, name) == getattr(before, name)]
+    return dataclasses.replace(config, **{name: getattr(after, name) for name in left})
 
 
 def _best_round_trip(model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:

@@ -209,7 +209,8 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     assert tab.value("#addift_name :is(input, textarea)") == "closed_eyes"
     assert tab.picture("#addift_original img")[2:] == pixels(pictures["original"])
     tab.open_advanced()  # before, gradio 6 has nothing of it on the page
-    assert float(tab.value("#addift_set_max_train_steps input[type=number]")) == 40
+    steps = "#addift_set_max_train_steps input[type=number]"
+    tab.wait(lambda: float(tab.value(steps)) == 40, "the steps that the job was given")
     assert tab.state() == "running", "40 steps were over too soon to see the reload in the middle"
     tab.wait(lambda: int(tab.attribute(strip, "data-addift-step") or 0) > int(first), "another strip", LONG)
 

@@ -120,6 +120,7 @@ WIDTHS = [  # tensors that widths and the number of layers are read off
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("key", WIDTHS)
 @pytest.mark.parametrize("shape", [(), (5,), (0, 0), (7, 7), (0,)])
 def test_a_file_whose_widths_make_no_sense_is_refused(

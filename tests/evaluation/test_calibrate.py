@@ -1,0 +1,32 @@
+"""The settings of a calibration; the calibration itself is in tests/cli/test_lora.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lib_addift.config.settings import TrainConfig
+from lib_addift.evaluation.calibrate import suited
+
+SHIFT, LAYERS = ({"addift.config": json.dumps({"algorithm": kind})} for kind in ("shift", "lora"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "file", "like"),
+    [
+        ("action", SHIFT, "concept"),
+        ("concept", LAYERS, "action"),
+        ("concept", {}, "action"),
+        ("detail", SHIFT, "detail"),
+    ],
+)
+def test_a_file_is_weighed_by_its_kind(preset: str, file: dict[str, str], like: str) -> None:
+    found, wanted = suited(TrainConfig.create(preset), file), TrainConfig.create(like)
+    assert found.strength == wanted.strength
+    assert suited(wanted, file) == wanted or file is SHIFT
+
+
+def test_what_was_chosen_is_kept() -> None:
+    found = suited(TrainConfig.create("concept", strength=0.8), LAYERS)
+    assert (found.strength, found.proof_strength) == (0.8, TrainConfig.create("action").proof_strength)
