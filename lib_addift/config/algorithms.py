@@ -24,11 +24,13 @@ class Algorithm:
         return min(max(abs(weight), least), most)
 
 
+_ANYWHERE = 1e6  # finite, because it is written to JSON
+
 ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is weighed and looked at there.
     "shift": Algorithm(
         rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.2, 2.0), usual_weight=1.3,
-        noised=0.8, enough=0.375, apart=1.0,
+        noised=0.9, enough=0.6, apart=_ANYWHERE,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),
