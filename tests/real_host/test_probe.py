@@ -12,6 +12,7 @@ import pytest
 from lib_addift.config.settings import TrainConfig
 from lib_addift.training.loop import train_one
 from tests.support.fake_host import FakeHost
+from tests.support.runs import finish
 from tests.support.training import make_state, pair_of
 
 PROBE = Path(__file__).with_name("probe") / "scripts" / "addift_probe.py"
@@ -48,3 +49,17 @@ def test_the_probe_makes_one_run_fail_in_the_middle(probe: ModuleType) -> None:
         assert train() == 4
     finally:
         probe.fail("none", 0)
+
+
+def test_the_probe_takes_away_the_evaluation_and_brings_it_back(probe: ModuleType, tmp_path: Path) -> None:
+    def curve() -> int:
+        """How many weights the round trip of a run has tried."""
+        run = finish(FakeHost(tmp_path), overwrite=True, new_pictures=0)
+        return len(run.results[0].round_trip.curve)
+
+    try:
+        probe.evaluate(on=False)
+        assert curve() == 0
+    finally:
+        probe.evaluate(on=True)
+    assert curve() > 0

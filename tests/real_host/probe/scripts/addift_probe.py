@@ -1,4 +1,4 @@
-"""A second extension, for tests only: lets test_real_host.py look at the WebUI's model and break a training run.
+"""A second extension, for tests only: test_real_host.py looks at the WebUI's model, and breaks or shortens trainings.
 
 Copy the folder `probe` into the WebUI's `extensions`. Never part of an installation.
 """
@@ -9,9 +9,11 @@ import threading
 
 import torch
 from modules import call_queue, script_callbacks, shared
+from PIL import Image
 
 FULL = torch.cuda.OutOfMemoryError("CUDA out of memory (simulated)")
 FAILURES = {"error": RuntimeError("simulated failure"), "memory": FULL, "memory once": FULL}
+EVALUATION = {}  # the functions that `evaluate` has replaced
 
 
 def _parts():
@@ -78,6 +80,21 @@ def fail(kind: str, step: int):
     return {"fails": kind}
 
 
+def evaluate(on: bool):
+    """Whether trainings measure and draw what they have learnt, or end after their last step with what is made up.
+
+    On a CPU that takes ten times as long as a few steps.
+    """
+    run, finish = (sys.modules[f"lib_addift.training.{name}"] for name in ("run", "finish"))
+    made_up = {(finish, "round_trip"): lambda *_: finish.RoundTrip(0.8, 1.0, ())}
+    for place in ((run, "preview_strip"), (finish, "preview_strip"), (finish, "round_trip_pictures")):
+        made_up[place] = lambda *_: Image.new("RGB", (64, 64))
+    for (module, name), function in made_up.items():
+        original = EVALUATION.setdefault((module, name), getattr(module, name))
+        setattr(module, name, original if on else function)
+    return {"evaluates": on}
+
+
 def memory():
     """Bytes of this process now and at most, and of the GPU."""
     import psutil
@@ -97,6 +114,7 @@ def add_routes(_demo, app):
     app.add_api_route("/addift-probe/draw", draw, methods=["GET"])
     app.add_api_route("/addift-probe/fingerprint", fingerprint, methods=["GET"])
     app.add_api_route("/addift-probe/fail", fail, methods=["POST"])
+    app.add_api_route("/addift-probe/evaluate", evaluate, methods=["POST"])
     app.add_api_route("/addift-probe/memory", memory, methods=["GET"])
 
 
