@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import torch
 
+_LEAST_ALPHA_CUMPROD = 4.8973451890853435e-08
 
-def sd15_alphas_cumprod() -> torch.Tensor:
-    """SD1.x's 'scaled linear' schedule, float32, shape (1000,).
+
+def scaled_linear_alphas_cumprod() -> torch.Tensor:
+    """The 'scaled linear' schedule of SD1.x and SDXL, float32, shape (1000,).
 
     Source: Rombach et al. 2022, released configuration: linear_start 0.00085, linear_end 0.0120 on the square roots.
     """
     betas = torch.linspace(0.00085**0.5, 0.0120**0.5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0).float()
+
+
+def with_zero_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """A schedule (T,) shifted and scaled so that its last step is pure noise, float32.
+
+    Its last value is 4.9e-8, as in the WebUIs, and not 0, so that every step can be inverted.
+    Source: Lin et al. 2024 (Common diffusion noise schedules and sample steps are flawed), algorithm 1.
+    """
+    roots = alphas_cumprod.double().sqrt()
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    return roots.square().clamp(min=_LEAST_ALPHA_CUMPROD).float()
 
 
 class NoiseSchedule:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
 from lib_addift.training.loss import LossScale, difference_loss
 
 
@@ -46,7 +46,7 @@ def test_against_an_independent_float64_computation(loss: str, masked: bool, gam
         torch.from_numpy(reference),
         timesteps=torch.from_numpy(timesteps),
         mask=None if mask is None else torch.from_numpy(mask),
-        schedule=NoiseSchedule(sd15_alphas_cumprod()),
+        schedule=NoiseSchedule(scaled_linear_alphas_cumprod()),
         config=config,
     )
     expected = reference_loss(config, prediction, reference, timesteps, mask)
@@ -60,7 +60,7 @@ def test_mask_is_normalised_by_area() -> None:
     mask[0, :, :2, :2] = 1
     mask[1] = 1
     timesteps = torch.tensor([500, 500])
-    schedule = NoiseSchedule(sd15_alphas_cumprod())
+    schedule = NoiseSchedule(scaled_linear_alphas_cumprod())
     loss = difference_loss(
         prediction, reference, timesteps=timesteps, mask=mask, schedule=schedule, config=TrainConfig.create("action")
     )
