@@ -70,8 +70,13 @@ class Model(Protocol):
         ...
 
     @property
+    def zero_snr(self) -> bool:
+        """Whether the noise schedule ends in pure noise (zero terminal SNR)."""
+        ...
+
+    @property
     def alphas_cumprod(self) -> torch.Tensor:
-        """(1000,) float32."""
+        """(1000,) float32; of a schedule that ends in pure noise the last value is nearly 0."""
         ...
 
     @property

@@ -30,8 +30,9 @@ def with_zero_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
 class NoiseSchedule:
     """Closed forms of the forward process over `alphas_cumprod` (shape (T,), float)."""
 
-    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
+    def __init__(self, alphas_cumprod: torch.Tensor, prediction_type: str = "epsilon") -> None:
         self.alphas_cumprod = alphas_cumprod.detach().float()
+        self.is_v = prediction_type == "v_prediction"
 
     def __len__(self) -> int:
         return len(self.alphas_cumprod)
@@ -45,6 +46,19 @@ class NoiseSchedule:
         """sqrt(abar_t) * latents + sqrt(1 - abar_t) * noise. Source: Ho et al. 2020, eq. 4."""
         abar = self._at(timesteps, latents)
         return abar.sqrt() * latents + (1 - abar).sqrt() * noise
+
+    def output_scale(self, timesteps: torch.Tensor, like: torch.Tensor) -> torch.Tensor | float:
+        """What a difference of two epsilons is multiplied with to be one of the model's own outputs; over `like`.
+
+        1 / sqrt(abar) for v: there epsilon hardly depends on the output where nearly all is noise, and not at all where
+        a schedule ends in pure noise. Source: Salimans & Ho 2022, appendix D, solved for v.
+        """
+        return self._at(timesteps, like).rsqrt() if self.is_v else 1.0
+
+    def min_snr_weight(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+        """The weight (B,) of each sample's squared error in the model's own terms. Source: Hang et al. 2023, eq. 9."""
+        snr = self.snr(timesteps)
+        return snr.clamp(max=gamma) / (snr + 1 if self.is_v else snr)
 
     def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """abar / (1 - abar) at (B,) timesteps. Source: Kingma et al. 2021, section 3.1."""

@@ -74,6 +74,10 @@ class WebUIHost:
     def prediction_type(self) -> str: ...
 
     @property
+    def zero_snr(self) -> bool:
+        return bool(self.alphas_cumprod[-1] < 1e-6)  # 4.7e-3 without it, and 4.9e-8 with it
+
+    @property
     @abstractmethod
     def dtype(self) -> torch.dtype:
         """The type in which the UNet computes."""

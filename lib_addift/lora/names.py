@@ -8,8 +8,9 @@ names of the first three of SD1.5's four, except for one upsampler.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from lib_addift.families import SD15, Family
+from lib_addift.families import SD15, SDXL, Family
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
@@ -27,6 +28,14 @@ _VAE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "
 _LEVELS = 4
 _FIRST_UPSAMPLER = "output_blocks.2.1.conv"  # where the UNet's deepest level has no attention
 _TEXT_LAYER = re.compile(r"(?:text_model\.)?(encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12]))")
+
+# Layers that only one family has, under either kind of name: its text models, depths of attention, and levels.
+_OWN_LAYERS = {
+    SDXL: re.compile(r"lora_te[12]_|lora_unet_\w+_transformer_blocks_[1-9]"),
+    SD15: re.compile(
+        r"lora_te_|lora_unet_(down_blocks_(0_attentions|3)|up_blocks_3|(in|out)put_blocks_(9|10|11)_|input_blocks_[12]_1_)"
+    ),
+}
 
 
 def _unet_blocks() -> dict[str, str]:
@@ -144,6 +153,15 @@ def kohya(diffusers_name: str, family: Family = SD15) -> str:
     except KeyError:  # a container, such as 'down_blocks', which no LoRA names
         return ""
     return "lora_unet_" + name.replace(".", "_")
+
+
+def family_of_layers(lora_names: Iterable[str]) -> Family | None:
+    """The family of a LoRA whose layers have these names; None where both have such layers."""
+    for name in lora_names:
+        for family, own in _OWN_LAYERS.items():
+            if own.match(name):
+                return family
+    return None
 
 
 def text_kohya(name: str, family: Family = SD15) -> str:

@@ -90,6 +90,7 @@ class FakeHost:
     model_title = "fake.safetensors"
     model_hash = "0" * 64
     prediction_type = "epsilon"
+    zero_snr = False
     latent_channels, pixels_per_latent = 4, 8
     picture_side: int | None = None  # its pictures have no usual size
     device = torch.device("cpu")
