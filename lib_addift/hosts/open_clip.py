@@ -45,8 +45,9 @@ def to_transformers(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     """All tensors of a text model by transformers' names; those that it does not use are left out."""
     result: dict[str, torch.Tensor] = {}
     for key, value in tensors.items():
-        parts = parts_of(key)
-        result |= dict(zip(parts, value.T[None] if key == _PROJECTION else value.chunk(len(parts) or 1), strict=False))
+        if parts := parts_of(key):
+            pieces = [value.T] if key == _PROJECTION else value.chunk(len(parts))
+            result |= dict(zip(parts, pieces, strict=True))
     return result
 
 

@@ -88,11 +88,11 @@ def _kind(layer: str) -> str:
 
 
 def _base_model(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """As the metadata say; else by the input width of its cross attention."""
+    """As the metadata say; else by the input width of its cross attention, or by what only one family has."""
     said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture")
     widths = (input_width(parts) for name, parts in layers_of(tensors).items() if name.endswith("attn2_to_k"))
     family = family_of_layers(layers_of(tensors))
-    return said or _BASE_MODELS.get(next(widths, 0)) or (family.card if family else "unknown")
+    return said or _BASE_MODELS.get(next(widths, family.context_width if family else 0), "unknown")
 
 
 def _span(values: Collection[float]) -> str:
