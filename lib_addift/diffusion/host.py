@@ -14,6 +14,7 @@ from torch import nn
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
+from lib_addift.families import Family
 
 
 def check_precision(precision: str, dtype: torch.dtype, remedy: str) -> None:
@@ -59,28 +60,38 @@ class Model(Protocol):
         ...
 
     @property
+    def family(self) -> Family:
+        """What kind of model it is: SD1.5 or SDXL."""
+        ...
+
+    @property
     def prediction_type(self) -> str:
         """'epsilon' or 'v_prediction'."""
         ...
 
     @property
+    def zero_snr(self) -> bool:
+        """Whether the noise schedule ends in pure noise (zero terminal SNR)."""
+        ...
+
+    @property
     def alphas_cumprod(self) -> torch.Tensor:
-        """(1000,) float32."""
+        """(1000,) float32; of a schedule that ends in pure noise the last value is nearly 0."""
         ...
 
     @property
     def latent_channels(self) -> int:
-        """C, the channels of the latents: 4 in SD1.x."""
+        """C, the channels of the latents."""
         ...
 
     @property
     def picture_side(self) -> int | None:
-        """px a side of the pictures that the model was trained on: 512 in SD1.x; None where that is not known."""
+        """px a side of the pictures that the model was trained on; None where that is not known."""
         ...
 
     @property
     def pixels_per_latent(self) -> int:
-        """P, the width and height in px of the square that one latent pixel stands for: 8 in SD1.x."""
+        """P, the width and height in px of the square that one latent pixel stands for."""
         ...
 
     @property
@@ -90,7 +101,7 @@ class Model(Protocol):
 
     @property
     def text_model(self) -> nn.Module:
-        """The CLIP text model that is loaded; its modules get hooks, never new weights."""
+        """The CLIP text model that is loaded, or a list of two; their modules get hooks, never new weights."""
         ...
 
     @property

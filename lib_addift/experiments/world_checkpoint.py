@@ -1,23 +1,45 @@
-"""The architecture of the bundled model, and SD1.x checkpoints in the layout of the SD1.5 release."""
+"""The architecture of the bundled models, and checkpoints in the layouts of the SD1.5 and the SDXL release."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import nn
 
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
+from lib_addift.families import SD15, SDXL, SIZE_WIDTH, SIZES, Family
+from lib_addift.hosts import open_clip
+from lib_addift.hosts.standalone_models import text_model, unet_arguments
 from lib_addift.lora import names
 
 # Group norm has 32 groups: with 32 channels it erases whatever is the same over the whole picture, such as the style,
-# so the VAE's coarse levels have 64. The UNet's two deepest levels see 2 x 2 and 1 latent pixels and need little.
-UNET_WIDTHS = (64, 96, 32, 32)
+# so the VAE's coarse levels have 64. Each UNet's deepest levels see 2 x 2 latent pixels or fewer and need little.
+UNET_WIDTHS = {SD15: (64, 96, 32, 32), SDXL: (64, 64, 32)}
 VAE_WIDTHS = (32, 96, 64, 64)
-TEXT_WIDTH = 24
-SCALE_FACTOR = 0.18215
+TEXT_WIDTHS = {SD15: (24,), SDXL: (12, 20)}  # multiples of the numbers of heads
+
+
+@dataclass(frozen=True)
+class WorldModels:
+    """The models of a checkpoint, in diffusers and transformers; `texts` has one for each text encoder."""
+
+    family: Family
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    texts: nn.ModuleList
+
+
+def build_models(family: Family = SD15, picture_side: int = 64) -> WorldModels:
+    """Narrow models with random weights."""
+    texts = [
+        text_model(encoder, tokens=49408, width=width, layers=encoder.layers, fully_connected=4 * width)
+        for encoder, width in zip(family.text_encoders, TEXT_WIDTHS[family], strict=True)
+    ]
+    return WorldModels(family, build_unet(family, picture_side // 8), build_vae(picture_side), nn.ModuleList(texts))
 
 
 def build_vae(sample_size: int = 64) -> AutoencoderKL:
@@ -32,32 +54,27 @@ def build_vae(sample_size: int = 64) -> AutoencoderKL:
     )
 
 
-def build_unet(sample_size: int = 8) -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        block_out_channels=UNET_WIDTHS,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=8,
-        norm_num_groups=32,
-        sample_size=sample_size,
-    )
+def build_unet(family: Family = SD15, sample_size: int = 8) -> UNet2DConditionModel:
+    widths = TEXT_WIDTHS[family]
+    vector = widths[-1] + SIZES * SIZE_WIDTH if family.has_vector else None
+    arguments = unet_arguments(family, UNET_WIDTHS[family], sum(widths), vector)
+    unet = UNet2DConditionModel(**arguments, norm_num_groups=32, sample_size=sample_size)
+    if max(family.depths) > 1:
+        _zero_outputs(unet)
+    return unet
 
 
-def build_text_model() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=77,
-        )
-    )
+def _zero_outputs(unet: nn.Module) -> None:
+    """Each block begins as the identity, as in CompVis' code: a UNet of many narrow layers learns much faster so."""
+    for name, module in unet.named_modules():
+        if name.endswith((".proj_out", ".conv2")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 def _schedule_buffers() -> dict[str, torch.Tensor]:
     """The noise schedule's tensors that SD1.5 files carry, in float32."""
-    alphas_cumprod = sd15_alphas_cumprod().double()
+    alphas_cumprod = scaled_linear_alphas_cumprod().double()
     previous = torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
     betas = 1 - alphas_cumprod / previous
     variance = betas * (1 - previous) / (1 - alphas_cumprod)
@@ -78,18 +95,27 @@ def _schedule_buffers() -> dict[str, torch.Tensor]:
     return {name: value.float() for name, value in buffers.items()}
 
 
-def save_checkpoint(
-    path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, text: CLIPTextModel, metadata: dict[str, str]
-) -> None:
-    """One fp16 file with CompVis keys, as the SD1.5 release has them."""
-    tensors = {names.UNET_PREFIX + names.unet_to_compvis(k): v for k, v in unet.state_dict().items()}
-    for key, value in vae.state_dict().items():
+def save_checkpoint(path: Path, models: WorldModels, metadata: dict[str, str]) -> None:
+    """One fp16 file with CompVis keys, as the family's release has them."""
+    family = models.family
+    state = {names.UNET_PREFIX + names.unet_to_compvis(k, family): v for k, v in models.unet.state_dict().items()}
+    for key, value in models.vae.state_dict().items():
         is_attention_matrix = ".attentions." in key and value.ndim == 2
-        tensors[names.VAE_PREFIX + names.vae_to_compvis(key)] = (
-            value[:, :, None, None] if is_attention_matrix else value
-        )
-    for key, value in text.state_dict().items():
-        tensors[names.TEXT_PREFIX + "text_model." + key] = value
-    half = {key: value.detach().half().contiguous().clone() for key, value in tensors.items()}
-    half[names.TEXT_PREFIX + "text_model.embeddings.position_ids"] = torch.arange(77)[None]
-    save_file(half | _schedule_buffers(), path, {"format": "pt", **metadata})
+        state[names.VAE_PREFIX + names.vae_to_compvis(key)] = value[:, :, None, None] if is_attention_matrix else value
+    state |= _text_tensors(models)
+    half = {key: value.detach().half().contiguous().clone() for key, value in state.items()}
+    half[f"{family.text_encoders[0].prefix}text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(half | (_schedule_buffers() if family is SD15 else {}), path, {"format": "pt", **metadata})
+
+
+def _text_tensors(models: WorldModels) -> dict[str, torch.Tensor]:
+    """The tensors of the text models, as they are named in the file."""
+    tensors: dict[str, torch.Tensor] = {}
+    for encoder, model in zip(models.family.text_encoders, models.texts, strict=True):
+        state = {key.removeprefix("text_model."): value for key, value in model.state_dict().items()}
+        if encoder.is_open_clip:
+            named = open_clip.from_transformers(state)
+        else:
+            named = {f"text_model.{key}": value for key, value in state.items()}
+        tensors |= {encoder.prefix + key: value for key, value in named.items()}
+    return tensors

@@ -1,4 +1,4 @@
-"""Reads the single file of an SD1.x checkpoint. For any other file a HostError says what it is and what to do."""
+"""Reads the single file of an SD1.x or SDXL checkpoint. For any other a HostError says what it is and what to do."""
 
 from __future__ import annotations
 
@@ -13,60 +13,69 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lib_addift.errors import HostError
+from lib_addift.families import SD15, Family, TextEncoder
 from lib_addift.files import sha256_of
+from lib_addift.hosts import open_clip
+from lib_addift.hosts.checkpoint_family import REMEDY, family_of, has_zero_snr, prediction_type
 from lib_addift.lora import names
 from lib_addift.lora.network import layer_kind
-
-_REMEDY = "Choose an SD1.5 checkpoint (.safetensors)."
-# A tensor name that only the given kind of file has.
-_OTHER_MODELS = {
-    "SDXL": "conditioner.embedders.",
-    "SD2": "cond_stage_model.model.",
-    "SD3": "model.diffusion_model.joint_blocks.",
-    "Flux": "double_blocks.",
-    "an SD1.5 UNet in the diffusers layout": "down_blocks.",
-}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of the three models in an SD1.x file, with diffusers' and transformers' names."""
+    """The tensors of the models in a file, with diffusers' and transformers' names; `texts`: of each text encoder."""
 
     unet: dict[str, torch.Tensor]
     vae: dict[str, torch.Tensor]
-    text: dict[str, torch.Tensor]
+    texts: tuple[dict[str, torch.Tensor], ...]
     prediction_type: str
+    family: Family = SD15
+    zero_snr: bool = False  # whether the noise schedule ends in pure noise
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a whole SD1.x text-to-image checkpoint. Raises HostError for any other file."""
-    with _opened(path) as file:
+    """Read a whole SD1.x or SDXL text-to-image checkpoint. Raises HostError for any other file."""
+    with _opened(path) as (file, family):
         keys = list(file.keys())
-        tensors = {key: file.get_tensor(key) for key in keys if key.startswith(_PREFIXES)}
+        prefixes = (names.UNET_PREFIX, names.VAE_PREFIX, *(encoder.prefix for encoder in family.text_encoders))
+        tensors = {key: file.get_tensor(key) for key in keys if key.startswith(prefixes)}
         metadata = file.metadata() or {}
+    source = _Tensors(path, family, tensors)
     return Checkpoint(
-        unet=_part(path, "UNet", tensors, names.UNET_PREFIX, names.unet_to_diffusers),
-        vae=_vae_matrices(_part(path, "VAE", tensors, names.VAE_PREFIX, names.vae_to_diffusers)),
-        text=_part(path, "text model", tensors, names.TEXT_PREFIX, _text_name),
-        prediction_type=_prediction_type(keys, metadata),
+        unet=source.part("UNet", names.UNET_PREFIX, names.unet_to_diffusers),
+        vae=_vae_matrices(source.part("VAE", names.VAE_PREFIX, names.vae_to_diffusers)),
+        texts=tuple(source.text(encoder) for encoder in family.text_encoders),
+        prediction_type=prediction_type(keys, metadata),
+        family=family,
+        zero_snr=has_zero_snr(keys),
     )
 
 
 class LayerWeights:
-    """The weights of an open SD1.x file that a LoRA can change, by kohya name; see `open_weights`.
+    """The weights of an open checkpoint that a LoRA can change, by kohya name; see `open_weights`.
 
     `shapes` are those of the weights as they stand in the file.
     """
 
-    def __init__(self, path: Path, file: Any) -> None:
-        self.title = path.name
+    def __init__(self, path: Path, file: Any, family: Family) -> None:
+        self.title, self.family = path.name, family
         self._path, self._file = path, file
-        keys = [key for key in list(file.keys()) if key.endswith(".weight")]
-        self._keys = {_lora_name(path, key): key for key in keys}
-        self._keys.pop("", None)
-        self.shapes: dict[str, tuple[int, ...]] = {
-            name: tuple(file.get_slice(key).get_shape()) for name, key in self._keys.items()
+        keys = [key for key in list(file.keys()) if key.endswith("weight")]
+        # OpenCLIP has query, key and value in one tensor: (key, number of the part, number of parts).
+        self._places = {
+            name: (key, part, len(found))
+            for key in keys
+            for found in [_lora_names(path, key, family)]
+            for part, name in enumerate(found)
         }
+        self._places.pop("", None)
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: self._shape(key, parts) for name, (key, _, parts) in self._places.items()
+        }
+
+    def _shape(self, key: str, parts: int) -> tuple[int, ...]:
+        rows, *rest = self._file.get_slice(key).get_shape()
+        return rows // parts, *rest
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -75,33 +84,41 @@ class LayerWeights:
 
     def weight(self, layer: str) -> torch.Tensor:
         """Read the weight of a layer. Raises KeyError for a name that is not in `shapes`."""
-        tensor: torch.Tensor = self._file.get_tensor(self._keys[layer])
+        key, part, parts = self._places[layer]
+        tensor: torch.Tensor = (
+            self._file.get_tensor(key).chunk(parts)[part] if parts > 1 else self._file.get_tensor(key)
+        )
         return tensor
 
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[LayerWeights]:
-    """An SD1.x file whose layers can be read one at a time inside the block. Raises HostError for any other file."""
-    with _opened(path) as file:
-        yield LayerWeights(path, file)
+    """A checkpoint whose layers can be read one at a time inside the block. Raises HostError for any other file."""
+    with _opened(path) as (file, family):
+        yield LayerWeights(path, file, family)
 
 
-def _lora_name(path: Path, key: str) -> str:
-    """The name in LoRA files of the layer whose weight is `key`; '' for what LoRA files have no place for."""
+def _lora_names(path: Path, key: str, family: Family) -> list[str]:
+    """The names in LoRA files of the layers whose weight is `key`; '' for what LoRA files have no place for."""
     try:
         if key.startswith(names.UNET_PREFIX):
-            name = names.kohya(names.unet_to_diffusers(key[len(names.UNET_PREFIX) : -len(".weight")]))
-            return name if layer_kind(name) else ""
+            module = key[len(names.UNET_PREFIX) :].removesuffix(".weight")
+            name = names.kohya(names.unet_to_diffusers(module), family)
+            return [name if layer_kind(name) else ""]
     except KeyError as error:
-        raise HostError(f"'{path.name}' has a UNet that is not SD1.x ({error.args[0]}). {_REMEDY}") from error
-    if key.startswith(names.TEXT_PREFIX):
-        return names.text_kohya(key[len(names.TEXT_PREFIX) : -len(".weight")])
-    return ""
+        raise HostError(f"'{path.name}' has a UNet that is not {family} ({error.args[0]}). {REMEDY}") from error
+    for number, encoder in enumerate(family.text_encoders):
+        if key.startswith(encoder.prefix):
+            name = key[len(encoder.prefix) :]
+            parts = open_clip.parts_of(name) if encoder.is_open_clip else [name]
+            place = f"{number}." if len(family.text_encoders) > 1 else ""
+            return [names.text_kohya(place + part.removesuffix(".weight"), family) for part in parts]
+    return []
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The open file. Raises HostError when it holds no SD1.x UNet, and for errors while it is read."""
+def _opened(path: Path) -> Iterator[tuple[Any, Family]]:
+    """The open file and its family. Raises HostError when it is of none, and for errors while it is read."""
     if not path.is_file():
         raise HostError(f"the checkpoint '{path}' is no file: check the path.")
     if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
@@ -111,9 +128,7 @@ def _opened(path: Path) -> Iterator[Any]:
         )
     try:
         with safe_open(path, framework="pt") as file:
-            _check_kind(path, list(file.keys()))
-            _check_shapes(path, file)
-            yield file
+            yield file, family_of(path, file)
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise HostError(
@@ -121,44 +136,34 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-_PREFIXES = (names.UNET_PREFIX, names.VAE_PREFIX, names.TEXT_PREFIX)
+@dataclass(frozen=True)
+class _Tensors:
+    """The tensors of a file, as they are named in it."""
 
+    path: Path
+    family: Family
+    tensors: dict[str, torch.Tensor]
 
-def _check_kind(path: Path, keys: list[str]) -> None:
-    if any(key.startswith(("lora_", "lycoris_")) or ".lora_" in key for key in keys):
-        raise HostError(f"'{path.name}' is a LoRA, not a checkpoint. {_REMEDY}")
-    for kind, mark in _OTHER_MODELS.items():
-        if any(key.startswith((mark, f"model.diffusion_model.{mark}")) for key in keys):
-            raise HostError(f"'{path.name}' is {kind}; training works on SD1.x checkpoints only. {_REMEDY}")
-    if not any(key.startswith(names.UNET_PREFIX) for key in keys):
-        raise HostError(f"'{path.name}' holds no Stable Diffusion model. {_REMEDY}")
+    def part(self, what: str, prefix: str, translate: Callable[[str], str]) -> dict[str, torch.Tensor]:
+        """Those of one of the models, by translated name. Raises HostError, in which it is called `what`."""
+        named = {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
+        title = self.path.name
+        try:
+            part = {translate(key): value for key, value in named.items()}
+        except KeyError as error:
+            raise HostError(f"'{title}' has a {what} that is not {self.family} ({error.args[0]}). {REMEDY}") from error
+        part.pop("", None)
+        if not part:
+            raise HostError(
+                f"'{title}' holds no {what}. Choose a full {self.family} checkpoint with UNet, VAE and text model."
+            )
+        return part
 
-
-def _check_shapes(path: Path, file: Any) -> None:
-    first = names.UNET_PREFIX + "input_blocks.0.0.weight"
-    if first not in list(file.keys()):
-        raise HostError(f"'{path.name}' holds no SD1.x UNet. {_REMEDY}")
-    shape = file.get_slice(first).get_shape()
-    if len(shape) != 4:
-        raise HostError(f"'{path.name}' has a damaged UNet: {first} has the shape {tuple(shape)}. {_REMEDY}")
-    channels = shape[1]
-    if channels != 4:
-        kind = {8: "an instruct-pix2pix", 9: "an inpainting"}.get(channels, "another kind of")
-        raise HostError(f"'{path.name}' is {kind} model (its UNet reads {channels} channels, not 4). {_REMEDY}")
-
-
-def _part(
-    path: Path, what: str, tensors: dict[str, torch.Tensor], prefix: str, translate: Callable[[str], str]
-) -> dict[str, torch.Tensor]:
-    """The tensors of one of the models, by translated name. Raises HostError, in which it is called `what`."""
-    try:
-        part = {translate(key[len(prefix) :]): value for key, value in tensors.items() if key.startswith(prefix)}
-    except KeyError as error:
-        raise HostError(f"'{path.name}' has a {what} that is not SD1.x ({error.args[0]}). {_REMEDY}") from error
-    part.pop("", None)
-    if not part:
-        raise HostError(f"'{path.name}' holds no {what}. Choose a full SD1.5 checkpoint with UNet, VAE and text model.")
-    return part
+    def text(self, encoder: TextEncoder) -> dict[str, torch.Tensor]:
+        """Those of a text model, by transformers' names."""
+        if encoder.is_open_clip:
+            return open_clip.to_transformers(self.part("second text model", encoder.prefix, str))
+        return self.part("text model", encoder.prefix, _text_name)
 
 
 def _text_name(name: str) -> str:
@@ -174,9 +179,3 @@ def _vae_matrices(vae: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         key: value[:, :, 0, 0] if ".attentions." in key and value.ndim == 4 else value for key, value in vae.items()
     }
-
-
-def _prediction_type(keys: list[str], metadata: dict[str, str]) -> str:
-    """'v_prediction' where an empty tensor 'v_pred' or the file's modelspec says so, else 'epsilon'."""
-    is_v = "v_pred" in keys or metadata.get("modelspec.prediction_type", "") in ("v", "v_prediction")
-    return "v_prediction" if is_v else "epsilon"

@@ -1,4 +1,4 @@
-"""The host without a WebUI: any SD1.x single file, through diffusers and transformers, without network."""
+"""The host without a WebUI: any SD1.x or SDXL single file, through diffusers and transformers, without network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,19 @@ from torch import nn
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod, with_zero_snr
 from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
+from lib_addift.families import LATENT_CHANNELS, PIXELS_PER_LATENT
 from lib_addift.files import sha256_of
-from lib_addift.hosts.checkpoint import read_checkpoint
+from lib_addift.hosts.checkpoint import Checkpoint, read_checkpoint
 from lib_addift.hosts.prompt_tag.compose import PromptLora, PromptLoras, parts_of
 from lib_addift.hosts.prompt_tag.syntax import Tag, composition_of, read_prompt, text_weights
-from lib_addift.hosts.standalone_models import build_text_model, build_unet, build_vae, loaded
+from lib_addift.hosts.standalone_models import build_text_model, build_unet, build_vae, encode_chunk, loaded, run_unet
 from lib_addift.hosts.tokenizer import load_tokenizer
 from lib_addift.lora import names
 from lib_addift.lora.file import check_name, read_lora
 from lib_addift.lora.network import LoraNetwork
-
-_SCALE_FACTOR = 0.18215  # Rombach et al. 2022, released configuration
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class StandaloneHost:
     """Implements `Host` on a checkpoint file. Raises HostError when the file or the device cannot be used."""
 
     name = "standalone"
-    latent_channels, pixels_per_latent = 4, 8  # SD1.x
+    latent_channels, pixels_per_latent = LATENT_CHANNELS, PIXELS_PER_LATENT
 
     def __init__(
         self,
@@ -48,27 +48,38 @@ class StandaloneHost:
         precision: str = "auto",
         clip_skip: int = 1,
     ) -> None:
-        self.lora_dir, self.clip_skip = lora_dir, clip_skip
+        self.lora_dir = lora_dir
         self.device = _device(device)
         self._dtype = _dtype(precision, self.device)
         parts = read_checkpoint(checkpoint)
+        self.family = parts.family
+        self.clip_skip = max(clip_skip, self.family.clip_skip)
         self.model_title = checkpoint.name
         self.model_hash = sha256_of(checkpoint)
-        self.prediction_type = parts.prediction_type
-        self.alphas_cumprod = sd15_alphas_cumprod().to(self.device)
+        self.prediction_type, self.zero_snr = parts.prediction_type, parts.zero_snr
+        alphas_cumprod = scaled_linear_alphas_cumprod()
+        self.alphas_cumprod = (with_zero_snr(alphas_cumprod) if self.zero_snr else alphas_cumprod).to(self.device)
         self._lock = threading.RLock()  # a training run and a picture take turns
-        self._tokenize = load_tokenizer()
-        self._unet = loaded("UNet", build_unet, parts.unet, self._dtype, self.device)
-        # The VAE of SD1.x overflows in fp16, so it stays in fp32 there.
-        vae_dtype = torch.float32 if self._dtype is torch.float16 else self._dtype
-        self._vae = loaded("VAE", build_vae, parts.vae, vae_dtype, self.device)
-        self._text = loaded("text model", build_text_model, parts.text, self._dtype, self.device)
-        _check_clip_skip(clip_skip, layers=len(self._text.encoder.layers))
+        self._load_models(parts)
+        _check_clip_skip(clip_skip, layers=min(len(model.encoder.layers) for model in self._texts))
+
+    def _load_models(self, parts: Checkpoint) -> None:
+        family, dtype = parts.family, self._dtype
+        load = partial(loaded, family=family, device=self.device)
+        self._unet = load("UNet", partial(build_unet, family=family), parts.unet, dtype=dtype)
+        # Both families' VAEs overflow in fp16, so they stay in fp32 there.
+        self._vae = load("VAE", build_vae, parts.vae, dtype=torch.float32 if dtype is torch.float16 else dtype)
+        self._texts, self._tokenize = [], []
+        for encoder, state in zip(family.text_encoders, parts.texts, strict=True):
+            self._texts.append(load("text model", partial(build_text_model, encoder=encoder), state, dtype=dtype))
+            self._tokenize.append(load_tokenizer(encoder.padding))
+        self._text = self._texts[0] if len(self._texts) == 1 else nn.ModuleList(self._texts)
 
     @property
     def picture_side(self) -> int | None:
-        """SD1.x's; narrower UNets are small worlds of their own."""
-        return 512 if self._unet.config.block_out_channels[0] == 320 else None
+        """The family's; narrower UNets are small worlds of their own."""
+        is_full = self._unet.config.block_out_channels == self.family.widths
+        return self.family.picture_side if is_full else None
 
     @property
     def needs_loss_scaling(self) -> bool:
@@ -96,21 +107,21 @@ class StandaloneHost:
             yield
 
     def lora_name(self, module_name: str) -> str:
-        return names.kohya(module_name)
+        return names.kohya(module_name, self.family)
 
     def text_lora_name(self, module_name: str) -> str:
-        return names.text_kohya(module_name)
+        return names.text_kohya(module_name, self.family)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device, self._vae.dtype) / 127.5 - 1
         # One picture at a time, here and when decoding: the VAE needs the most memory of the three models.
         latents = [self._vae.encode(picture).latent_dist.mode() for picture in pixels.split(1)]
-        return torch.cat(latents).float() * _SCALE_FACTOR
+        return torch.cat(latents).float() * self.family.latent_scale
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> np.ndarray:
-        scaled = (latents / _SCALE_FACTOR).to(self._vae.dtype)
+        scaled = (latents / self.family.latent_scale).to(self._vae.dtype)
         pixels = torch.cat([self._vae.decode(sample).sample.float() for sample in scaled.split(1)])
         images = ((pixels + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
         result: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
@@ -121,30 +132,23 @@ class StandaloneHost:
         return self.encode_prompts_with_grad(prompts)
 
     def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
-        ids = self._tokenize(prompts).to(self.device)  # (B, chunks, 77)
-        return Conditions(torch.cat([self._encode_chunk(chunk) for chunk in ids.unbind(dim=1)], dim=1).float())
-
-    def _encode_chunk(self, ids: torch.Tensor) -> torch.Tensor:
-        """(B, 77) token ids -> (B, 77, width). As in A1111, clip skip leaves out layers, but not the final norm."""
-        if self.clip_skip == 1:
-            last: torch.Tensor = self._text(input_ids=ids).last_hidden_state
-            return last
-        states = self._text(input_ids=ids, output_hidden_states=True).hidden_states  # before each layer, and the end
-        normed: torch.Tensor = self._text.final_layer_norm(states[-self.clip_skip])
-        return normed
+        ids = [tokenize(prompts).to(self.device).unbind(dim=1) for tokenize in self._tokenize]  # (B, 77) for each chunk
+        chunks = [encode_chunk(self._texts, each, self.family, self.clip_skip) for each in zip(*ids, strict=True)]
+        # The pooled text is the first chunk's, as in A1111.
+        return Conditions(torch.cat([chunk.crossattn for chunk in chunks], dim=1), chunks[0].vector).float()
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         output = self._run_unet(latents.to(self._dtype), timesteps, cond.to(dtype=self._dtype)).float()
         return to_epsilon(output, latents, self.alphas_cumprod[timesteps], self.prediction_type)
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
-        # A picture of 64 px is a single pixel at the UNet's deepest level. If that has 32 channels, each group of group
+        # A picture of 64 px is a single pixel at SD1.5's deepest level. If that has 32 channels, each group of group
         # norm is a single value, which torch refuses for a batch of one: such a picture goes through twice in a batch.
-        widths = self._unet.config.block_out_channels
-        is_single = latents.shape[0] == 1 and max(latents.shape[2:]) <= 8 and 32 in widths
+        is_point = max(latents.shape[2:]) <= 2 ** (self.family.levels - 1)
+        is_single = latents.shape[0] == 1 and is_point and 32 in self._unet.config.block_out_channels
         if is_single:
             latents, timesteps, cond = latents.repeat(2, 1, 1, 1), timesteps.repeat(2), cond.repeat(2)
-        output: torch.Tensor = self._unet(latents, timesteps, cond.crossattn).sample
+        output = run_unet(self._unet, latents, timesteps, cond)
         return output[:1] if is_single else output
 
     def report(self, text: str, done: int, total: int) -> None:

@@ -49,21 +49,23 @@ def read_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {word: index for index, word in enumerate(words)}, merges
 
 
-def load_tokenizer() -> Callable[[Sequence[str]], torch.Tensor]:
+def load_tokenizer(padding: int | None = None) -> Callable[[Sequence[str]], torch.Tensor]:
     """A function from texts to token ids: (B, chunks, 77) long.
 
+    `padding` is the token behind the one that ends a text; without it, it is that one again.
     Texts that need fewer chunks than another one get empty chunks behind theirs, as in A1111.
     """
     vocabulary, merges = read_vocabulary()
     tokenizer = _byte_pair_tokenizer(vocabulary, merges)
     start, end, comma = (vocabulary[word] for word in ("<|startoftext|>", "<|endoftext|>", ",</w>"))
+    pad = end if padding is None else padding
 
     def tokenize(texts: Sequence[str]) -> torch.Tensor:
         rows = [in_chunks(each.ids, comma) for each in tokenizer.encode_batch(list(texts))]
         count = max(len(row) for row in rows)
         filled = [[*row, *[[] for _ in range(count - len(row))]] for row in rows]
         return torch.tensor(
-            [[[start, *chunk, *[end] * (CHUNK + 1 - len(chunk))] for chunk in row] for row in filled]
+            [[[start, *chunk, end, *[pad] * (CHUNK - len(chunk))] for chunk in row] for row in filled]
         )  # fmt: skip
 
     return tokenize

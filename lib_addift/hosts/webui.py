@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import call_queue, processing, scripts, shared
+from modules import call_queue, processing, scripts, sd_models, shared
 from torch import nn
 
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import check_precision, to_epsilon
 from lib_addift.errors import HostError
+from lib_addift.families import LATENT_CHANNELS, PIXELS_PER_LATENT, SD15, SDXL, Family
 from lib_addift.lora import names
 
 
@@ -26,8 +27,16 @@ class WebUIHost:
     """The part of `Host` that does not depend on where a WebUI keeps its model."""
 
     name: str
-    latent_channels, pixels_per_latent = 4, 8  # SD1.x
-    picture_side: int | None = 512
+    latent_channels, pixels_per_latent = LATENT_CHANNELS, PIXELS_PER_LATENT
+
+    @property
+    def family(self) -> Family:
+        """That of the model that is loaded; SD1.5 before."""
+        return SDXL if getattr(sd_models.model_data.sd_model, "is_sdxl", False) else SD15
+
+    @property
+    def picture_side(self) -> int | None:
+        return self.family.picture_side
 
     @property
     def lora_dir(self) -> Path:
@@ -63,6 +72,10 @@ class WebUIHost:
     @property
     @abstractmethod
     def prediction_type(self) -> str: ...
+
+    @property
+    def zero_snr(self) -> bool:
+        return bool(self.alphas_cumprod[-1] < 1e-6)  # 4.7e-3 without it, and 4.9e-8 with it
 
     @property
     @abstractmethod
@@ -108,12 +121,12 @@ class WebUIHost:
 
     def lora_name(self, module_name: str) -> str:
         try:
-            return names.kohya(names.unet_to_diffusers(module_name))
+            return names.kohya(names.unet_to_diffusers(module_name), self.family)
         except KeyError:  # a container, such as 'input_blocks', which no LoRA names
             return ""
 
     def text_lora_name(self, module_name: str) -> str:
-        return names.text_kohya(module_name)
+        return names.text_kohya(module_name, self.family)
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         output = self._run_unet(latents, timesteps, cond).float()

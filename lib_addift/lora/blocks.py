@@ -1,5 +1,6 @@
 """Blocks of the UNet by the names of the extension LoRA Block Weight, and a weight for each of them.
 
+SD1.5 has IN00 to IN11 and OUT00 to OUT11, SDXL IN00 to IN08 and OUT00 to OUT08.
 IN01 is CompVis' input_blocks.1, OUT03 its output_blocks.3, MID its middle_block; BASE and TE are the text encoder.
 IN and OUT stand for all of theirs, ALL for everything.
 """
@@ -19,10 +20,17 @@ _SIDES = {"input_blocks": "IN", "output_blocks": "OUT"}
 _FINE = tuple(f"{side}{number:02}" for side in ("IN", "OUT") for number in range(12))
 _NAMES = ("ALL", "IN", "MID", "OUT", "TE", *_FINE)
 _ALIASES = {"BASE": "TE", "M00": "MID"}
-# The lists of LoRA Block Weight: 26 numbers for all blocks, 17 for those with attention.
+# The lists of LoRA Block Weight: of SD1.5 26 numbers for all blocks and 17 for those with attention, of SDXL 20 and 12.
 _OF_26 = ("TE", *_FINE[:12], "MID", *_FINE[12:])
 _WITHOUT_ATTENTION = {"IN00", "IN03", "IN06", "IN09", "IN10", "IN11", "OUT00", "OUT01", "OUT02"}
-_LISTS = {26: _OF_26, 17: tuple(name for name in _OF_26 if name not in _WITHOUT_ATTENTION)}
+_XL_WITHOUT_ATTENTION = {"IN00", "IN01", "IN02", "IN03", "IN06", "OUT06", "OUT07", "OUT08"}
+_OF_20 = tuple(name for name in _OF_26 if not name.endswith(("09", "10", "11")))
+_LISTS = {
+    26: _OF_26,
+    17: tuple(name for name in _OF_26 if name not in _WITHOUT_ATTENTION),
+    20: _OF_20,
+    12: tuple(name for name in _OF_20 if name not in _XL_WITHOUT_ATTENTION),
+}
 
 _DIFFUSERS = re.compile(r"lora_unet_(down|up)_blocks_(\d)_(resnets|attentions|downsamplers|upsamplers)_(\d)")
 _COMPVIS = re.compile(r"lora_unet_(input_blocks|output_blocks)_(\d+)_")
@@ -48,7 +56,7 @@ def _compvis_block(layer: str) -> tuple[str, str]:
     conv = ".conv" if kind.endswith("samplers") else ""
     try:
         blocks, index, *_ = unet_to_compvis(f"{side}_blocks.{level}.{kind}.{number}{conv}").split(".")
-    except KeyError:  # of a model that is no SD1.x
+    except KeyError:  # of another kind of model
         return "", ""
     return blocks, index
 
@@ -61,12 +69,13 @@ class BlockWeights:
 
     @classmethod
     def parse(cls, text: str) -> BlockWeights:
-        """From 'OUT=1, MID=0.5', or from the 17 or 26 numbers of LoRA Block Weight. Raises ConfigError."""
+        """From 'OUT=1, MID=0.5', or from the 12, 17, 20 or 26 numbers of LoRA Block Weight. Raises ConfigError."""
         items = [item.strip() for item in text.split(",") if item.strip()]
         if items and not any("=" in item for item in items):
             if len(items) not in _LISTS:
                 raise ConfigError(
-                    f"blocks = {text.strip()} has {len(items)} numbers: give 17 or 26, or names as in OUT=1, MID=0.5."
+                    f"blocks = {text.strip()} has {len(items)} numbers: give 17 or 26 for SD1.5, 12 or 20 for SDXL, or "
+                    "names as in OUT=1, MID=0.5."
                 )
             return cls({name: _number(name, item) for name, item in zip(_LISTS[len(items)], items, strict=True)})
         weights: dict[str, float] = {}

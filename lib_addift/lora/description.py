@@ -12,12 +12,15 @@ import torch
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import short_repr
+from lib_addift.families import FAMILIES
 from lib_addift.lora.metadata import kinds_of, layers_of, ranks_and_alphas
+from lib_addift.lora.names import family_of_layers
 from lib_addift.lora.network import layer_kind
 from lib_addift.lora.soundness import not_finite
 from lib_addift.lora.state_dict import ALPHA, DORA, input_width, kind_of, layer_name, scale_of
 
-_BASE_MODELS = {768: "SD1", 1024: "SD2", 2048: "SDXL"}  # by the width of the text condition
+# By the width of the text condition.
+_BASE_MODELS = {1024: "SD2", **{family.context_width: family.card for family in FAMILIES}}
 _DEEPEST = 4  # tables in tables whose values get lines of their own
 _LONGEST = 300  # characters of a value
 _FACTS = {  # metadata for the description, and its labels
@@ -85,10 +88,11 @@ def _kind(layer: str) -> str:
 
 
 def _base_model(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """As the metadata say; else by the input width of its cross attention."""
+    """As the metadata say; else by the input width of its cross attention, or by what only one family has."""
     said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture")
     widths = (input_width(parts) for name, parts in layers_of(tensors).items() if name.endswith("attn2_to_k"))
-    return said or _BASE_MODELS.get(next(widths, 0), "unknown")
+    family = family_of_layers(layers_of(tensors))
+    return said or _BASE_MODELS.get(next(widths, family.context_width if family else 0), "unknown")
 
 
 def _span(values: Collection[float]) -> str:

@@ -8,8 +8,11 @@ from typing import Protocol
 import torch
 
 from lib_addift.errors import ConfigError, HostError
+from lib_addift.families import SD15
 from lib_addift.lora.arithmetic import NewLora, NewLoraBuilder, RankLimit, Report, compress
 from lib_addift.lora.blocks import block_of
+from lib_addift.lora.metadata import family_metadata
+from lib_addift.lora.names import family_of_layers
 from lib_addift.lora.network import layer_kind
 from lib_addift.lora.tools import Output, SavedLora, save_new_lora
 
@@ -66,6 +69,11 @@ def _chosen(tuned: Weights, base: Weights, layers: Collection[str], parts: Colle
     """The layers to compare, in order; both checkpoints have them in the same shapes."""
     if not parts or (not layers and set(parts) != {"TE"}):
         raise ConfigError("no layers are chosen: choose at least one kind of layer and one part of the model.")
+    families = [family_of_layers(each.shapes) or SD15 for each in (tuned, base)]
+    if families[0] is not families[1]:
+        raise HostError(
+            f"'{tuned.title}' is {families[0]} and '{base.title}' is {families[1]}: choose two checkpoints of one kind."
+        )
     names = []
     for name in sorted({*tuned.shapes, *base.shapes}):
         part = block_of(name).rstrip("0123456789")
@@ -99,11 +107,9 @@ def extract(
         raise ConfigError("rank = 0 and energy = 1 make a file as large as the checkpoint: give a rank, such as 32.")
     new = difference(tuned, base, layers=layers, parts=parts, limit=limit, report=report)
     inherited = {
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
+        **family_metadata(family_of_layers(base.shapes) or SD15),
         "ss_sd_model_name": base.title,
         "ss_new_sd_model_hash": base.sha256,
-        "modelspec.architecture": "stable-diffusion-v1/lora",
     }
     files = [f"{each.title} (weight {weight}, sha256 {each.sha256})" for each, weight in ((tuned, 1), (base, -1))]
     return save_new_lora("extract", new, output, limit=limit, inherited=inherited, figures={"files": files})

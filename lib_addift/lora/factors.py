@@ -23,7 +23,8 @@ Pair = tuple[torch.Tensor, torch.Tensor]  # (out, rank) and (rank, in) or (rank,
 # Files of LoHa and LoKr may have a convolution's kernel flattened; its size then follows from the layer's name.
 _KERNELS = (
     (3, re.compile(r"_(conv1|conv2|(down|up)samplers_0_conv|conv_in|conv_out)$")),
-    (1, re.compile(r"_(down|mid|up)_blocks?_.*_(proj_in|proj_out|conv_shortcut)$")),
+    (3, re.compile(r"_(in_layers_2|out_layers_3|blocks_\d_0_op|blocks_\d_2_conv)$")),  # CompVis' names, of SDXL
+    (1, re.compile(r"_(down|mid|up)_blocks?_.*_(proj_in|proj_out|conv_shortcut)$|_skip_connection$")),
 )
 
 

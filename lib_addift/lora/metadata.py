@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.families import SD15, Family
 from lib_addift.lora.state_dict import (
     Parts,
     by_layer,
@@ -24,6 +25,8 @@ def build_metadata(
     model_title: str,
     model_hash: str,
     prediction_type: str,
+    family: Family = SD15,
+    zero_snr: bool = False,
     learnt: str,
     comment: str,
     report: Mapping[str, object],
@@ -41,7 +44,9 @@ def build_metadata(
     """
     done = config.max_train_steps if steps is None else steps
     metadata = {
+        **family_metadata(family),
         **_kohya_metadata(config, tensors),
+        "ss_zero_terminal_snr": "True" if zero_snr else "",
         "ss_training_comment": comment,
         "ss_sd_model_name": model_title,
         "ss_new_sd_model_hash": model_hash,
@@ -50,7 +55,6 @@ def build_metadata(
         "ss_resolution": str(resolution),
         "ss_steps": str(done),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1/lora",  # Forge recognises the file by it
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": name,
         "modelspec.description": f"{learnt} on {model_title} in {done} steps.",
@@ -63,14 +67,21 @@ def build_metadata(
     return {key: value for key, value in metadata.items() if value}
 
 
+def family_metadata(family: Family) -> dict[str, str]:
+    """What says for which models a LoRA is: Forge recognises the file by its architecture."""
+    return {
+        "ss_base_model_version": family.kohya_version,
+        "ss_v2": "False",
+        "modelspec.architecture": f"{family.architecture}/lora",
+    }
+
+
 def _kohya_metadata(config: TrainConfig, tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Settings under the names that kohya-ss/sd-scripts writes. Source: its train_network.py."""
     rank, alpha = max(ranks_and_alphas(tensors).values())
     module, arguments = _network_module(config, kinds_of(tensors))
     tags = {tag.strip(): 1 for tag in config.prompt.split(",") if tag.strip()}
     return {
-        "ss_base_model_version": "sd_v1",
-        "ss_v2": "False",
         "ss_network_module": module,
         "ss_network_dim": str(rank),
         "ss_network_alpha": f"{alpha:g}",

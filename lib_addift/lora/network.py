@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib_addift.errors import ConfigError
+from lib_addift.errors import ConfigError, LoraFileError
 from lib_addift.lora.dora import DoraLayer
 from lib_addift.lora.layers import DeltaLayer, LoraLayer
 from lib_addift.lora.lycoris import LohaLayer, LokrLayer
+from lib_addift.lora.names import family_of_layers
 from lib_addift.lora.shift import ShiftLayer
 from lib_addift.lora.state_dict import by_layer, read_layer
 
@@ -27,10 +28,17 @@ _KINDS = {
     "cross_attention": re.compile(r"_attn2_to_"),
     "feed_forward": re.compile(r"_ff_net_"),
     "projections": re.compile(r"_proj_(in|out)$"),
-    "convolutions": re.compile(r"_(resnets_\d_(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers_0_conv)$"),
+    "convolutions": re.compile(
+        r"_(resnets_\d_(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers_0_conv"
+        r"|in_layers_2|out_layers_3|skip_connection|emb_layers_1|blocks_\d_0_op|blocks_\d_2_conv)$"  # CompVis' names
+    ),
 }
 _PLAIN = (LoraLayer, ShiftLayer)  # low-rank pairs that can be stacked and added up
-_BLOCKS = {"IN": "lora_unet_down_blocks", "MID": "lora_unet_mid_block", "OUT": "lora_unet_up_blocks"}
+_BLOCKS = {
+    "IN": ("lora_unet_down_blocks", "lora_unet_input_blocks"),
+    "MID": ("lora_unet_mid_block", "lora_unet_middle_block"),
+    "OUT": ("lora_unet_up_blocks", "lora_unet_output_blocks"),
+}
 
 
 def layer_kind(lora_name: str) -> str | None:
@@ -45,7 +53,7 @@ def select_layers(
 
     Linear layers are recognised by `in_features`, convolutions by `kernel_size`: hosts have classes of their own.
     """
-    prefixes = tuple(_BLOCKS[block] for block in blocks)
+    prefixes = tuple(prefix for block in blocks for prefix in _BLOCKS[block])
     chosen = {}
     for module_name, module in unet.named_modules():
         if hasattr(module, "in_features") or hasattr(module, "kernel_size"):
@@ -114,8 +122,9 @@ class LoraNetwork(nn.Module):
     @classmethod
     def over(cls, modules: Mapping[str, nn.Module], tensors: Mapping[str, torch.Tensor]) -> LoraNetwork:
         """As `from_tensors`, for a model whose layers are given by their LoRA names."""
-        layers = {}
-        for name, keys in by_layer(tensors).items():
+        layers, found = {}, by_layer(tensors)
+        _check_family(found, modules)
+        for name, keys in found.items():
             parts = {part: tensors[key] for part, key in keys.items()}
             layers[name] = read_layer(name, parts, modules.get(name))
         return cls(layers, {name: modules[name] for name in layers})
@@ -178,6 +187,13 @@ class LoraNetwork(nn.Module):
         for name, layer in self.layers.items():
             result.update(layer.tensors(name, weight))
         return result
+
+
+def _check_family(layers: Iterable[str], modules: Iterable[str]) -> None:
+    """Raises LoraFileError where a LoRA with these layers is of another family than a model with these modules."""
+    ours, theirs = family_of_layers(layers), family_of_layers(modules)
+    if ours and theirs and ours is not theirs:
+        raise LoraFileError(f"the LoRA is for {ours}, and the model is {theirs}: choose a LoRA that is for {theirs}.")
 
 
 @torch.no_grad()

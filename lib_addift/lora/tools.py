@@ -14,6 +14,7 @@ from lib_addift.lora.arithmetic import NO_LIMIT, NewLora, RankLimit, Report, Ter
 from lib_addift.lora.blocks import NO_WEIGHTS, BlockWeights
 from lib_addift.lora.file import lora_path, save_lora
 from lib_addift.lora.metadata import ranks_and_alphas
+from lib_addift.lora.names import family_of_layers
 from lib_addift.lora.source import FileSource, file_hash, open_lora
 
 # Metadata on model and pictures that a new LoRA inherits, as far as all the files agree.
@@ -122,11 +123,19 @@ def _sum_of(
         raise ConfigError(f"there is no LoRA to {operation}: choose at least one.")
     with ExitStack() as files:
         sources = [files.enter_context(open_lora(part.path)) for part in parts]
+        _check_one_family(sources)
         terms = [Term(source, part.weight_of) for source, part in zip(sources, parts, strict=True)]
         new = sum_loras(terms, limit, report)
         inherited = _agreed(sources)
     figures: dict[str, object] = {"files": [_described(part) for part in parts]}
     return save_new_lora(operation, new, output, limit=limit, inherited=inherited, figures=figures)
+
+
+def _check_one_family(sources: Sequence[FileSource]) -> None:
+    families = {family: source.path.name for source in sources if (family := family_of_layers(source.layers))}
+    if len(families) > 1:
+        files = " and ".join(f"'{name}' is for {family}" for family, name in families.items())
+        raise LoraFileError(f"{files}: choose LoRAs for one kind of model.")
 
 
 def _described(part: Summand) -> str:

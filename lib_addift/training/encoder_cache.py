@@ -15,7 +15,7 @@ from torch import nn
 
 from lib_addift.lora.network import LoraNetwork
 
-_DECODER = "lora_unet_up_blocks"
+_DECODER = ("lora_unet_up_blocks", "lora_unet_output_blocks")
 Features = list[Any]  # what each part of the encoder gives for one sample: a tensor (1, ...), or tuples of such
 
 

@@ -148,6 +148,8 @@ def save(
         model_title=host.model_title,
         model_hash=host.model_hash,
         prediction_type=host.prediction_type,
+        family=host.family,
+        zero_snr=host.zero_snr,
         clip_skip=host.clip_skip,
         learnt=f"{'The difference of two pictures' if method.needs_pairs else 'Pictures'}, learnt with {method.label}",
         comment=method.comment,

@@ -31,7 +31,7 @@ def train(model: Model, states: Sequence[TrainState]) -> Iterator[StepReports]:
     Several states need one phase each; their samples share the passes, whatever the kinds of their LoRAs. A state
     that fails yields its error and takes no further step; the caller may also take a state out of `states`.
     """
-    schedule = NoiseSchedule(model.alphas_cumprod)
+    schedule = NoiseSchedule(model.alphas_cumprod, model.prediction_type)
     batcher = MicroBatcher(model, states)
 
     def compute_gradients(active: Sequence[TrainState], batches: Iterable[MicroBatch]) -> None:

@@ -22,17 +22,18 @@ def difference_loss(
 ) -> torch.Tensor:
     """The loss of each sample, shape (B,): how far the LoRA's prediction is from the frozen one for the other picture.
 
-    `noise_pred` and `target` are (B, C, H, W) epsilons; `mask` is (B, 1, H, W) weights or None.
+    `noise_pred` and `target` are (B, C, H, W) epsilons; `mask` is (B, 1, H, W) weights or None. A v-prediction model's
+    are compared as v.
     The mask's weights are normalised to mean 1 per sample, so that a small changed area learns as fast as a large one.
-    Source: ADDifT; min-SNR weights: Hang et al. 2023, eq. 9.
+    Source: ADDifT.
     """
-    loss = _elementwise(noise_pred.float(), target.float(), config)
+    scale = schedule.output_scale(timesteps, noise_pred)
+    loss = _elementwise(noise_pred.float() * scale, target.float() * scale, config)
     if mask is not None:
         loss = loss * (mask / mask.mean(dim=(1, 2, 3), keepdim=True))
     loss = loss.mean(dim=(1, 2, 3))
     if config.min_snr_gamma > 0:
-        snr = schedule.snr(timesteps)
-        loss = loss * (snr.clamp(max=config.min_snr_gamma) / snr)
+        loss = loss * schedule.min_snr_weight(timesteps, config.min_snr_gamma)
     return loss
 
 

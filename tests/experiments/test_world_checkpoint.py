@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from lib_addift.demo.run import CHECKPOINT
-from lib_addift.experiments.world_checkpoint import build_text_model, build_unet, build_vae, save_checkpoint
+from lib_addift.experiments.world_checkpoint import build_models, save_checkpoint
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:
@@ -18,10 +18,10 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 def test_a_new_model_is_saved_in_the_layout_of_the_bundled_one(tmp_path: Path) -> None:
     path = tmp_path / "new.safetensors"
-    unet = build_unet()
-    save_checkpoint(path, unet, build_vae(), build_text_model(), {"made": "by a test"})
+    models = build_models()
+    save_checkpoint(path, models, {"made": "by a test"})
     assert _shapes(path) == _shapes(CHECKPOINT)
     with safe_open(path, framework="pt") as file:
         assert file.metadata() == {"format": "pt", "made": "by a test"}
         saved = file.get_tensor("model.diffusion_model.input_blocks.0.0.weight")
-    assert torch.equal(saved, unet.conv_in.weight.half())
+    assert torch.equal(saved, models.unet.conv_in.weight.half())

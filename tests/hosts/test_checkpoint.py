@@ -45,7 +45,9 @@ U, V, T = names.UNET_PREFIX, names.VAE_PREFIX, names.TEXT_PREFIX
         (keys("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"), "is a LoRA"),
         (keys("base_model.model.to_q.lora_B.weight"), "is a LoRA"),
         (keys("lycoris_down_blocks_0.hada_w1_a"), "is a LoRA"),
-        (keys("conditioner.embedders.0.transformer.x", U + "input_blocks.0.0.weight"), "is SDXL"),
+        (keys("conditioner.embedders.0.model.x", U + "input_blocks.0.0.weight"), "is SDXL's refiner"),
+        (keys(U + "cap_embedder.0.weight"), "is Lumina or Z-Image"),
+        (keys("conditioner.embedders.0.transformer.x", U + "input_blocks.0.0.weight"), "has the shape (2, 2)"),
         (keys("cond_stage_model.model.ln_final.weight", U + "input_blocks.0.0.weight"), "is SD2"),
         (keys(U + "joint_blocks.0.x_block.attn.qkv.weight"), "is SD3"),
         (keys("double_blocks.0.img_attn.qkv.weight"), "is Flux"),
@@ -53,13 +55,13 @@ U, V, T = names.UNET_PREFIX, names.VAE_PREFIX, names.TEXT_PREFIX
         (keys("down_blocks.0.attentions.0.proj_in.weight", "conv_in.weight"), "diffusers layout"),
         (keys("first.weight", "second.weight"), "no Stable Diffusion model"),
         ({}, "no Stable Diffusion model"),
-        (keys(U + "something.else"), "no SD1.x UNet"),
+        (keys(U + "something.else"), "no UNet of SD1.x or SDXL"),
         ({U + "input_blocks.0.0.weight": torch.zeros(5)}, "has the shape (5,)"),
         ({U + "input_blocks.0.0.weight": torch.zeros(())}, "has the shape ()"),
         ({U + "input_blocks.0.0.weight": torch.zeros(320, 9, 3, 3)}, "inpainting"),
         ({U + "input_blocks.0.0.weight": torch.zeros(320, 8, 3, 3)}, "instruct-pix2pix"),
         ({U + "input_blocks.0.0.weight": torch.zeros(320, 5, 3, 3)}, "reads 5 channels"),
-        ({U + "input_blocks.0.0.weight": torch.zeros(32, 4, 3, 3), **keys(U + "odd.name")}, "UNet that is not SD1.x"),
+        ({U + "input_blocks.0.0.weight": torch.zeros(32, 4, 3, 3), **keys(U + "odd.name")}, "UNet that is not SD1.5"),
     ],
 )
 def test_another_kind_of_file_is_refused(tmp_path: Path, content: Tensors, words: str) -> None:
@@ -96,17 +98,17 @@ def test_a_file_with_a_hole_is_refused(tensors: Tensors, tmp_path: Path, gone: s
     kept = {key: value for key, value in tensors.items() if not key.startswith(gone)}
     assert len(kept) < len(tensors)
     save_file(kept, path)
-    assert "not SD1.x" in refusal(path)
+    assert "not SD1.5" in refusal(path)
 
 
 @pytest.mark.slow
 def test_a_file_with_a_tensor_too_many_or_of_another_shape_is_refused(tensors: Tensors, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({**tensors, U + "input_blocks.1.0.more.weight": torch.zeros(1)}, path)
-    assert "not SD1.x" in refusal(path)
+    assert "not SD1.5" in refusal(path)
     key = U + "input_blocks.1.1.proj_in.weight"  # linear, as in SD2
     save_file({**tensors, key: tensors[key][:, :, 0, 0].contiguous()}, path)
-    assert "not SD1.x" in refusal(path)
+    assert "not SD1.5" in refusal(path)
 
 
 WIDTHS = [  # tensors that widths and the number of layers are read off
@@ -128,7 +130,7 @@ def test_a_file_whose_widths_make_no_sense_is_refused(
 ) -> None:
     path = tmp_path / "odd.safetensors"
     save_file({**tensors, key: torch.zeros(shape)}, path)
-    assert "not SD1.x" in refusal(path)
+    assert "not SD1.5" in refusal(path)
 
 
 @pytest.mark.slow
@@ -138,7 +140,7 @@ def test_a_short_token_table_and_far_layers_are_refused(tensors: Tensors, tmp_pa
     save_file({**tensors, table: tensors[table][:-9].clone()}, path)
     assert "it knows 49399 tokens, and the tokenizer has 49408" in refusal(path)
     save_file({**tensors, T + "text_model.encoder.layers.999999999.mlp.fc1.weight": torch.zeros(2, 2)}, path)
-    assert "not SD1.x" in refusal(path)
+    assert "not SD1.5" in refusal(path)
 
 
 def truncated(path: Path) -> None:

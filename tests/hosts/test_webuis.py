@@ -22,7 +22,7 @@ from lib_addift.demo import world
 from lib_addift.diffusion import host as base
 from lib_addift.diffusion.conditions import Conditions, encode_to_length
 from lib_addift.diffusion.memory import recomputing
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
 from lib_addift.drawn_pairs.pair import DrawSettings
 from lib_addift.drawn_pairs.target import target_from_words
 from lib_addift.drawn_pairs.vary import vary
@@ -464,7 +464,7 @@ def test_facts(webui):
 def test_generation_options_do_not_bend_the_schedule(webui):
     with webui.host.exclusive():
         abar = webui.host.alphas_cumprod
-    torch.testing.assert_close(abar, sd15_alphas_cumprod())
+    torch.testing.assert_close(abar, scaled_linear_alphas_cumprod())
     assert (abar.dtype, abar.is_inference()) == (torch.float32, False)
 
 
@@ -472,7 +472,7 @@ def test_generation_options_do_not_bend_the_schedule(webui):
 def test_the_schedule_before_a1111_has_kept_an_original(webui):
     webui.model.alphas_cumprod = webui.model.alphas_cumprod_original
     del webui.model.alphas_cumprod_original
-    assert torch.equal(webui.host.alphas_cumprod, sd15_alphas_cumprod())
+    assert torch.equal(webui.host.alphas_cumprod, scaled_linear_alphas_cumprod())
 
 
 def test_lora_names_of_modules_and_containers(webui):
@@ -795,7 +795,7 @@ def test_v_predictions_become_epsilon(webui):
         webui.unet.register_forward_hook(lambda _m, _args, output: output * 0)
         x, t = torch.ones(2, 4, 8, 8), torch.tensor([0, 999])
         noise_pred = webui.host.predict_noise(x, t, Conditions(torch.zeros(2, 5, CONTEXT)))
-    expected = (1 - sd15_alphas_cumprod()[t]).sqrt().view(-1, 1, 1, 1).expand_as(x)
+    expected = (1 - scaled_linear_alphas_cumprod()[t]).sqrt().view(-1, 1, 1, 1).expand_as(x)
     torch.testing.assert_close(noise_pred, expected)
 
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
+from lib_addift.families import SD15
 from lib_addift.lora.names import kohya, text_kohya
 
 WIDTH, CONTEXT = 8, 6
@@ -85,9 +86,11 @@ class FakeHost:
     """Implements lib_addift.diffusion.host.Host. `fail_at` raises in that call of predict_noise."""
 
     name = "fake"
+    family = SD15
     model_title = "fake.safetensors"
     model_hash = "0" * 64
     prediction_type = "epsilon"
+    zero_snr = False
     latent_channels, pixels_per_latent = 4, 8
     picture_side: int | None = None  # its pictures have no usual size
     device = torch.device("cpu")
@@ -98,7 +101,7 @@ class FakeHost:
         torch.manual_seed(0)
         self.unet = FakeUNet().to(dtype).requires_grad_(False)
         self.text_model = FakeTextModel().to(dtype).requires_grad_(False)
-        self.alphas_cumprod = sd15_alphas_cumprod()
+        self.alphas_cumprod = scaled_linear_alphas_cumprod()
         self.lora_dir = lora_dir
         self.refreshed: list[Path] = []
         self.card_versions: dict[str, str] = {}

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
 from tests.support.fake_unet import Attention, AutoencoderKL, BasicTransformerBlock, TextModel, UNetModel, attend
 from tests.support.models import fingerprint
@@ -397,7 +397,7 @@ class LatentDiffusion(nn.Module):
         super().__init__()
         self.model, self.first_stage_model = DiffusionWrapper(webui.unet, self._unet_comes), webui.vae
         self.cond_stage_model = FrozenCLIPEmbedderWithCustomWords(webui)
-        self.alphas_cumprod_original = sd15_alphas_cumprod()
+        self.alphas_cumprod_original = scaled_linear_alphas_cumprod()
         self.alphas_cumprod = self.alphas_cumprod_original * 0.5  # bent by a generation option
         self._webui = [webui]
         self._text = Elsewhere(webui.text.transformer)
@@ -516,7 +516,7 @@ class StableDiffusion:
         self.clip_skip = 1
         core = nn.Module()
         core.diffusion_model = webui.unet
-        core.predictor = SimpleNamespace(alphas_cumprod=sd15_alphas_cumprod(), prediction_type="epsilon")
+        core.predictor = SimpleNamespace(alphas_cumprod=scaled_linear_alphas_cumprod(), prediction_type="epsilon")
         core.computation_dtype = webui.dtype
         webui.vae.process_in = lambda x: x * SCALE
         vae = SimpleNamespace(
@@ -692,7 +692,7 @@ class ReForgeModel(StableDiffusion):
         del core.predictor, core.computation_dtype
         core.manual_cast_dtype, core.get_dtype = None, lambda: webui.dtype
         core.model_config = SimpleNamespace(latent_format=SimpleNamespace(process_in=lambda x: x * SCALE))
-        self.alphas_cumprod_original = sd15_alphas_cumprod()
+        self.alphas_cumprod_original = scaled_linear_alphas_cumprod()
         self.alphas_cumprod = self.alphas_cumprod_original * 0.5  # bent by a generation option
 
     def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:

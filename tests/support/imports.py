@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Folders and single modules of lib_addift, from the ground up. A module may import from lower floors only.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "dtypes"),
+    ("errors", "files", "dtypes", "families"),
     ("config", "same_origin"),
     ("data", "lora"),
     ("diffusion",),

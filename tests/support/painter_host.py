@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lib_addift.diffusion.conditions import Conditions
-from lib_addift.diffusion.schedule import sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
 from lib_addift.lora.names import kohya
 from lib_addift.lora.network import LoraLayer, LoraNetwork
 from tests.support.fake_host import FakeHost
@@ -28,7 +28,7 @@ class PainterHost(FakeHost):
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         moved = self.unet["canvas"](torch.ones(len(latents), 1)).view(latents.shape)
-        abar = sd15_alphas_cumprod()[timesteps].view(-1, 1, 1, 1)
+        abar = scaled_linear_alphas_cumprod()[timesteps].view(-1, 1, 1, 1)
         return (latents - abar.sqrt() * (self.seen + moved)) / (1 - abar).sqrt()
 
 

@@ -1,28 +1,42 @@
-"""An SD1.5 checkpoint of full size with random weights: as fast and as large as a real one; its pictures are noise."""
+"""A checkpoint of full size with random weights: as fast and as large as a real one; its pictures are noise."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import nn
 
-from lib_addift.experiments.world_checkpoint import save_checkpoint
+from lib_addift.experiments.world_checkpoint import WorldModels, save_checkpoint
+from lib_addift.families import SD15, Family
+from lib_addift.hosts.standalone_models import text_model, unet_arguments
 
 
-def write_full_size(path: Path, seed: int = 0) -> None:
-    """Write it: 2.1 GB. Needs 6 GB of memory."""
+def write_full_size(path: Path, seed: int = 0, family: Family = SD15) -> None:
+    """Write it: 2.1 GB of SD1.5, 7 GB of SDXL. Needs three times as much memory."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    unet, vae, text = (_random_model(build, generator) for build in (_unet, _vae, _text_model))
-    save_checkpoint(path, unet, vae, text, {})
+    unet, vae = (_random_model(build, generator) for build in (partial(build_unet, family), _vae))
+    texts = [
+        _random_model(
+            partial(
+                text_model, encoder, tokens=49408, width=encoder.width, layers=encoder.layers,
+                fully_connected=4 * encoder.width,
+            ),
+            generator,
+        )
+        for encoder in family.text_encoders
+    ]  # fmt: skip
+    save_checkpoint(path, WorldModels(family, unet, vae, nn.ModuleList(texts)), {})
 
 
-def _unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)  # the rest are diffusers' defaults
+def build_unet(family: Family) -> UNet2DConditionModel:
+    """The release's UNet."""
+    return UNet2DConditionModel(**unet_arguments(family, family.widths, family.context_width, family.vector_width))
 
 
 def _vae() -> AutoencoderKL:
@@ -32,14 +46,6 @@ def _vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=2,
         latent_channels=4,
-    )
-
-
-def _text_model() -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-        )
     )
 
 

@@ -1,63 +1,65 @@
-"""The UNet of a world and its text model, trained together by denoising."""
+"""The UNet of a world and its text models, trained together by denoising."""
 
 from __future__ import annotations
 
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPTextModel
 
-from lib_addift.diffusion.schedule import NoiseSchedule, sd15_alphas_cumprod
+from lib_addift.diffusion.schedule import NoiseSchedule, scaled_linear_alphas_cumprod
+from lib_addift.experiments.world_checkpoint import WorldModels
 from lib_addift.experiments.worlds.data import World
 from lib_addift.experiments.worlds.loop import SavedState, optimizer_step, rate_share, run_stage
 from lib_addift.experiments.worlds.precision import mixed_precision
-from lib_addift.hosts.tokenizer import load_tokenizer
+from lib_addift.experiments.worlds.text import encoder_of
+from lib_addift.hosts.standalone_models import run_unet
 
 _RATE = 1.5e-3
 
-Look = Callable[[int, UNet2DConditionModel, CLIPTextModel], None]
+Look = Callable[[int, WorldModels], None]
 
 
 def train_unet(
-    unet: UNet2DConditionModel, text: CLIPTextModel, world: World, saved: SavedState,
+    models: WorldModels, world: World, saved: SavedState,
     *, latents: torch.Tensor, subjects: list[Any], steps: int, batch: int, seed: int, look: Look,
-) -> tuple[UNet2DConditionModel, CLIPTextModel]:  # fmt: skip
+) -> WorldModels:  # fmt: skip
     """Denoising with epsilon prediction; returns averaged (EMA) copies of the models.
 
     Args:
         latents: of the pictures of `subjects`, scaled to variance 1, (count, 4, size, size).
         look: called after every step with the number of steps done and the averaged models.
     """
-    tokenize, schedule = load_tokenizer(), NoiseSchedule(sd15_alphas_cumprod())
-    unet.to(memory_format=torch.channels_last).train()
-    averaged = torch.nn.ModuleList([copy.deepcopy(unet), copy.deepcopy(text)]).eval().requires_grad_(False)
-    parameters: list[torch.Tensor] = [*unet.parameters(), *text.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
+    encode, schedule = encoder_of(models), NoiseSchedule(scaled_linear_alphas_cumprod())
+    unet = models.unet.to(memory_format=torch.channels_last).train()
+    trained = torch.nn.ModuleList([unet, models.texts])
+    averaged = copy.deepcopy(trained).eval().requires_grad_(False)
+    result = replace(models, unet=averaged[0], texts=torch.nn.ModuleList(averaged[1].children()))
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def train_step(step: int) -> str:
         rng = random.Random(seed * 1_000_003 + step)
         index = torch.randint(0, len(latents), (batch // 2,))
         captions = [world.random_caption(subjects[i], rng) for i in index.tolist()]
-        # Each picture and caption gets two timesteps, because the text model takes time too.
-        cond = text(input_ids=tokenize(captions)[:, 0]).last_hidden_state.repeat(2, 1, 1)
+        # Each picture and caption gets two timesteps, because the text models take time too.
+        cond = encode(captions).repeat(2)
         clean = latents[index].repeat(2, 1, 1, 1).to(memory_format=torch.channels_last)
         noise, timesteps = torch.randn_like(clean), torch.randint(0, 1000, (batch,))
         with mixed_precision():
-            noise_pred = unet(schedule.add_noise(clean, noise, timesteps), timesteps, cond).sample
+            noise_pred = run_unet(unet, schedule.add_noise(clean, noise, timesteps), timesteps, cond)
         error = (noise_pred.float() - noise).square().mean(dim=(1, 2, 3))
         loss = (_weight(schedule.snr(timesteps)) * error).mean()
         optimizer_step(optimizer, loss, _RATE * rate_share(step, steps))
-        _follow(averaged, parameters, step)
-        look(step + 1, averaged[0], averaged[1])
+        _follow(averaged, trained, step)
+        look(step + 1, result)
         return f"loss {loss.item():.4f} error {error.mean().item():.4f}" if step % 20 == 0 else ""
 
-    parts = {"unet": unet, "text": text, "averaged": averaged, "optimizer": optimizer}
+    parts = {"trained": trained, "averaged": averaged, "optimizer": optimizer}
     run_stage("unet", parts, train_step, saved, steps=steps, seed=seed)
-    return averaged[0], averaged[1]
+    return result
 
 
 def _weight(snr: torch.Tensor) -> torch.Tensor:
@@ -69,5 +71,6 @@ def _weight(snr: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _follow(averaged: torch.nn.ModuleList, parameters: list[torch.Tensor], step: int) -> None:
-    torch._foreach_lerp_(list(averaged.parameters()), parameters, 1 - min(0.999, (step + 1) / (step + 10)))
+def _follow(averaged: torch.nn.Module, trained: torch.nn.Module, step: int) -> None:
+    share = 1 - min(0.999, (step + 1) / (step + 10))
+    torch._foreach_lerp_(list(averaged.parameters()), list(trained.parameters()), share)

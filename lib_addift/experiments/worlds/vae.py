@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from lib_addift.experiments.world_checkpoint import SCALE_FACTOR
 from lib_addift.experiments.worlds.loop import SavedState, optimizer_step, rate_share, run_stage
 from lib_addift.experiments.worlds.precision import mixed_precision
 
@@ -14,9 +13,9 @@ _RATE = 1e-3
 
 
 def train_vae(
-    vae: AutoencoderKL, pictures: torch.Tensor, saved: SavedState, *, steps: int, batch: int, seed: int
+    vae: AutoencoderKL, pictures: torch.Tensor, saved: SavedState, *, steps: int, batch: int, seed: int, scale: float
 ) -> None:
-    """L1 reconstruction and a light KL term, in place; at the end latents * SCALE_FACTOR have mean 0 and variance 1.
+    """L1 reconstruction and a light KL term, in place; at the end latents * scale have mean 0 and variance 1.
 
     Args:
         pictures: (count, 3, size, size) uint8.
@@ -40,7 +39,7 @@ def train_vae(
         return f"loss {loss.item():.4f} l1 {l1.item():.4f} std {mean.std().item():.2f}"
 
     run_stage("vae", {"vae": vae, "optimizer": optimizer}, train_step, saved, steps=steps, seed=seed)
-    _bring_to_scale(vae, pictures[:512])
+    _bring_to_scale(vae, pictures[:512], scale)
     vae.eval()
 
 
@@ -56,11 +55,11 @@ def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _bring_to_scale(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
+def _bring_to_scale(vae: AutoencoderKL, pictures: torch.Tensor, scale: float) -> None:
     """Fold mean and spread of the latents into the 1x1 convolutions beside them; reconstructions stay the same."""
     latents = encode(vae, pictures)
     mean = latents.mean(dim=(0, 2, 3))
-    gain = 1 / (SCALE_FACTOR * latents.std(dim=(0, 2, 3)))
+    gain = 1 / (scale * latents.std(dim=(0, 2, 3)))
     vae.quant_conv.weight[:4] *= gain.view(4, 1, 1, 1)
     vae.quant_conv.bias[:4] = (vae.quant_conv.bias[:4] - mean) * gain
     vae.quant_conv.bias[4:] += 2 * gain.log()

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from lib_addift.demo.run import CHECKPOINT
-from lib_addift.experiments.world_checkpoint import SCALE_FACTOR, build_vae
+from lib_addift.experiments.world_checkpoint import build_vae
 from lib_addift.experiments.worlds.data import WORLDS
 from lib_addift.experiments.worlds.loop import SavedState
 from lib_addift.experiments.worlds.precision import mixed_precision
 from lib_addift.experiments.worlds.vae import encode, train_vae
 from lib_addift.hosts.checkpoint import read_checkpoint
+
+SCALE = 0.18215
 
 
 @pytest.fixture
@@ -31,10 +33,10 @@ def test_latents_come_to_scale_and_reconstructions_stay(pictures: torch.Tensor, 
         vae.quant_conv.weight *= 3
         vae.quant_conv.bias += 2
         before = vae.decode(encode(vae, pictures)).sample
-        train_vae(vae, pictures, SavedState(tmp_path / "state.pt"), steps=0, batch=2, seed=1)
+        train_vae(vae, pictures, SavedState(tmp_path / "state.pt"), steps=0, batch=2, seed=1, scale=SCALE)
         latents = encode(vae, pictures)
         after = vae.decode(latents).sample
-    scaled = latents * SCALE_FACTOR
+    scaled = latents * SCALE
     assert scaled.mean(dim=(0, 2, 3)).abs().max() < 1e-4
     assert torch.allclose(scaled.std(dim=(0, 2, 3)), torch.ones(4), atol=1e-4)
     assert torch.allclose(before, after, atol=1e-3)
@@ -44,9 +46,9 @@ def test_latents_come_to_scale_and_reconstructions_stay(pictures: torch.Tensor, 
 def test_it_learns_to_reconstruct(pictures: torch.Tensor) -> None:
     torch.manual_seed(0)
     vae = build_vae()
-    train_vae(vae, pictures, SavedState(None), steps=1, batch=2, seed=1)
+    train_vae(vae, pictures, SavedState(None), steps=1, batch=2, seed=1, scale=SCALE)
     first = _error(vae, pictures)
-    train_vae(vae, pictures, SavedState(None), steps=12, batch=2, seed=1)
+    train_vae(vae, pictures, SavedState(None), steps=12, batch=2, seed=1, scale=SCALE)
     assert _error(vae, pictures) < 0.9 * first
 
 
