@@ -152,7 +152,10 @@
     function refreshLoraCards() {
         const strip = document.querySelector("#addift_result .addift-final-strip")?.src ?? "";
         if (strip && strip !== shownStrip) {
-            for (const tab of ["txt2img", "img2img"]) press(`${tab}_lora_extra_refresh_internal`);
+            for (const tab of ["txt2img", "img2img"]) {
+                press(`${tab}_lora_extra_refresh_internal`);
+                press(`addift_sliders_refresh_${tab}`);
+            }
         }
         shownStrip = strip;
     }
@@ -208,8 +211,9 @@
         bar?.firstElementChild.style.setProperty("width", `${percent}%`);
         for (const [css, words] of [[".addift-step", steps], [".addift-left", left], [".addift-text", text]]) {
             const place = row.querySelector(css);
+            const shown = window.addiftTranslate?.(words) ?? words;
             // Only if it differs: each change calls the observer, which calls this.
-            if (place && place.textContent !== words) place.textContent = words;
+            if (place && place.textContent !== shown) place.textContent = shown;
         }
     }
 

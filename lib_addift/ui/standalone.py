@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from lib_addift.jobs.queue import Jobs
@@ -18,8 +19,17 @@ def launch(jobs: Jobs, site: Site = _HERE, *, open_browser: bool = True, block: 
 
     Raises HostError when the port is taken.
     """
-    css, script = (
-        (_ROOT / name).read_text(encoding="utf-8") for name in ("style.css", "javascript/addift.js")
-    )  # what a WebUI would load by itself
     page = build_tab(jobs)
-    return compat.launch(page, site, css=css, script=script, open_browser=open_browser, block=block)
+    css = (_ROOT / "style.css").read_text(encoding="utf-8")
+    return compat.launch(page, site, css=css, script=_script(), open_browser=open_browser, block=block)
+
+
+def _script() -> str:
+    """What a WebUI would load by itself: the translations, and the scripts in the order of their names."""
+    tables = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in _files("localizations/*.json")}
+    scripts = [path.read_text(encoding="utf-8") for path in _files("javascript/*.js")]
+    return "\n".join([f"window.addiftLocalizations = {json.dumps(tables)};", *scripts])
+
+
+def _files(pattern: str) -> list[Path]:
+    return sorted(_ROOT.glob(pattern))

@@ -80,7 +80,8 @@ def _add_to_head_and_body() -> None:
     def address(name: str) -> str:
         return f"file={name}?{(ROOT / name).stat().st_mtime}"
 
-    script = f'<script type="text/javascript" src="{address("javascript/addift.js")}"></script></head>'
+    scripts = [f"javascript/{name}.js" for name in ("addift", "addift_language")]
+    script = "".join(f'<script type="text/javascript" src="{address(name)}"></script>' for name in scripts) + "</head>"
     style = f'<link rel="stylesheet" property="stylesheet" href="{address("style.css")}"></body>'
     original = gr.routes.templates.TemplateResponse
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lib_addift.diffusion.conditions import Conditions
@@ -59,6 +61,11 @@ class Entry(SimpleNamespace):
 
     shorthash = None
 
+    @property
+    def metadata(self):
+        with safe_open(self.filename, framework="pt") as file:
+            return file.metadata() or {}
+
     def read_hash(self):
         self.shorthash = "abc123"
 
@@ -71,6 +78,38 @@ class Picture:
 
     def comment(self, text):
         self.comments[text] = 1
+
+
+class Drawing(Picture):
+    """StableDiffusionProcessingTxt2Img: a batch whose tags act, with `hires` in a hires pass too."""
+
+    def __init__(self, webui, prompt, *, hires=False):
+        super().__init__()
+        self.webui, self.hires = webui, hires
+        self.all_prompts = self.prompts = [prompt]
+        self.extra_network_data = self.hr_extra_network_data = None
+
+    def parse_extra_network_prompts(self):
+        found = [self._parse() for _pass in range(1 + self.hires)]
+        self.extra_network_data, self.hr_extra_network_data = [*found, None][:2]
+
+    def _parse(self):
+        tags = re.findall(r"<lora:([^>]+)>", self.prompts[0])
+        return {"lora": [Params(tag.split(":")) for tag in tags]} if tags else {}
+
+    def draw(self, script, *values):
+        """Returns what the WebUI's own tag was activated with, in each pass."""
+        tag = self.webui.registry["lora"]
+        script.before_process_batch(self, *values, batch_number=0, prompts=self.prompts, seeds=[1], subseeds=[1])
+        self.parse_extra_network_prompts()
+        for data in (self.extra_network_data, self.hr_extra_network_data):
+            if data is not None:
+                tag.activate(self, list(data.get("lora", [])))
+        if self.extra_network_data:
+            tag.deactivate(self)
+        activated = [*tag.activated]
+        tag.activated.clear()
+        return activated
 
 
 class WebUI:
@@ -94,11 +133,24 @@ class WebUI:
     def modules(self):
         shared = ModuleType("modules.shared")
         shared.opts = self.opts
-        return {"networks": self.networks, "modules.extra_networks": self.extra_networks, "modules.shared": shared}
+        self.scripts = ModuleType("modules.scripts")
+        self.scripts.Script, self.scripts.AlwaysVisible, self.scripts.scripts_data = (
+            type("Script", (), {}),
+            object(),
+            [],
+        )
+        webui = ModuleType("modules")
+        parts = {"extra_networks": self.extra_networks, "shared": shared, "scripts": self.scripts}
+        vars(webui).update(parts, __path__=[])
+        return {
+            "networks": self.networks,
+            "modules": webui,
+            **{f"modules.{name}": part for name, part in parts.items()},
+        }
 
     def _list(self):
         for path in self.folder.iterdir():
-            entry = Entry(filename=str(path))
+            entry = Entry(name=path.stem, filename=str(path))
             self.networks.available_networks[path.stem] = entry
             self.networks.available_network_aliases |= {path.stem: entry, f"{path.stem} alias": entry}
 

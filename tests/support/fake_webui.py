@@ -32,7 +32,7 @@ SCALE = 0.18215
 # What imports a WebUI's modules when it is imported itself.
 _BOUND = [
     ("lib_addift", "webui"),
-    *(("lib_addift.hosts", name) for name in ("webui", "a1111", "forge", "reforge")),
+    *(("lib_addift.hosts", name) for name in ("webui", "a1111", "forge", "reforge", "sliders")),
 ]
 
 

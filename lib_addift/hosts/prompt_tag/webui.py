@@ -87,7 +87,7 @@ class TimedLoraTag:
     def _notice_replaced_files(self, params_list: Sequence[Params]) -> None:
         """Refresh the LoRAs whose files were replaced, by whatever process, since a tag last named them."""
         for name in {params.positional[0] for params in params_list if params.positional}:
-            entry = _find(name)
+            entry = find_lora(name)
             path = Path(entry.filename) if entry else None
             if path is not None and path.is_file():
                 status = path.stat()
@@ -103,17 +103,17 @@ class TimedLoraTag:
             try:
                 loaded.append(self._load(p, params))
             except ConfigError as error:
-                _comment(p, f"{_text(params)}: {error} This LoRA was left off.")
+                comment(p, f"{_text(params)}: {error} This LoRA was left off.")
             except AddiftError as error:
                 said = " and ".join(f"{name}=" for name in OURS if name in params.named)
-                _comment(p, f"{_text(params)}: {said} had no effect, so this LoRA acts in every step: {error}")
+                comment(p, f"{_text(params)}: {said} had no effect, so this LoRA acts in every step: {error}")
                 unread.append(params)
         return loaded, unread
 
     def _load(self, p: Any, params: Params) -> _Loaded:
         """Read one LoRA. Raises ConfigError for a wrong tag; another AddiftError if only the WebUI can use it."""
         tag = read_tag(params)
-        entry = _find(tag.name)
+        entry = find_lora(tag.name)
         if entry is None:
             raise ConfigError(f"there is no LoRA called '{tag.name}': check the name.")
         tensors, text = parts_of(read_lora(Path(entry.filename))[0])
@@ -124,7 +124,7 @@ class TimedLoraTag:
         except LoraFileError as error:  # also an SDXL LoRA on an SDXL model
             raise LoraFileError(f"it must be an SD1.5 LoRA on an SD1.5 model, and {error}") from error
         if "dyn" in params.named or len(params.positional) > 3:
-            _comment(p, f"{_text(params)}: dyn= has no effect together with {', '.join(f'{name}=' for name in OURS)}.")
+            comment(p, f"{_text(params)}: dyn= has no effect together with {', '.join(f'{name}=' for name in OURS)}.")
         entry.read_hash()
         name_and_hash = f"{tag.name.replace(',', '')}: {entry.shorthash}"  # as the WebUI writes it
         return _Loaded(PromptLora(network.requires_grad_(False), tag), bool(text), name_and_hash)
@@ -138,7 +138,7 @@ class TimedLoraTag:
             said = f"compose={members[0].mode}"
             problem = f"only '{members[0].name}' has {said}, which does nothing: write {said} in the other tags too."
         if problem:
-            _comment(p, problem)
+            comment(p, problem)
         loras = PromptLoras([each.lora for each in loaded], composition, _step_of(p))
         _attached.enter_context(loras.attach(self._host.unet))
 
@@ -178,7 +178,7 @@ def _text_parts(loaded: Sequence[_Loaded]) -> list[Params]:
     return [make(items=[name, f"{weight:g}", "0"]) for name, weight in text_weights(tags) if weight]
 
 
-def _find(name: str) -> Any:
+def find_lora(name: str) -> Any:
     """The WebUI's entry of a LoRA (filename, shorthash, read_hash), by file name or alias; None if there is none."""
     networks = import_module("networks")  # of the built-in Lora extension
     entry = _look_up(networks, name)
@@ -216,7 +216,7 @@ def _text(params: Params) -> str:
     return f"<lora:{':'.join(map(str, params.items))}>"
 
 
-def _comment(p: Any, text: str) -> None:
+def comment(p: Any, text: str) -> None:
     """Show a sentence under the picture, and in the console for those who ask through the API."""
     _log.warning(text)
     if hasattr(p, "comment"):
