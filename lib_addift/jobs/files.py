@@ -177,14 +177,14 @@ class JobFiles:
         return kept
 
     def put_resume_state(self, resume_state: ResumeState, *, keeps_last: bool = False) -> None:
-        """Keep where training stands. Of where it stood, `keeps_last` keeps the last one.
+        """Keep where training stands. Of where it stood before, `keeps_last` keeps the last one.
 
-        Jobs that share their passes go on from one step, which the others may not have reached on the disk.
+        Jobs that share their passes go on from one step, which the others may not have reached on the disk. One that
+        has gone back writes a step that it had written already: what is kept beside it is always older.
         """
         contents = {self._resume_file: resume_bytes(resume_state)}
-        if keeps_last:
-            with contextlib.suppress(FileNotFoundError):
-                contents = {self._last_resume_file: self._resume_file.read_bytes(), **contents}
+        if keeps_last and (last := self.resume_state(resume_state.step - 1)):
+            contents = {self._last_resume_file: resume_bytes(last), **contents}
         self._put(contents)
 
     def resume_state(self, most_steps: int | None = None) -> ResumeState | None:
