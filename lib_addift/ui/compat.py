@@ -31,7 +31,7 @@ def picture(label: str, elem_id: str, *, visible: bool = True) -> Any:
 
 def files(label: str, elem_id: str) -> Any:
     """A box for files, of which Python gets the paths; it takes all kinds, as captions come with pictures."""
-    return gr.File(label=label, file_count="multiple", height=96, interactive=True, elem_id=elem_id)
+    return gr.File(label=label, file_count="multiple", height=136, interactive=True, elem_id=elem_id)
 
 
 def blocks(title: str) -> Any:

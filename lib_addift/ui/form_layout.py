@@ -14,7 +14,11 @@ _PRESET_HELP = (
     "concept: whatever could be said in words; try it first. For a LoRA in layers: action for a shape, such as eyes or "
     "a pose; style for texture, palette, line; detail for a small thing."
 )
-_FILES = "Drop, paste or choose pictures: two, or many that are matched by name (face.png, face_target.png)"
+_FILES = "Pictures"
+_FILES_HINT = (
+    '<p class="addift-hint">Drop, choose or paste two pictures, or many: they are matched by name, as face.png and '
+    "face_target.png, with captions (face.txt) and masks (face_mask.png).</p>"
+)
 _WAIT = '<p class="addift-hint">Pictures that you generate meanwhile wait until training has finished.</p>'
 _WORDS_HELP = "Of each {a|b} one is chosen for each pair, the same in both prompts. The more both say, the better."
 _WORDS_HINT = (
@@ -50,6 +54,7 @@ def build_form(in_webui: bool) -> Components:
 
 
 def _build_pictures() -> Components:
+    html("files_hint", _FILES_HINT)
     parts: Components = {"files": compat.files(_FILES, "addift_files")}
     with gr.Row(elem_id="addift_pictures"):
         parts["original"] = compat.picture("Original", "addift_original")
