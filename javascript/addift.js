@@ -8,10 +8,13 @@
     const TIMEOUT = 10_000; // ms after which the answer to a request is not waited for any more
     const QUIET = 300; // ms without input after which it is sent to the server
     const GALLERIES = ["txt2img", "img2img", "extras"];
-    const QUEUE = // attributes that change when the queue does
+    const LISTS = // attributes that change when a list does
         ["open", "data-addift-row", "data-addift-act", "data-percent", "data-left", "data-text"];
     const ROLES = ["original", "target"];
+    const SLOTS = [...ROLES, "pair_mask"];
     const FILLING = "#addift_preset, #addift_set_method"; // a choice there fills in other fields
+    const FIELDS = "#addift_form, #addift_advanced";
+    const NO_FIELDS = "button[id], [data-addift-act], #addift_settings_search";
     const RESTORED = '<span data-addift-restored="1"></span>';
 
     const byId = (id) => document.getElementById(id);
@@ -21,7 +24,7 @@
     let askedAt = 0; // when the request was sent whose answer is missing, ms since 1970; 0 = there is none
     const requests = new Set(); // the hidden buttons still to be pressed
     let wasVisible = false;
-    let shownStrip = ""; // of the LoRA on show
+    let shownFile = ""; // the LoRA on show
     const timers = {};
     const rowButtons = []; // pressed in the queue and not yet sent to the server: "retry 1234abcd"
     const openLogs = new Set(); // the jobs whose log is unfolded
@@ -82,9 +85,11 @@
     const isSame = (one, other) => JSON.stringify(one ?? "") === JSON.stringify(other ?? "");
 
     // The fields' values and the page's mark, from the stash and the fields' values as they are now.
-    function restored(names, [stash, original, target, ...now]) {
+    function restored(names, [stash, ...values]) {
+        const [pictures, now] = [values.slice(0, SLOTS.length), values.slice(SLOTS.length)];
         if (!stash || isRestored()) return [...now, stash ? RESTORED : ""];
-        const kept = { ...JSON.parse(stash), original: [null, original, false], target: [null, target, false] };
+        const kept = JSON.parse(stash);
+        SLOTS.forEach((slot, index) => (kept[slot] = [null, pictures[index], false]));
         names.forEach((name, index) => {
             if (!isSame(now[index], kept[name][0])) touched.add(name);
         });
@@ -101,7 +106,7 @@
     }
 
     function tellTouched() {
-        if (ROLES.some((role) => untold.has(role))) ask("keep_pictures");
+        if (SLOTS.some((slot) => untold.has(slot))) ask("keep_pictures");
         if (untold.size) askSoon("keep_draft");
         untold.clear();
     }
@@ -110,14 +115,14 @@
         if (!isRestored()) return;
         if (event.target.closest(FILLING)) return cancelDraft();
         if (event.target.closest("#addift_scrub")) askSoon("look");
-        if (event.target.closest("#addift_form") && !event.target.closest("button[id]")) askSoon("keep_draft");
+        if (event.target.closest(FIELDS) && !event.target.closest(NO_FIELDS)) askSoon("keep_draft");
     }
 
     function listen(root) {
         if (root.dataset.addiftListens) return;
         root.dataset.addiftListens = "1";
         for (const kind of ["input", "change", "click", "focusout"]) root.addEventListener(kind, onInput);
-        new MutationObserver(restoreQueue).observe(root, { childList: true, subtree: true, attributeFilter: QUEUE });
+        new MutationObserver(restoreLists).observe(root, { childList: true, subtree: true, attributeFilter: LISTS });
         const live = byId("addift_live");
         live?.setAttribute("role", "status");
         live?.setAttribute("aria-live", "polite");
@@ -150,18 +155,18 @@
 
     // The cards of the Lora tabs are made when the page opens: a new LoRA appears there after the tabs' own refresh.
     function refreshLoraCards() {
-        const strip = document.querySelector("#addift_result .addift-final-strip")?.src ?? "";
-        if (strip && strip !== shownStrip) {
+        const made = document.querySelector("#addift_result [data-addift-made]")?.dataset.addiftMade ?? "";
+        if (made && made !== shownFile) {
             for (const tab of ["txt2img", "img2img"]) {
                 press(`${tab}_lora_extra_refresh_internal`);
                 press(`addift_sliders_refresh_${tab}`);
             }
         }
-        shownStrip = strip;
+        shownFile = made;
     }
 
-    // The queue. When its list changes, gradio 3 and 4 replace all elements, and 6 reuses elements for other jobs:
-    // open logs and the focus are restored before the browser draws.
+    // Lists: the queue, the pairs. When one changes, gradio 3 and 4 replace all elements, and 6 reuses elements for
+    // other rows: open logs and the focus are restored before the browser draws.
 
     function onClick(event) {
         const log = event.target.closest("[data-addift-log] > summary")?.parentElement;
@@ -171,20 +176,21 @@
         rowButtons.push(`${act} ${job}`);
         ask("do");
         if (act === "show" || act === "repeat") openTab("addift_tab_pair");
+        if (act === "pair_show") openTab("addift_way_mine");
     }
 
     function placeOf(element) {
-        const row = element?.closest?.("#addift_queue [data-addift-row]")?.dataset.addiftRow;
+        const row = element?.closest?.("#addift_root [data-addift-row]")?.dataset.addiftRow;
         return row ? { row, act: element.dataset.addiftAct ?? "" } : null;
     }
 
     const isNothing = (element) => !element || element === document.body;
 
     function rememberFocus(event) {
-        lastFocus = event.target.matches?.("button, summary") ? placeOf(event.target) : null;
+        lastFocus = event.target.matches?.("button, summary, input") ? placeOf(event.target) : null;
     }
 
-    function restoreQueue() {
+    function restoreLists() {
         const queue = byId("addift_queue");
         for (const log of queue?.querySelectorAll("[data-addift-log]") ?? []) {
             const isOpen = openLogs.has(log.dataset.addiftLog);
@@ -197,8 +203,8 @@
         const now = placeOf(document.activeElement);
         const isSame = now?.row === lastFocus?.row && now?.act === lastFocus?.act;
         const isLost = now ? !isSame : isNothing(document.activeElement);
-        if (lastFocus && queue && isLost) {
-            const row = queue.querySelector(`[data-addift-row="${lastFocus.row}"]`);
+        if (lastFocus && isLost) {
+            const row = byId("addift_root").querySelector(`[data-addift-row="${lastFocus.row}"]`);
             const same = row?.querySelector(lastFocus.act ? `[data-addift-act="${lastFocus.act}"]:enabled` : "summary");
             (same ?? row?.querySelector("button:enabled"))?.focus({ preventScroll: true });
         }
@@ -215,6 +221,35 @@
             // Only if it differs: each change calls the observer, which calls this.
             if (place && place.textContent !== shown) place.textContent = shown;
         }
+    }
+
+    // The result: pictures drawn over each other, and a walk through the weights.
+
+    function onSlide({ target }) {
+        if (target.matches?.("[data-addift-wipe]")) {
+            target.parentElement.style.setProperty("--wipe", `${target.value}%`);
+            target.setAttribute("aria-valuetext", `${target.value} %`);
+        }
+        const weights = target.dataset?.addiftWalk?.split(" ");
+        if (!weights) return;
+        target.closest(".addift-walk").style.setProperty("--place", target.value);
+        target.setAttribute("aria-valuetext", weights[target.value]);
+    }
+
+    // The settings in whose name or help all words of the search are.
+    function search() {
+        const words = (byId("addift_search")?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+        const settings = [...document.querySelectorAll('#addift_advanced [id^="addift_set_"]')];
+        const isFound = (each) => words.every((word) => `${each.id} ${each.textContent}`.toLowerCase().includes(word));
+        const lost = settings.filter((each) => !isFound(each)).map((each) => `#${each.id}`);
+        const groups = [...document.querySelectorAll("#addift_advanced .addift-group")];
+        const isLost = (each) => lost.includes(`#${each.id}`);
+        const empty = groups.filter((each) => [...each.querySelectorAll('[id^="addift_set_"]')].every(isLost));
+        const style = byId("addift_search_style") ?? document.head.appendChild(document.createElement("style"));
+        style.id = "addift_search_style";
+        const hidden = [...lost, ...empty.map((each) => `#${each.id}`)].join(", ");
+        style.textContent = hidden ? `${hidden} { display: none !important }` : "";
+        byId("addift_search_none").hidden = lost.length < settings.length;
     }
 
     // Prompts.
@@ -250,6 +285,28 @@
         return selected ?? gallery?.querySelector('[data-testid="detailed-image"], .preview img, img');
     }
 
+    // Several files dropped on the form, or files pasted anywhere on it, go into the box for files.
+    function onFiles(event) {
+        const { files } = event.dataTransfer ?? event.clipboardData ?? { files: [] };
+        const pictures = [...files].filter((file) => /^(image|text)\//.test(file.type));
+        const isPaste = event.type === "paste";
+        const box = byId("addift_files")?.querySelector('input[type="file"]');
+        const place = event.target.closest?.("#addift_form");
+        if (!box || !pictures.length || (isPaste ? !isVisible() : !place || pictures.length < 2)) return;
+        if (isPaste && event.target.matches?.("input, textarea")) return;
+        if (!isPaste && event.target.closest("#addift_files")) return; // gradio's own
+        event.preventDefault();
+        event.stopPropagation();
+        put(box, pictures);
+    }
+
+    function put(input, files) {
+        const transfer = new DataTransfer();
+        for (const file of files) transfer.items.add(file);
+        input.files = transfer.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+
     async function send(tab, role) {
         const picture = galleryPicture(tab);
         if (!picture) return;
@@ -271,11 +328,7 @@
             await sleep(50);
         }
         const input = find();
-        if (!input) return;
-        const transfer = new DataTransfer();
-        transfer.items.add(file);
-        input.files = transfer.files;
-        input.dispatchEvent(new Event("change", { bubbles: true }));
+        if (input) put(input, [file]);
     }
 
     function addSendButtons() {
@@ -302,6 +355,9 @@
     const nextRowButton = () => rowButtons.shift() ?? "";
     window.addift = { insert, answered, filled, restored, refresh: () => ask("refresh"), nextRowButton };
     document.addEventListener("click", onClick);
+    document.addEventListener("input", onSlide);
+    document.addEventListener("input", (event) => event.target.id === "addift_search" && search());
+    for (const kind of ["drop", "paste"]) document.addEventListener(kind, onFiles, true);
     for (const kind of ["input", "change", "drop", "paste"]) document.addEventListener(kind, touch, true);
     for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, rememberFocus);
     setInterval(() => {

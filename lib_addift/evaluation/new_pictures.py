@@ -270,5 +270,10 @@ def picture_grid(model: Model, latents: torch.Tensor) -> Image.Image:
     return labelled_grid(images, labels * (len(images) // len(labels)), columns)
 
 
+def shown_cells(count: int) -> int:
+    """How many pictures `picture_grid` shows of so many new pictures: each at three weights."""
+    return min(count, _MOST_SHOWN) * len(_SHOWN_AT)
+
+
 def _rounded(values: torch.Tensor, not_finite: float = 0.0) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values.nan_to_num(not_finite, not_finite, not_finite).tolist())

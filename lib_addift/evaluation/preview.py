@@ -60,15 +60,20 @@ def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
     """
     enlarged = max(1, _CELL // images.shape[2])
     height, width = (enlarged * size for size in images.shape[1:3])
-    text_scale = max(1, width // _CELL)  # a page shows the row a few hundred px wide
-    row = Image.new("RGB", (width * len(images), height + text_scale * _LABEL_HEIGHT), "white")
+    row = Image.new("RGB", (width * len(images), height + label_height(width)), "white")
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         row.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (index * width, 0))
         text = Image.new("RGB", (_CELL, _LABEL_HEIGHT), "white")
         ImageDraw.Draw(text).text((3, 1), label, fill="black")
-        size = (text_scale * _CELL, text_scale * _LABEL_HEIGHT)
+        scale = label_height(width) // _LABEL_HEIGHT
+        size = (scale * _CELL, scale * _LABEL_HEIGHT)
         row.paste(text.resize(size, Image.Resampling.NEAREST), (index * width, height))
     return row
+
+
+def label_height(width: int) -> int:
+    """The height of the label under a picture so wide, in px; it grows, as a page shows a row a few hundred px wide."""
+    return max(1, width // _CELL) * _LABEL_HEIGHT
 
 
 def labelled_grid(images: np.ndarray, labels: Sequence[str], columns: int) -> Image.Image:

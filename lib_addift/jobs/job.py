@@ -75,6 +75,8 @@ class Job:
         self._is_halted = False
         self._most_steps: int | None = None  # of the resume state from which it goes on
         self._pace: tuple[int, float] | None = None  # a step, and when it was done: since then steps follow each other
+        self.seconds_a_step: float | None = None  # of training, as measured last in this process
+        self.trained_at: float | None = None  # when its last training step was done, seconds since 1970
 
     @property
     def is_queued(self) -> bool:
@@ -200,8 +202,10 @@ class Job:
                 self._pace = event.step, now  # the first step's time counts warm-up, so the estimate starts after it
             else:
                 begun, since = self._pace
-                self.seconds_left = (now - since) / (event.step - begun) * (event.total - event.step)
+                self.seconds_a_step = (now - since) / (event.step - begun)
+                self.seconds_left = self.seconds_a_step * (event.total - event.step)
             self.step, self.text = event.step, "training"
+            self.trained_at = time.time() if event.step == event.total else None
             if event.note:
                 self.note(event.note)
             self.losses[event.step - 1 :] = [event.loss]  # a run may have gone back to its last resume state

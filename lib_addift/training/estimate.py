@@ -25,19 +25,28 @@ def passes(config: TrainConfig, pairs: int = 1, *, keep_snapshots: bool = True) 
 
     A search measures each of its recipes, and keeps no snapshots.
     """
+    learning = learning_passes(config, pairs - len(held_out_pairs(config, pairs)))
+    spacing = snapshot_spacing(config) if keep_snapshots else 0
+    strips = (config.max_train_steps - 1) // spacing if spacing else 0  # the last step's is the finished LoRA's
+    return learning + strips * _strip_passes(config) + passes_after_training(config, pairs)
+
+
+def passes_after_training(config: TrainConfig, pairs: int = 1) -> float:
+    """Those of them that follow the last training step: the LoRA is measured and drawn."""
     held = len(held_out_pairs(config, pairs))
-    learning = learning_passes(config, pairs - held)
     probes = len(TRIPS) * trip_steps(config)  # for each pair and weight of the round trip
     evaluation = probes * min(pairs - held, MEASURED_PAIRS) * (WEIGHTS_TRIED + 1) + _new_picture_passes(
         config, pairs - held
     )
     measured = len(recipes(config)) if config.search else 1
+    shown = _strip_passes(config) + _ROUND_TRIP_PICTURES * config.sampling_steps
+    return measured * evaluation + held * 2 * probes + shown
+
+
+def _strip_passes(config: TrainConfig) -> int:
+    """Those of a preview strip."""
     is_guided = bool(config.preview_prompt or config.prompt or config.trigger_word) and config.preview_cfg_scale > 1
-    strip = len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
-    spacing = snapshot_spacing(config) if keep_snapshots else 0
-    strips = 1 + ((config.max_train_steps - 1) // spacing if spacing else 0)  # the last step's is the finished one's
-    shown = strips * strip + _ROUND_TRIP_PICTURES * config.sampling_steps
-    return learning + measured * evaluation + held * 2 * probes + shown
+    return len(WEIGHTS) * config.sampling_steps * (2 if is_guided else 1)
 
 
 def _new_picture_passes(config: TrainConfig, pairs: int) -> float:

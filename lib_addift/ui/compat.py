@@ -29,6 +29,11 @@ def picture(label: str, elem_id: str, *, visible: bool = True) -> Any:
     )  # fmt: skip
 
 
+def files(label: str, elem_id: str) -> Any:
+    """A box for files, of which Python gets the paths; it takes all kinds, as captions come with pictures."""
+    return gr.File(label=label, file_count="multiple", height=136, interactive=True, elem_id=elem_id)
+
+
 def blocks(title: str) -> Any:
     """An empty gr.Blocks, whose style sheet and script come from the WebUI, or from `launch`."""
     return gr.Blocks(title=title, analytics_enabled=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,14 +12,19 @@ from PIL import Image
 
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS, preset_for
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pictures import is_supported, load_picture
-from lib_addift.errors import PictureError
+from lib_addift.errors import ConfigError
+from lib_addift.jobs.files import without_shared_mask
+from lib_addift.training.dataset import with_usual_steps
 from lib_addift.training.events import Request
 from lib_addift.training.methods import from_mapping, make_config, method_settings
+from lib_addift.ui.pairs import FormPair, PairList
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(TrainConfig)}
 FORM = ("name", "overwrite", "preset", *SETTINGS)  # everything in the form but the pictures
-PICTURES = ("original", "target")
+# What is typed to have pairs drawn, and what stands there at first.
+WAYS: dict[str, Any] = {
+    "words_original": "", "words_target": "", "words_count": 8, "vary_caption": "", "vary_count": 4,
+}  # fmt: skip
 # The places for error sentences: one in each tab.
 ALERTS = ("alert", "batch_alert", "queue_alert", "tools_alert")
 
@@ -120,6 +124,22 @@ def base_settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
     return changed if preset == DEFAULT_PRESET else {"preset": preset, **changed}
 
 
+def default_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the preset and the method of the form say of every setting but the method itself."""
+    preset, method = str(values.get("preset") or DEFAULT_PRESET), str(values.get("method") or TrainConfig.method)
+    defaults = make_config(preset, method=method).to_dict()
+    return {name: value for name, value in defaults.items() if name != "method"}
+
+
+def changed_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a person has changed, each with its default for the preset and method of the form."""
+    try:
+        defaults = default_settings(values)
+    except ConfigError:  # no such preset or method
+        return {}
+    return {name: default for name, default in defaults.items() if values[name] != default}
+
+
 def config_of(values: Mapping[str, Any]) -> TrainConfig:
     """The settings of a filled form. Raises ConfigError."""
     return from_mapping(settings_of(values))
@@ -136,58 +156,74 @@ def preset_of(config: TrainConfig) -> str:
     return min(PRESETS, key=lambda name: sum(values[key] != value for key, value in preset_values(name).items()))
 
 
+def request_of(values: Mapping[str, Any], pairs: PairList) -> Request:
+    """What the filled form asks for. Raises ConfigError and PictureError.
+
+    As for a set in a folder: several pairs get more steps, unless the form says how many, and the caption of the
+    first is what the previews show, unless there is a prompt.
+    """
+    config = config_of(values)
+    sources = pairs.sources(masks_itself=config.mask == "auto")
+    if len(sources) > 1:
+        config = with_usual_steps(config, sources, base_settings_of(values))
+    if not (config.preview_prompt or config.prompt):
+        config = dataclasses.replace(config, preview_prompt=sources[0].original_prompt)
+    name, overwrite = str(values["name"] or "").strip(), bool(values["overwrite"])
+    return Request(tuple(sources), name, config, overwrite)
+
+
 @dataclass
 class Draft:
     """What was put into the form, and what is on show. Changes of more than one field happen under the lock."""
 
     values: dict[str, Any] = field(default_factory=empty_form)
-    pictures: dict[str, Image.Image | None] = field(default_factory=lambda: dict.fromkeys(PICTURES))
-    digests: dict[str, str] = field(default_factory=lambda: dict.fromkeys(PICTURES, ""))  # of the pictures
+    ways: dict[str, Any] = field(default_factory=WAYS.copy)
+    pairs: PairList = field(default_factory=PairList)
     alerts: dict[str, str] = field(default_factory=lambda: dict.fromkeys(ALERTS, ""))  # the sentence in each place
+    is_refused: bool = False  # Train was pressed, and the sentence in `alert` says why nothing was queued
+    proposed: str = ""  # the name that the server has put into the form last
+    proposals: int = 0  # how often it has put one there
+    trained: set[str] = field(default_factory=set)  # the jobs for which Train was pressed and which have not ended
+    notes: tuple[str, ...] = ()  # on the files that were dropped last
+    files_taken: int = 0  # how often files were dropped
     job_id: str = ""  # the job on show
     step: int = 0  # the kept step on show; 0 = the last
     choice: str = ""  # the file on show; '' = the newest
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
+    @property
+    def pictures(self) -> dict[str, Image.Image | None]:
+        """Those of the pair on show."""
+        return self.pairs.shown.pictures
+
     def set_values(self, values: Mapping[str, Any]) -> None:
-        """Replace the fields that `values` has."""
+        """Replace the fields that `values` has; a caption is that of the pair that the page shows."""
         with self.lock:
             self.values = {**self.values, **{name: values[name] for name in FORM if name in values}}
+            self.ways = {**self.ways, **{name: values[name] for name in WAYS if name in values}}
+            if "pair_caption" in values:
+                self.pairs.get(values.get("shown_pair", "")).caption = str(values["pair_caption"] or "")
 
-    def set_pictures(self, **pictures: Any) -> None:
-        """Decode and keep `original`, `target` or both, upright and in a mode that browsers show; None empties one."""
-        decoded = {role: _decoded(picture) for role, picture in pictures.items()}
+    def set_pictures(self, shown_pair: str = "", **pictures: Any) -> None:
+        """Keep some of PICTURES for the pair that the page shows, see `FormPair.put`."""
         with self.lock:
-            for role, picture in decoded.items():
-                self.pictures[role] = picture
-                self.digests[role] = _digest(picture)
+            self.pairs.get(shown_pair).put(**pictures)
+
+    def take_request(self, request: Request, preset: str) -> None:
+        """Fill the form as for this request."""
+        pairs = [FormPair.of(source) for source in without_shared_mask(request).pairs]
+        with self.lock:
+            self.pairs.replace(pairs)
+            self.set_values(form_of(request, preset))
+
+    def propose(self, name: str) -> None:
+        """Put a name into the form."""
+        with self.lock:
+            self.values = {**self.values, "name": name, "overwrite": False}
+            self.proposed, self.proposals = name, self.proposals + 1
 
     def show(self, job_id: str) -> None:
         """Show another job, with its last kept step and its newest file."""
         with self.lock:
             if job_id != self.job_id:
                 self.job_id, self.step, self.choice = job_id, 0, ""
-
-
-def _decoded(picture: Any) -> Image.Image | None:
-    """A picture as `load_picture` gives it, which no later step decodes again.
-
-    One that it refuses is kept in RGBA, so that the pair doctor can say why; None for what has no pixels.
-    """
-    if picture is None:
-        return None
-    try:
-        return load_picture(picture, "picture")
-    except PictureError:
-        if not isinstance(picture, Image.Image) or not is_supported(picture):
-            return None
-        try:
-            return picture.convert("RGBA")
-        except Exception:  # its pixels cannot be decoded, for which every reader of Pillow has errors of its own
-            return None
-
-
-def _digest(picture: Image.Image | None) -> str:
-    if picture is None:
-        return ""
-    return hashlib.sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes()).hexdigest()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from lib_addift.errors import JobError, PictureError
+from lib_addift.errors import AddiftError, JobError
 from lib_addift.hosts.prompt_tag.syntax import MERGE
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
-from lib_addift.ui import tools_view
+from lib_addift.ui import naming, tools_view
 from lib_addift.ui.background import report_error
 from lib_addift.ui.batch import Batch
-from lib_addift.ui.form import PICTURES, Draft, Props, config_of, form_of, method_values, preset_of, preset_values
-from lib_addift.ui.panels import Panels, job_id
+from lib_addift.ui.drawing import PairDrawing
+from lib_addift.ui.form import Draft, Props, method_values, preset_of, preset_values, request_of
+from lib_addift.ui.pairs import PICTURES, ROLES
+from lib_addift.ui.panels import Panels
 from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial, TrialRequest
 
@@ -55,16 +58,16 @@ class Handlers:
 
     def __init__(self, jobs: Jobs) -> None:
         self.jobs, self.draft, self.trial, self.batch = jobs, Draft(), Trial(jobs.host), Batch(jobs)
-        self.tools = Tools(jobs.host)
-        self.panels = Panels(jobs, self.draft, self.trial, self.batch, self.tools)
+        self.tools, self.drawing = Tools(jobs.host), PairDrawing(jobs.host, self.draft)
+        self.panels = Panels(jobs, self.draft, self.trial, self.batch, tools=self.tools, drawing=self.drawing)
 
     def restore(self, _values: Values) -> Changes:
         """A page was opened: fill it with everything that was typed and shown before."""
         draft = self.draft
-        with draft.lock:
-            form = {**draft.values, **self._pictures()}
         self.tools.refresh_names()
-        panels = self.panels.changes("")
+        with draft.lock:
+            panels = self.panels.changes("")
+            form = {**draft.values, **draft.ways}
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
         batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
         filled = {**panels, **form, "overwrite": overwrite, **batch, **tools_view.restored(self.tools)}
@@ -81,6 +84,7 @@ class Handlers:
         is_renamed = values["name"] != self.draft.values["name"]
         kept = {**values, "overwrite": False} if is_renamed else values
         self.draft.set_values(kept)
+        self.look_again()
         return {}
 
     @report_errors_in("alert")
@@ -90,15 +94,20 @@ class Handlers:
         Each call is about one slot: calls run at the same time, and an older one may end last.
         """
         if values["seen"]:
-            self.draft.set_pictures(**{role: values[role] for role in PICTURES if role in values})
-            self.draft.alerts["alert"] = ""
+            pictures = {role: values[role] for role in PICTURES if role in values}
+            self.draft.set_pictures(values.get("shown_pair", ""), **pictures)
+            self.look_again()
         return {}
 
     @report_errors_in("alert")
     def swap(self, values: Values) -> Changes:
         """The original becomes the target, and the target the original."""
-        self.draft.set_pictures(original=values["target"], target=values["original"])
-        return self._pictures()
+        draft = self.draft
+        with draft.lock:
+            draft.set_pictures(values.get("shown_pair", ""), **{role: values[role] for role in ROLES})
+            draft.pairs.get(values.get("shown_pair", "")).swap()
+            draft.pairs.revision += 1
+        return {}
 
     @report_errors_in("alert")
     def choose_preset(self, values: Values) -> Changes:
@@ -119,15 +128,31 @@ class Handlers:
         """Queue a job for the form and the pictures as the page has them: their own events may come later."""
         self.draft.alerts["alert"] = ""
         self.draft.set_values(values)
-        self.draft.set_pictures(original=values["original"], target=values["target"])
-        original, target = (self.draft.pictures[role] for role in PICTURES)
-        if original is None or target is None:
-            missing = "both pictures are" if original is target else f"the {'target' if original else 'original'} is"
-            raise PictureError(f"{missing} missing: put two pictures that differ in one thing into the slots above.")
-        name, overwrite = str(values["name"] or "").strip(), bool(values["overwrite"])
-        job = self.jobs.submit(Request.of(original, target, name, config_of(values), overwrite=overwrite))
+        self.draft.set_pictures(values.get("shown_pair", ""), **{role: values.get(role) for role in PICTURES})
+        self.draft.is_refused = True
+        job = self.jobs.submit(self._request())
+        self.draft.is_refused = False
         self.draft.show(job.id)
+        self.draft.trained.add(job.id)
         return self.test_fields()
+
+    def _request(self) -> Request:
+        """What the form asks for. Raises an AddiftError for what is missing or cannot be."""
+        request = request_of(self.draft.values, self.draft.pairs)
+        naming.check(request.name)
+        naming.check_free(self.jobs.host.lora_dir, request.name, overwrite=request.overwrite)
+        return request
+
+    def look_again(self) -> None:
+        """Whether what was wrong when Train was pressed still is: its sentence goes with its cause."""
+        if not self.draft.is_refused:
+            self.draft.alerts["alert"] = ""
+            return
+        try:
+            self._request()
+            self.draft.alerts["alert"], self.draft.is_refused = "", False
+        except AddiftError as error:
+            self.draft.alerts["alert"] = str(error)
 
     @report_errors_in("alert")
     def stop(self, _values: Values) -> Changes:
@@ -144,7 +169,7 @@ class Handlers:
     @report_errors_in("alert")
     def show_job(self, values: Values) -> Changes:
         """Show another job of the list."""
-        self.draft.show(job_id(values["jobs"]))
+        self.draft.show(self.panels.job_id(values["jobs"]))
         return self.test_fields()
 
     @report_errors_in("alert")
@@ -168,7 +193,7 @@ class Handlers:
     @report_errors_in("alert")
     def show_file(self, values: Values) -> Changes:
         """Show another saved file of the job."""
-        self.draft.choice = str(values["choice"] or "")
+        self.draft.choice, self.draft.step = str(values["choice"] or ""), 0
         return {}
 
     @report_errors_in("alert")
@@ -196,13 +221,11 @@ class Handlers:
         return {}
 
     def fill_form(self, request: Request) -> Changes:
-        """Take a request over into the draft; returns the fields and pictures of the form."""
-        self.draft.set_pictures(original=request.pairs[0].original, target=request.pairs[0].target)
-        form = form_of(request, preset_of(request.config))
-        self.draft.set_values(form)
+        """Take a request over into the draft, under the next free name; returns the fields of the form."""
+        free = naming.next_free(self.jobs.host.lora_dir, request.name)
+        self.draft.take_request(replace(request, name=free), preset_of(request.config))
         self.draft.alerts["alert"] = ""
-        del form["overwrite"]
-        return {**form, **self._pictures()}
+        return {name: value for name, value in self.draft.values.items() if name != "overwrite"}
 
     def test_fields(self) -> Changes:
         """The fields of the test, as for the latest test if it was of the job on show, or else from that job."""
@@ -223,9 +246,6 @@ class Handlers:
         if job is None:
             raise JobError("nothing was trained yet: put in two pictures and press Train.")
         return job
-
-    def _pictures(self) -> Changes:
-        return dict(self.draft.pictures)
 
 
 def _seed(value: Any) -> int:

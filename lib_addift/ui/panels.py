@@ -1,4 +1,4 @@
-"""The panels: what the tab shows besides the form, sent only when it has changed. No gradio."""
+"""The panels: what the tab shows besides what is typed into it, sent only when it has changed. No gradio."""
 
 from __future__ import annotations
 
@@ -6,41 +6,39 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
-from lib_addift.config.settings import TrainConfig
-from lib_addift.data.checks import examine, mask_overlay
-from lib_addift.data.pairs import load_pair
-from lib_addift.errors import AddiftError, ConfigError, LoraFileError
 from lib_addift.jobs.files import KeptResult, KeptSnapshot
 from lib_addift.jobs.queue import Job, Jobs
-from lib_addift.lora.file import LORA_SUFFIXES, check_name
-from lib_addift.ui import batch_view, queue, render, tools_view
+from lib_addift.ui import batch_view, job_view, queue, render, result_view, tools_view
 from lib_addift.ui.batch import Batch
-from lib_addift.ui.form import PICTURES, Draft, Props, base_settings_of, config_of
+from lib_addift.ui.drawing import PairDrawing
+from lib_addift.ui.form import Draft, Props, base_settings_of
+from lib_addift.ui.form_panels import FORM_PANELS, FormPanels, Panel
+from lib_addift.ui.pace import pace
 from lib_addift.ui.tools import Tools
 from lib_addift.ui.trial import Trial
 
 PANELS = (
-    "doctor", "name_note", "overwrite", "settings_note", "alert", "jobs", "progress", "live", "stop", "stop_keep",
-    "kept", "scrub", "strip", "again", "finish", "choice", "result", "test_grid",
+    *FORM_PANELS, "alert", "jobs", "progress", "live", "stop", "stop_keep", "kept", "scrub", "strip", "again",
+    "finish", "insert", "try", "choice", "result", "test_grid",
     "batch_hint", "batch_alert", "batch_faces", "batch", "batch_train",
     "queue_alert", "queue_faces", "queue", "queue_news", "pause", "resume", *tools_view.TOOLS_PANELS,
 )  # fmt: skip
 
-Panel = tuple[object, Callable[[], Any]]  # a key that changes when the content does, and what makes the content
-
 
 class Panels:
-    """Makes the panels from the jobs, the draft, the test, the batch and the tools."""
+    """Makes the panels from the jobs, the draft, the test, the batch, the tools and the drawing of pairs."""
 
-    def __init__(self, jobs: Jobs, draft: Draft, trial: Trial, batch: Batch, tools: Tools) -> None:
+    def __init__(
+        self, jobs: Jobs, draft: Draft, trial: Trial, batch: Batch, *, tools: Tools, drawing: PairDrawing
+    ) -> None:
         self._jobs, self._draft, self._trial, self._batch, self._tools = jobs, draft, trial, batch, tools
+        self._form = FormPanels(jobs, draft, drawing)
         self._thumbnails: dict[str, Image.Image | None] = {}  # by job
-        self._doctor: tuple[object, str] = (None, "")  # key and HTML of the latest: examining a pair takes a while
 
     def changes(self, seen: str) -> dict[str, Any]:
         """The panels that have changed since the call that returned `seen`, by name; with them the new `seen`.
@@ -49,8 +47,9 @@ class Panels:
             seen: digests of the keys of the panels that a page has, as JSON; '' for a page that has none.
         """
         known: dict[str, str] = json.loads(seen or "{}")
-        panels = {name: (_digest(key), make) for name, (key, make) in self._panels().items()}
-        changes = {name: make() for name, (digest, make) in panels.items() if known.get(name) != digest}
+        with self._draft.lock:  # so that what the slots show and which pair that is are of one moment
+            panels = {name: (_digest(key), make) for name, (key, make) in self._panels().items()}
+            changes = {name: make() for name, (digest, make) in panels.items() if known.get(name) != digest}
         if changes:
             changes["seen"] = json.dumps({name: digest for name, (digest, _make) in panels.items()})
         return changes
@@ -73,56 +72,32 @@ class Panels:
             return kept[-1] if kept else None
         return min(kept, key=lambda snapshot: abs(snapshot.step - step))
 
+    def job_id(self, label: str | None) -> str:
+        """The id of the job behind an entry of the list of jobs; '' for none."""
+        return next((key for key, text in job_view.labels(self._jobs.all()).items() if text == label), "")
+
     def _panels(self) -> dict[str, Panel]:
         return {
-            **self._form_panels(), **self._job_panels(self.shown_job()), "test_grid": self._test_panel(),
+            **self._form.all(), **self._job_panels(self.shown_job()), "test_grid": self._test_panel(),
             **self._batch_panels(), **self._queue_panels(), **tools_view.panels(self._tools),
         }  # fmt: skip
-
-    def _form_panels(self) -> dict[str, Panel]:
-        draft, values = self._draft, dict(self._draft.values)
-        name, is_taken = str(values["name"] or ""), self._is_taken(str(values["name"] or ""))
-        settings_problem = _settings_problem(values)
-        return {
-            "doctor": self._doctor_panel(values),
-            "name_note": ((name, is_taken), lambda: _about_name(name, is_taken)),
-            # Each name needs a permission of its own, so that a change of the name takes it back.
-            "overwrite": ((name, is_taken), lambda: Props(visible=is_taken, value=False)),
-            "settings_note": (settings_problem, lambda: render.error(settings_problem)),
-            **{place: (text, functools.partial(render.error, text)) for place, text in draft.alerts.items()},
-        }
-
-    def _doctor_panel(self, values: Mapping[str, Any]) -> Panel:
-        key = (*self._draft.digests.values(), *(values[name] for name in ("align", "mask", "mask_file", "resolution")))
-        return key, lambda: self._doctor_html(key, values)
-
-    def _doctor_html(self, key: object, values: Mapping[str, Any]) -> str:
-        if self._doctor[0] != key:
-            self._doctor = key, _make_doctor(self._draft, values, self._jobs.host.picture_side)
-        return self._doctor[1]
-
-    def _is_taken(self, name: str) -> bool:
-        try:
-            folder = self._jobs.host.lora_dir
-            return bool(name) and any((folder / f"{check_name(name)}{suffix}").exists() for suffix in LORA_SUFFIXES)
-        except (LoraFileError, OSError):
-            return False
 
     def _job_panels(self, job: Job | None) -> dict[str, Panel]:
         jobs = self._jobs.all()
         active = self._jobs.active()
         other = active if active is not job else None
         is_busy = job is not None and not job.has_ended
-        can_repeat = job is not None and not is_busy and len(job.request.pairs) == 1  # the form has room for one pair
-        labels = [_label(each) for each in reversed(jobs)]
-        key = (job and (job.id, job.version, job.state.value), other and other.id)
+        can_repeat = job is not None and not is_busy and queue.fits_the_form(job)
+        labels = job_view.labels(jobs)
+        choices = list(reversed(labels.values()))
+        key = (job and (job.id, job.version, job.state.value, pace(job).key), other and other.id)
         return {
             "jobs": (
-                (labels, job and job.id),
-                lambda: Props(choices=labels, value=job and _label(job), visible=len(labels) > 1),
+                (choices, job and job.id),
+                lambda: Props(choices=choices, value=job and labels.get(job.id), visible=len(choices) > 1),
             ),
-            "progress": (key, lambda: render.progress(job, other)),
-            "live": (render.announcement(job), lambda: render.announcement(job)),
+            "progress": (key, lambda: job_view.progress(job, other)),
+            "live": (job_view.announcement(job), lambda: job_view.announcement(job)),
             "stop": (is_busy, lambda: Props(visible=is_busy)),
             "stop_keep": (is_busy, lambda: Props(visible=is_busy)),
             "again": (can_repeat, lambda: Props(visible=can_repeat)),
@@ -131,37 +106,55 @@ class Panels:
         }
 
     def _kept_panels(self, job: Job | None) -> dict[str, Panel]:
-        snapshot = self.shown_snapshot(job) if job else None
         steps = [kept.step for kept in job.snapshots] if job else []
         can_scrub = job is not None and job.has_ended and bool(steps)
+        snapshot = self.shown_snapshot(job) if job else None
         return {
             "kept": (can_scrub, lambda: Props(visible=can_scrub)),
             "scrub": ((job and job.id, steps, can_scrub), lambda: _slider(steps, snapshot)),
-            "strip": (
-                (job and job.id, snapshot and snapshot.step),
-                lambda: render.strip(snapshot.strip, snapshot.step, job.total) if job and snapshot else "",
-            ),
+            "strip": self._strip_panel(job, snapshot),
         }
+
+    def _strip_panel(self, job: Job | None, snapshot: KeptSnapshot | None) -> Panel:
+        """The strip of the file on show, or that of a kept step where one was chosen or nothing is saved yet."""
+        result = self.shown_result(job) if job and job.has_ended else None
+        if job is None or (snapshot is None and result is None):
+            return "", lambda: ""
+        if result is None or (snapshot and self._draft.step):
+            assert snapshot is not None
+            is_saved = snapshot.step == job.total
+            make = lambda: result_view.strip(snapshot.strip, snapshot.step, job.total, is_saved=is_saved)  # noqa: E731
+            return (job.id, snapshot.step, "step"), make
+        shown = result
+        make = lambda: result_view.strip(shown.strip, shown.steps, job.total, is_saved=True)  # noqa: E731
+        return (job.id, len(job.results), shown.path.stem), make
 
     def _result_panels(self, job: Job | None) -> dict[str, Panel]:
         result = self.shown_result(job) if job else None
         results = list(job.results) if job else []
         names = list(dict.fromkeys(each.path.stem for each in results))
-        key = (job and job.id, names, len(results), result and result.path.stem)
+        is_previous = self._draft.is_refused
+        made = f"{job.id}-{len(results)}" if job else ""
+        key = (made, names, result and result.path.stem)
         others = [each for each in results if result and each.path.stem != result.path.stem]
         return {
             "finish": (result is not None, lambda: Props(visible=result is not None)),
+            "try": (result is not None, lambda: Props(visible=result is not None)),
+            "insert": (is_previous, lambda: Props(visible=not is_previous)),
             "choice": (
                 key,
                 lambda: Props(choices=names, value=result.path.stem if result else None, visible=len(names) > 1),
             ),
-            "result": (key, lambda: render.result(result, others) if result else ""),
+            "result": (
+                (key, is_previous),
+                lambda: result_view.result(result, others, is_previous=is_previous, made=made) if result else "",
+            ),
         }
 
     def _test_panel(self) -> Panel:
         trial = self._trial
         task = trial.task
-        return task.version, lambda: render.grid(trial.row(), trial.text, task.error, is_running=task.is_busy)
+        return task.version, lambda: result_view.grid(trial.row(), trial.text, task.error, is_running=task.is_busy)
 
     def _batch_panels(self) -> dict[str, Panel]:
         batch, ready = self._batch, self._batch.ready_count
@@ -184,7 +177,10 @@ class Panels:
                 (is_paused, notice, len(jobs), [queue.row_key(job) for job in rows]),
                 lambda: queue.table(rows, len(jobs) - len(rows), is_paused=is_paused, notice=notice),
             ),
-            "queue_news": ([(job.id, job.version) for job in running], lambda: queue.progress_updates(running)),
+            "queue_news": (
+                [(job.id, job.version, pace(job).key) for job in running],
+                lambda: queue.progress_updates(running),
+            ),
             "pause": (is_paused, lambda: Props(visible=not is_paused)),
             "resume": (is_paused, lambda: Props(visible=is_paused)),
         }
@@ -200,55 +196,9 @@ def _digest(key: object) -> str:
     return hashlib.sha256(repr(key).encode()).hexdigest()[:12]
 
 
-def job_id(label: str | None) -> str:
-    """The id of the job behind an entry of the list of jobs; '' for none."""
-    return str(label or "").rpartition("#")[2]
-
-
-def _label(job: Job) -> str:
-    return f"{job.name} - {job.state.value} #{job.id}"
-
-
 def _slider(steps: list[int], snapshot: KeptSnapshot | None) -> Props:
     """From the first to the last kept step, in strides that stop at each of them."""
     if len(steps) < 2 or snapshot is None:
         return Props(visible=False)
     stride = functools.reduce(math.gcd, (step - steps[0] for step in steps))
     return Props(minimum=steps[0], maximum=steps[-1], step=stride, value=snapshot.step, visible=True)
-
-
-def _about_name(name: str, is_taken: bool) -> str:
-    """What is wrong with the name, or that it is taken."""
-    if not name:
-        return ""
-    try:
-        check_name(name)
-    except LoraFileError as error:
-        return render.error(str(error))
-    return render.note("a LoRA of this name exists: allow overwriting, or choose another name") if is_taken else ""
-
-
-def _settings_problem(values: Mapping[str, Any]) -> str:
-    """Why the settings of the form cannot be used, or ''."""
-    try:
-        config_of(values)
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
-def _make_doctor(draft: Draft, values: Mapping[str, Any], picture_side: int | None) -> str:
-    """The doctor's panel for the pictures in the draft."""
-    original, target = (draft.pictures[role] for role in PICTURES)
-    if original is None or target is None:
-        missing = "two pictures" if original is target else "the original" if original is None else "the target"
-        return render.note(f"put in {missing}, and the pair doctor looks at the pair")
-    try:
-        try:
-            config = config_of(values)
-        except ConfigError:  # shown as settings_note; the pictures can be examined all the same
-            config = TrainConfig()
-        pair = load_pair(original, target, config)
-        return render.doctor(examine(pair, picture_side).findings, mask_overlay(pair))
-    except AddiftError as error:
-        return render.error(str(error))

@@ -10,7 +10,9 @@ import time
 from collections.abc import Sequence
 
 from lib_addift.jobs.queue import Job, JobState
-from lib_addift.ui.render import STATE_LABELS, bar, escape, problem, sentence, status_text, steps, thumbnail, time_left
+from lib_addift.ui.job_view import STATE_LABELS, bar, left, status_text, steps
+from lib_addift.ui.pace import pace
+from lib_addift.ui.render import escape, problem, sentence, thumbnail
 
 _MAX_ENDED = 100  # jobs on show that have ended
 _EMPTY = """\
@@ -55,10 +57,10 @@ def table(rows: Sequence[Job], hidden: int, *, is_paused: bool, notice: str = ""
 def progress_updates(jobs: Sequence[Job]) -> str:
     """The progress of jobs that run, as data attributes; the script writes them into the rows."""
     return "".join(
-        f'<span data-addift-news="{job.id}" data-percent="{round(100 * job.progress)}" '
-        f'data-steps="{sentence(steps(job))[:-1]}" data-left="{time_left(job.seconds_left)}" '
+        f'<span data-addift-news="{job.id}" data-percent="{round(100 * at.share)}" '
+        f'data-steps="{sentence(steps(job))[:-1]}" data-left="{left(job, at)}" '
         f'data-text="{sentence(_text(job))}"></span>'
-        for job in jobs
+        for job, at in ((job, pace(job)) for job in jobs)
     )
 
 
@@ -83,20 +85,24 @@ def _row(job: Job, waiting: Sequence[Job]) -> str:
 
 def _progress(job: Job) -> str:
     """The bar, unless the job is done or has not begun; the step; the time left."""
-    is_begun = job.is_running or job.step > 0
-    shown = bar(job) if is_begun and job.state is not JobState.DONE else ""
+    is_begun, at = job.is_running or job.step > 0, pace(job)
+    shown = bar(job, at) if is_begun and job.state is not JobState.DONE else ""
     pairs = f"<span>{len(job.request.pairs)} pairs</span>" if len(job.request.pairs) > 1 else ""
     step = f'<span class="addift-step">{sentence(steps(job))[:-1]}</span>' if is_begun else ""
-    left = f'<span class="addift-left">{time_left(job.seconds_left)}</span>'
-    return f'{shown}<p class="addift-line">{step}{pairs}{left}</p>'
+    time = f'<span class="addift-left">{left(job, at)}</span>'
+    return f'{shown}<p class="addift-line">{step}{pairs}{time}</p>'
+
+
+def fits_the_form(job: Job) -> bool:
+    """Whether the form can be filled with a job's request: it has room for pairs, not for single pictures."""
+    return not any(pair.is_single for pair in job.request.pairs)
 
 
 def _buttons(job: Job, waiting: Sequence[Job]) -> str:
     """What can be done with a job now."""
-    is_single = len(job.request.pairs) == 1  # the form has room for one pair
     buttons = []
     if job.problem and job.is_queued:
-        buttons.append(_button(job, "fresh", "Retry", "Train it with the settings that this version has"))
+        buttons.append(_button(job, "fresh", "↻ Retry", "Train it with the settings that this version has"))
     elif job.is_queued:
         buttons += [
             _button(job, "up", "↑", "Begin sooner", is_off=job is waiting[0]),
@@ -107,22 +113,25 @@ def _buttons(job: Job, waiting: Sequence[Job]) -> str:
         buttons.append(_button(job, "stop", "Stop", "End it after the current step", is_off=job.is_stopping))
     elif job.state is not JobState.DONE:
         goes_on = job.step > 0 and job.files.has_resume_state
-        buttons.append(_button(job, "retry", "Retry", "Go on where it stood" if goes_on else "Train it once more"))
+        text, title = ("▶ Go on", "Go on where it stood") if goes_on else ("↻ Retry", "Train it once more")
+        buttons.append(_button(job, "retry", text, title))
         if goes_on:
-            buttons.append(_button(job, "fresh", "From the start", "Train it once more from the first step"))
-    buttons.append(_button(job, "show", "Show", "Open it in the tab Pair"))
-    if is_single and job.has_ended:
-        buttons.append(_button(job, "repeat", "Repeat", "Fill the form of the tab Pair with its pictures and settings"))
+            buttons.append(_button(job, "fresh", "↻ From the start", "Train it once more from the first step"))
+    buttons.append(_button(job, "show", "→ Show", "Open its progress and its result in the tab Pair"))
+    if job.has_ended and fits_the_form(job):
+        buttons.append(_button(job, "repeat", "✎ Fill the form", "Put its pictures and settings into the tab Pair"))
     if not job.is_active or (job.problem and job.is_queued):
-        buttons.append(_button(job, "remove", "Remove", "Forget it; LoRAs that it has saved stay"))
+        buttons.append(_button(job, "remove", "✕ Remove", "Forget it; LoRAs that it has saved stay"))
     return "".join(buttons)
 
 
 def _button(job: Job, action: str, text: str, title: str, *, is_off: bool = False) -> str:
-    label = text if text.isascii() else title  # an arrow has no name
+    """A button; a sign before its text, or instead of one, is for the eye only."""
+    label = text.lstrip("↻▶→✎✕↑↓ ") or title
+    main = ' class="addift-main"' if action == "retry" else ""
     return (
         f'<button type="button" data-addift-act="{action}" data-addift-job="{job.id}" title="{title}." '
-        f'aria-label="{label}: {escape(job.name)}"{" disabled" if is_off else ""}>{text}</button>'
+        f'aria-label="{label}: {escape(job.name)}"{main}{" disabled" if is_off else ""}>{text}</button>'
     )
 
 

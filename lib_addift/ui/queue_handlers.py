@@ -16,7 +16,7 @@ class QueueHandlers:
         self.jobs, self.draft, self.panels = handlers.jobs, handlers.draft, handlers.panels
 
     @report_errors_in("queue_alert")
-    def press_row_button(self, values: Values) -> Changes:
+    def press(self, values: Values) -> Changes:
         """A button in a row was pressed; `act` names it and the job, as in 'retry 1234abcd'."""
         action, _, job_id = str(values["act"] or "").partition(" ")
         self.draft.alerts["queue_alert"] = ""

@@ -10,7 +10,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lib_addift.ui.form import PICTURES, SETTINGS, Props
+from lib_addift.ui.form import SETTINGS, Props
+from lib_addift.ui.pairs import PICTURES
 
 Changes = dict[str, Any]
 STASH_PICTURES = tuple(f"stash_{role}" for role in PICTURES)

@@ -12,7 +12,10 @@ from lib_addift.jobs.queue import Job
 from lib_addift.ui import form
 from lib_addift.ui.batch_handlers import BatchHandlers
 from lib_addift.ui.handlers import Handlers
+from lib_addift.ui.pairs_handlers import PairsHandlers
 from lib_addift.ui.queue_handlers import QueueHandlers
+from lib_addift.ui.row_buttons import RowButtons
+from lib_addift.ui.settings_handlers import SettingsHandlers
 from lib_addift.ui.tools_handlers import ToolHandlers
 
 NASTY = "<img src=x onerror=alert(1)> & \"quoted\" 'single' ${value} {{name}} @children"
@@ -29,7 +32,9 @@ class Page:
 
     def __init__(self, handlers: Handlers) -> None:
         self.handlers = handlers
-        self._parts = (handlers, BatchHandlers(handlers), QueueHandlers(handlers), ToolHandlers(handlers))
+        queue, pairs = QueueHandlers(handlers), PairsHandlers(handlers)
+        rows = RowButtons(queue, pairs, SettingsHandlers(handlers))
+        self._parts = (handlers, BatchHandlers(handlers), rows, queue, pairs, ToolHandlers(handlers))
         self.shown: dict[str, Any] = {"seen": ""}
         self.changed: dict[str, Any] = {}
         self.do("restore")

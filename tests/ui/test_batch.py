@@ -230,7 +230,7 @@ def test_names_of_folders_and_files_are_only_text(page: Page, tmp_path: Path) ->
     assert "${" not in html
 
 
-def test_a_job_of_several_pairs_does_not_fit_into_the_form(page: Page, sets: Path) -> None:
+def test_a_job_of_several_pairs_fills_the_form(page: Page, sets: Path) -> None:
     page.do("pause")
     look(page, sets)
     train_all(page)
@@ -238,6 +238,10 @@ def test_a_job_of_several_pairs_does_not_fit_into_the_form(page: Page, sets: Pat
     for job in (eyes, mouth):
         act(page, "cancel", job)
     rows = {part[:8]: part for part in page.shown["queue"].split('data-addift-row="')[1:]}
-    assert ['data-addift-act="repeat"' in rows[job.id] for job in (eyes, mouth)] == [False, True]
-    act(page, "show", eyes)
-    assert not page.shown["again is visible"]
+    assert ['data-addift-act="repeat"' in rows[job.id] for job in (eyes, mouth)] == [True, True]
+    act(page, "repeat", eyes)
+    assert page.shown["again is visible"]
+    pairs = page.handlers.draft.pairs.items
+    assert [pair.name for pair in pairs] == [source.name for source in eyes.request.pairs]
+    assert page.shown["pairs"].count("data-addift-row") == len(pairs) > 1
+    assert page.shown["name"] == eyes.name

@@ -16,6 +16,7 @@ from lib_addift.training.events import Request
 from lib_addift.training.methods import from_mapping
 from lib_addift.ui import form
 from lib_addift.ui.form import FORM, SETTINGS, Draft
+from lib_addift.ui.pairs import ROLES
 from tests.support.page import NASTY, QUICK, Page, pair
 
 # The form.
@@ -94,7 +95,7 @@ def test_a_picture_is_decoded_once_for_each_time_that_it_is_sent(page: Page, mon
     monkeypatch.setattr(pictures, "is_supported", lambda each: (decoded.append(each), is_supported(each))[1])
 
     def uploaded() -> dict[str, Image.Image]:
-        files = {role: io.BytesIO() for role in form.PICTURES}
+        files = {role: io.BytesIO() for role in ROLES}
         for picture, file in zip(pair(), files.values(), strict=True):
             picture.save(file, "PNG")
         return {role: Image.open(file) for role, file in files.items()}

@@ -53,7 +53,7 @@ def test_a_reload_brings_everything_back(handlers: Handlers, trained: Page) -> N
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"name": ""}, "is empty: type a name"),
+        ({"name": ""}, "Give the LoRA a name"),
         ({"name": "a/b"}, "cannot hold"),
         ({"name": "x", "rank": 0}, "rank = 0"),
         ({"name": "x", "rank": None}, "rank = None"),
@@ -72,10 +72,11 @@ def test_missing_pictures_are_named(page: Page) -> None:
     page.train("x")
     assert "Both pictures are missing" in page.shown["alert"]
     page.do("take_pictures", original=pair()[0], target=None)
-    assert page.shown["alert"] == ""
-    page.shown["original"] = pair()[0]
-    page.train("x")
-    assert "The target is missing" in page.shown["alert"]
+    assert "The target is missing" in page.shown["alert"], "what is still wrong stays"
+    page.do("take_pictures", target=pair()[1])
+    assert page.shown["alert"] == "", "a sentence goes with its cause"
+    page.do("take_pictures", target=None)
+    assert page.shown["alert"] == "", "and comes back with the next press only"
 
 
 def test_what_nobody_expected_is_a_sentence_too(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +97,9 @@ def test_training_ends_with_the_evaluation(trained: Page) -> None:
     assert 'data-addift-tag="&lt;lora:closed:1&gt;"' in trained.shown["result"]
     for part in (
         "addift-verdict",
-        "addift-final-strip",
-        "addift-new-pictures",
+        "addift-new",
+        "data-addift-wipe",
+        "New picture 1 at weight 1",
         "new pictures it makes",
         "addift-pictures",
         "closed.safetensors",
@@ -105,14 +107,20 @@ def test_training_ends_with_the_evaluation(trained: Page) -> None:
         assert part in trained.shown["result"]
     assert trained.shown["finish is visible"]
     assert not trained.shown["stop is visible"]
-    assert trained.shown["overwrite is visible"], "its name is taken now"
+    assert trained.shown["insert is visible"]
+    assert trained.shown["name"] == "closed_2", "its name is taken now"
+    assert not trained.shown["overwrite is visible"]
 
 
 @pytest.mark.slow
 def test_a_taken_name_needs_permission_which_another_name_does_not_inherit(trained: Page) -> None:
     trained.train("closed")
     assert "allow overwriting" in trained.shown["alert"]
+    assert "Previous: closed" in trained.shown["result"]
+    assert not trained.shown["insert is visible"]
     trained.do("keep_draft", overwrite=True)
+    assert trained.shown["alert"] == ""
+    assert not trained.shown["result"].count("Previous")
     trained.do("keep_draft", name="other")
     assert trained.shown["overwrite"] is False
     assert not trained.shown["overwrite is visible"]
@@ -124,7 +132,7 @@ def test_the_kept_steps_can_be_walked_through_and_saved(trained: Page) -> None:
     assert job is not None
     assert trained.shown["kept is visible"]
     assert [s.step for s in job.snapshots] == [2, 4]
-    assert "After step 4 of 4, as it was saved." in trained.shown["strip"]
+    assert "after step 4 of 4, as it was saved." in trained.shown["strip"]
     trained.do("show_step", scrub=2)
     assert "data-addift-step=2" in trained.shown["strip"]
     assert "calibration scales them" in trained.shown["strip"]
@@ -154,7 +162,7 @@ def test_train_again_fills_the_form_from_the_job(trained: Page) -> None:
     trained.do("keep_draft", name="else", rank=200, preset="style")
     trained.do("take_pictures", original=None, target=None)
     trained.do("fill_from_job")
-    assert (trained.shown["name"], trained.shown["rank"], trained.shown["preset"]) == ("closed", 1, "concept")
+    assert (trained.shown["name"], trained.shown["rank"], trained.shown["preset"]) == ("closed_2", 1, "concept")
     assert np.array_equal(trained.shown["original"], pair()[0])
     assert "This is a good pair." in trained.shown["doctor"]
 

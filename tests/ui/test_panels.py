@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageChops
 
 from lib_addift.data.checks import Finding
-from lib_addift.ui import render
+from lib_addift.ui import render, result_view
 from lib_addift.ui.form import FORM
-from lib_addift.ui.panels import PANELS, job_id
+from lib_addift.ui.panels import PANELS
 from tests.support.page import NASTY, Page, pair, wait
 
 
@@ -18,7 +18,7 @@ def test_every_panel_escapes(page: Page) -> None:
     for html in (render.error(NASTY), render.note(NASTY), render.doctor([finding], picture)):
         assert "<img src=x" not in html
         assert "${" not in html
-    assert "<img src=x" not in render.grid(None, NASTY, NASTY, is_running=False)
+    assert "<img src=x" not in result_view.grid(None, NASTY, NASTY, is_running=False)
     page.do("train", name=NASTY)
     page.do("keep_draft", name=NASTY)
     assert "<img src=x" not in "".join(map(str, page.shown.values())).replace(NASTY, "")
@@ -62,8 +62,13 @@ def test_an_earlier_job_can_be_looked_at(trained: Page) -> None:
     wait(trained)
     jobs = trained.handlers.jobs.all()
     assert trained.shown["jobs is visible"]
-    assert job_id(trained.shown["jobs"]) == jobs[1].id
-    trained.do("show_job", jobs=f"closed - done #{jobs[0].id}")
+    label = trained.shown["jobs"]
+    assert trained.handlers.panels.job_id(label) == jobs[1].id
+    assert label.startswith("second, ")
+    assert label.endswith(", done")
+    assert jobs[1].id not in label
+    (first,) = (each for each in trained.changed["jobs"]["choices"] if each.startswith("closed, "))
+    trained.do("show_job", jobs=first)
     assert "&lt;lora:closed:1&gt;" in trained.shown["result"]
 
 

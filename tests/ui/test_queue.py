@@ -78,10 +78,12 @@ def test_steps_change_the_news_and_not_the_list(page: Page) -> None:
     (job,) = queued(page, "a")
     job.state, job.text = JobState.RUNNING, "training"
     page.do("refresh")
-    job.step, job.version, job.seconds_left = 2, job.version + 1, 7.0
+    job.step, job.version, job.seconds_left, job.seconds_a_step = 2, job.version + 1, 7.0, 3.5
     changed = page.do("refresh")
     assert "queue" not in changed
-    assert 'data-percent="50" data-steps="Step 2 of 4" data-left="about 7 s left"' in changed["queue_news"]
+    assert 'data-percent="24" data-steps="Step 2 of 4" data-left="about 23 s left"' in changed["queue_news"], (
+        "measuring and drawing are work too"
+    )
     assert "queue_faces" not in changed
     job.is_stopping, job.version = True, job.version + 1
     assert "stopping" in page.do("refresh")["queue"]
