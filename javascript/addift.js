@@ -300,6 +300,11 @@
         put(box, pictures);
     }
 
+    // A browser opens files that are dropped where nobody has said before that they may be.
+    function allowDrop(event) {
+        if (event.target.closest?.("#addift_form") && event.dataTransfer?.types.includes("Files")) event.preventDefault();
+    }
+
     function put(input, files) {
         const transfer = new DataTransfer();
         for (const file of files) transfer.items.add(file);
@@ -358,6 +363,7 @@
     document.addEventListener("input", onSlide);
     document.addEventListener("input", (event) => event.target.id === "addift_search" && search());
     for (const kind of ["drop", "paste"]) document.addEventListener(kind, onFiles, true);
+    document.addEventListener("dragover", allowDrop);
     for (const kind of ["input", "change", "drop", "paste"]) document.addEventListener(kind, touch, true);
     for (const kind of ["focusin", "pointerdown"]) document.addEventListener(kind, rememberFocus);
     setInterval(() => {

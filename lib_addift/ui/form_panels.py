@@ -52,7 +52,7 @@ class FormPanels:
     def _pair_panels(self, values: Mapping[str, Any]) -> dict[str, Panel]:
         pairs, doctor, notes = self._draft.pairs, self._doctor, self._draft.notes
         shown = pairs.shown
-        left = doctor.examine_some(pairs, values) if pairs_view.is_listed(pairs) else 0
+        left = doctor.examine_some(pairs, values)
         pictures = [(pair.key, *pair.digests.values()) for pair in list(pairs.items)]
         return {
             "doctor": (

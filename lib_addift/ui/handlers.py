@@ -68,6 +68,7 @@ class Handlers:
         with draft.lock:
             panels = self.panels.changes("")
             form = {**draft.values, **draft.ways}
+        del panels["files"]  # a page asks more than once, and a late answer would take out what is being uploaded
         overwrite = Props({**panels["overwrite"], "value": form.pop("overwrite")})
         batch = {"batch_folder": self.batch.folder, "batch_overwrite": self.batch.overwrite}
         filled = {**panels, **form, "overwrite": overwrite, **batch, **tools_view.restored(self.tools)}

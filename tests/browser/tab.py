@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,17 @@ const transfer = new DataTransfer();
 transfer.items.add(new File([bytes], name, {type: "image/png"}));
 for (const kind of ["dragenter", "dragover", "drop"])
     input.parentElement.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: transfer}));
+"""
+_FILES = """
+const [kind, place, files] = arguments;
+const transfer = new DataTransfer();
+for (const [name, base64] of files) {
+    const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+    transfer.items.add(new File([bytes], name, {type: "image/png"}));
+}
+const options = {bubbles: true, cancelable: true};
+place.dispatchEvent(kind === "drop" ? new DragEvent("drop", {...options, dataTransfer: transfer})
+    : new ClipboardEvent("paste", {...options, clipboardData: transfer}));
 """
 _HOLD = """
 window.held = true; // while it is, answers to calls do not reach the page; files go to the server as ever
@@ -288,6 +299,45 @@ class Tab:
             field.send_keys(str(picture))
         self.shown(f"#addift_{role} img")
 
+    def choose_files(self, css: str, *files: Path) -> None:
+        """Choose several files for a box at once."""
+        self.one(f"{css} input[type=file]").send_keys("\n".join(map(str, files)))
+
+    def drop_files(self, css: str, files: Sequence[Path]) -> None:
+        """Drop several files on an element."""
+        self.driver.execute_script(_FILES, "drop", self.shown(css), _contents(files))
+
+    def paste_files(self, files: Sequence[Path]) -> None:
+        """Paste several files, with nothing in particular in focus."""
+        self.driver.execute_script(_FILES, "paste", self.one("#addift_form"), _contents(files))
+
+    def drag(self, css: str, *, share: float) -> None:
+        """Press a slider that lies over its picture at its left end and let go at a share of its width."""
+        slider = self.shown(css)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+        width = slider.rect["width"]
+        actions = ActionChains(self.driver).move_to_element_with_offset(slider, round(4 - width / 2), 0)
+        actions.click_and_hold().move_to_element_with_offset(
+            slider, round((share - 0.5) * width), 0
+        ).release().perform()
+
+    def choose_way(self, label: str) -> None:
+        """Choose one of the three ways to pairs."""
+        css = "#addift_ways > .tab-nav > button, #addift_ways > .tab-wrapper button[role=tab]"
+        found = self.wait(
+            lambda: [each for each in self.all(css) if each.is_displayed() and each.text.strip() == label],
+            f"the way '{label}'",
+        )
+        found[0].click()
+
+    def tab_to(self, css: str, most: int = 120) -> None:
+        """Press the tab key until an element has the focus."""
+        for _ in range(most):
+            if self.driver.execute_script("return document.activeElement.matches(arguments[0])", css):
+                return
+            self.press_keys(Keys.TAB)
+        raise AssertionError(f"'{css}' was not reached within {most} steps of the tab key")
+
     def take_out(self, role: str) -> None:
         """Empty a slot."""
         names = ("Clear", "Remove Image", "Remove")
@@ -323,6 +373,11 @@ class Tab:
     def wait_for_state(self, *states: str, patience: float = PATIENCE) -> str:
         """Wait until the job on show is in one of these states."""
         return self.wait(lambda: self.state() if self.state() in states else None, f"a job that is {states}", patience)
+
+
+def _contents(files: Sequence[Path]) -> list[tuple[str, str]]:
+    """Names, and what is in the files in base64."""
+    return [(file.name, base64.b64encode(file.read_bytes()).decode("ascii")) for file in files]
 
 
 def _is_about_the_network(message: str, address: str) -> bool:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 NAME = "#addift_name :is(input, textarea)"
 PROMPT = "#addift_set_prompt :is(input, textarea)"
 PREVIEW = "#addift_set_preview_prompt :is(input, textarea)"
-RANK = "#addift_set_rank input[type=number]"
+BATCH = "#addift_set_batch_size input[type=number]"
 STEPS = "#addift_set_max_train_steps input[type=number]"
 FOLDER = "#addift_batch_folder :is(input, textarea)"
 
@@ -44,13 +44,13 @@ def remember(tab: Tab, faces: list[Path]) -> None:
     tab.put("target", faces[1])
     tab.write(NAME, "before")
     tab.open_advanced()
-    for field, text in ((PROMPT, "a face before"), (PREVIEW, "another"), (RANK, "7"), (STEPS, "33")):
+    for field, text in ((PROMPT, "a face before"), (PREVIEW, "another"), (BATCH, "7"), (STEPS, "33")):
         tab.write(field, text)
     tab.settle()
     tab.settle()
 
 
-def check(tab: Tab, faces: tuple[Path, Path], name: str, prompt: str, rank: float, steps: float) -> None:
+def check(tab: Tab, faces: tuple[Path, Path], name: str, prompt: str, batch: float, steps: float) -> None:
     """What the form holds, now and after a reload, which shows that the server was told."""
     for is_reloaded in (False, True):
         if is_reloaded:
@@ -58,8 +58,8 @@ def check(tab: Tab, faces: tuple[Path, Path], name: str, prompt: str, rank: floa
             tab.reload()
         tab.open_advanced()
         assert [shown(tab, "original"), shown(tab, "target")] == [pixels(face) for face in faces], is_reloaded
-        found = tab.value(NAME), tab.value(PROMPT), tab.value(PREVIEW), float(tab.value(RANK)), float(tab.value(STEPS))
-        assert found == (name, prompt, "another", rank, steps), is_reloaded
+        found = tab.value(NAME), tab.value(PROMPT), tab.value(PREVIEW), float(tab.value(BATCH)), float(tab.value(STEPS))
+        assert found == (name, prompt, "another", batch, steps), is_reloaded
 
 
 def test_a_late_answer_fills_only_what_was_not_touched(tab: Tab, faces: list[Path]) -> None:
@@ -68,7 +68,7 @@ def test_a_late_answer_fills_only_what_was_not_touched(tab: Tab, faces: list[Pat
         tab.put("original", faces[2])
         tab.write(NAME, "meanwhile")
         tab.open_advanced()
-        tab.write(RANK, "9")
+        tab.write(BATCH, "9")
     check(tab, (faces[2], faces[1]), "meanwhile", "a face before", 9, 33)
 
 

@@ -124,12 +124,15 @@ def test_bad_input_is_answered_with_one_sentence(tab: Tab, pictures: dict[str, P
     tab.write("#addift_name input, #addift_name textarea", "fine")
     tab.wait(lambda: not tab.is_shown("#addift_name_note .addift-error"), "no more fault in the name")
     tab.open_advanced()
-    tab.write("#addift_set_rank input[type=number]", "0")
-    assert "rank" in sentence(tab, "#addift_settings_note")
+    tab.write("#addift_set_batch_size input[type=number]", "0")
+    assert "batch_size" in sentence(tab, "#addift_settings_note")
     tab.click("#addift_train")
-    tab.wait(lambda: "rank" in sentence(tab, "#addift_alert"), "the sentence about the rank")
-    tab.write("#addift_set_rank input[type=number]", "1")
+    tab.wait(lambda: "batch_size" in sentence(tab, "#addift_alert"), "the sentence about the batch size")
+    tab.write("#addift_set_batch_size input[type=number]", "1")
     tab.wait(lambda: not tab.is_shown("#addift_settings_note .addift-error"), "no more fault in the settings")
+    tab.wait(
+        lambda: not tab.is_shown("#addift_alert .addift-error"), "nor beside Train: a sentence goes with its cause"
+    )
 
 
 def sentence(tab: Tab, css: str) -> str:
@@ -216,8 +219,9 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
 
     tab.wait_for_state("done", patience=LONG)
     assert "%" in tab.text("#addift_result .addift-verdict")
+    tab.click("#addift_result summary")
     assert tab.picture("#addift_result img.addift-pictures")[0] >= 4 * 64
-    assert tab.picture("#addift_result img.addift-final-strip")[0] >= 5 * 64
+    assert tab.picture(strip)[0] >= 5 * 64
     assert tab.attribute("#addift_result [data-addift-tag]", "data-addift-tag") == "<lora:closed_eyes:1>"
     assert not tab.is_shown("#addift_stop")
     assert len(read_lora(tab.server.lora_dir / "closed_eyes.safetensors")[0]) > 0
@@ -279,7 +283,9 @@ def test_a_taken_name_needs_leave_to_be_overwritten(tab: Tab, pictures: dict[str
     checkbox = "#addift_overwrite input[type=checkbox]"
     tab.shown(checkbox)
     tab.click("#addift_train")
-    assert "already has" in sentence(tab, "#addift_alert")
+    assert "exists already" in sentence(tab, "#addift_alert")
+    assert f"Previous: {name}" in tab.text("#addift_result")
+    assert not tab.is_shown("#addift_insert_txt2img"), "nothing of an older LoRA to insert beside a refusal"
     tab.screenshot("taken_name")
     tab.click(checkbox)
     tab.click("#addift_train")
