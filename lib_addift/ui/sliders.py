@@ -77,21 +77,20 @@ def _slider(name: str, elem_id: str, *, low: float, high: float, step: float) ->
 
 def _bind(rows: list[dict[str, Any]], refresh: Any, loras: Loras) -> None:
     """Show the strip of a LoRA that is chosen, and one more row than are in use; look for LoRAs again."""
-    dropdowns = [row["name"] for row in rows]
-    boxes = [row["box"] for row in rows]
+    dropdowns, pictures, boxes = ([row[name] for row in rows] for name in ("name", "picture", "box"))
 
-    def show_boxes(*names: str) -> list[Any]:
+    def show(*names: str) -> list[Any]:
         used = max((number + 1 for number, name in enumerate(names) if name != NONE), default=0)
-        return [gr.update(visible=number <= used) for number in range(COUNT)]
-
-    for row in rows:
-        compat.on(row["name"].change, lambda name: _picture(loras, name), [row["name"]], [row["picture"]])
-        compat.on(row["name"].change, show_boxes, dropdowns, boxes)
+        return [_picture(loras, name) for name in names] + [gr.update(visible=row <= used) for row in range(COUNT)]
 
     def choices() -> list[Any]:
         names = [NONE, *loras.names()]
         return [gr.update(choices=names) for _row in rows]
 
+    for dropdown in dropdowns:
+        # `blur` too: gradio 3 tells of the first letter that is typed, and of no later one.
+        for event in (dropdown.change, dropdown.blur):
+            compat.on(event, show, dropdowns, [*pictures, *boxes])
     compat.on(refresh.click, choices, [], dropdowns)
 
 

@@ -23,12 +23,15 @@ if not hasattr(huggingface_hub, "HfFolder"):
     huggingface_hub.HfFolder = type("HfFolder", (), {"get_token": staticmethod(lambda: None)})
 
 import gradio as gr  # noqa: E402 - after the line above
+from PIL import Image  # noqa: E402
 
 from lib_addift import TITLE  # noqa: E402
 from lib_addift.demo import world  # noqa: E402
 from lib_addift.demo.run import CHECKPOINT, TASKS  # noqa: E402
+from lib_addift.hosts.prompt_tag.sliders import infotext_of, tags_of  # noqa: E402
 from lib_addift.hosts.standalone import StandaloneHost  # noqa: E402
 from lib_addift.jobs.queue import Jobs  # noqa: E402
+from lib_addift.ui.sliders import build_sliders  # noqa: E402
 from lib_addift.ui.tab import build_tab  # noqa: E402
 from lib_addift.webui import TAB_ID  # noqa: E402
 
@@ -38,7 +41,7 @@ def main(port: int, lora_dir: Path) -> None:
     _add_to_head_and_body()
     jobs = Jobs(StandaloneHost(CHECKPOINT, lora_dir=lora_dir))
     pictures = lora_dir.parent / "pictures"
-    interfaces = [(_interface(tab, _generated(pictures)), tab, tab) for tab in TABS]
+    interfaces = [(_interface(tab, _generated(pictures), lora_dir), tab, tab) for tab in TABS]
     interfaces.append((build_tab(jobs, in_webui=True), TITLE, TAB_ID))
     with gr.Blocks(analytics_enabled=False, title="Stable Diffusion") as page, gr.Tabs(elem_id="tabs"):
         for interface, label, tab in interfaces:
@@ -60,20 +63,39 @@ def _generated(folder: Path) -> list[str]:
     return [str(folder / f"{number:05}.png") for number in range(len(faces))]
 
 
-def _interface(tab: str, pictures: list[str]) -> Any:
+@dataclasses.dataclass
+class _Loras:
+    """The LoRAs of a folder, as the sliders ask for them."""
+
+    folder: Path
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.safetensors"))
+
+    def picture(self, name: str) -> Image.Image | None:
+        path = self.folder / f"{name}.png"
+        return Image.open(path).convert("RGB") if path.is_file() else None
+
+
+def _interface(tab: str, pictures: list[str], lora_dir: Path) -> Any:
     """What a WebUI shows in one tab, as far as the extension looks at it."""
     with gr.Blocks(analytics_enabled=False) as interface:
         if tab != "extras":
             prompt = gr.Textbox(label="Prompt", show_label=False, lines=3, elem_id=f"{tab}_prompt")
             generate = gr.Button("Generate", variant="primary", elem_id=f"{tab}_generate")
             used = gr.Textbox(label="Prompt that was used", elem_id=f"{tab}_used")
-            generate.click(lambda text: text, inputs=[prompt], outputs=[used])
+            sliders = build_sliders(tab, _Loras(lora_dir))
+            generate.click(_used, inputs=[prompt, *sliders], outputs=[used])
         gr.Gallery(
             value=pictures, label="Output", show_label=False, elem_id=f"{tab}_gallery", columns=4, preview=True
         )  # fmt: skip
         with gr.Row(elem_id=f"image_buttons_{tab}", elem_classes="image-buttons"):
             gr.Button("Save", elem_id=f"save_{tab}")
     return interface
+
+
+def _used(prompt: str, *values: Any) -> str:
+    return f"{prompt} {infotext_of(tags_of(values))}".strip()
 
 
 def _add_to_head_and_body() -> None:

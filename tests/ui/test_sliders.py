@@ -35,9 +35,8 @@ print(json.dumps({
     "values": [component.value for component in components],
     "saved": [not component.do_not_save_to_config for component in components],
     "labels": sorted({component.label for component in components}),
-    "shown": [row["visible"] for row in calls["show_boxes"]("smile", "None", "wink", "None", "None", "None")],
-    "first": [row["visible"] for row in calls["show_boxes"](*["None"] * 6)],
-    "pictures": [calls["<lambda>"](name) for name in ("smile", "wink", "None")],
+    "shown": calls["show"]("smile", "None", "wink", "None", "None", "None"),
+    "first": calls["show"](*["None"] * 6),
     "choices": calls["choices"]()[0]["choices"],
 }))
 """
@@ -56,10 +55,10 @@ def test_six_rows_that_appear_as_they_are_needed() -> None:
     assert facts["values"] == ["None", 0.0, 1000.0, 0.0] * 6
     assert not any(facts["saved"])
     assert facts["labels"] == ["Difference LoRA", "From timestep", "To timestep", "Weight"]
-    assert facts["first"] == [True, *[False] * 5]
-    assert facts["shown"] == [True] * 4 + [False] * 2
-    smile, *others = facts["pictures"]
+    assert [row["visible"] for row in facts["first"][6:]] == [True, *[False] * 5]
+    assert [row["visible"] for row in facts["shown"][6:]] == [True] * 4 + [False] * 2
+    smile, *others = facts["shown"][:6]
     assert 'class="addift-slider-strip"' in smile
     assert len(smile) < 30_000, "a small copy, not the whole strip"
-    assert others == ["", ""]
+    assert others == [""] * 5
     assert facts["choices"] == ["None", "smile", "wink"]
