@@ -18,7 +18,7 @@ from lib_addift.files import sha256_of
 from lib_addift.hosts import open_clip
 from lib_addift.hosts.checkpoint_family import REMEDY, family_of, has_zero_snr, prediction_type
 from lib_addift.lora import names
-from lib_addift.lora.network import layer_kind
+from lib_addift.lora.selection import layer_kind
 
 
 @dataclass(frozen=True)

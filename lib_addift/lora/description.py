@@ -15,7 +15,7 @@ from lib_addift.errors import short_repr
 from lib_addift.families import FAMILIES
 from lib_addift.lora.metadata import kinds_of, layers_of, ranks_and_alphas
 from lib_addift.lora.names import family_of_layers
-from lib_addift.lora.network import layer_kind
+from lib_addift.lora.selection import layer_kind
 from lib_addift.lora.soundness import not_finite
 from lib_addift.lora.state_dict import ALPHA, DORA, input_width, kind_of, layer_name, scale_of
 

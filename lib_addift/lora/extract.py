@@ -13,7 +13,7 @@ from lib_addift.lora.arithmetic import NewLora, NewLoraBuilder, RankLimit, Repor
 from lib_addift.lora.blocks import block_of
 from lib_addift.lora.metadata import family_metadata
 from lib_addift.lora.names import family_of_layers
-from lib_addift.lora.network import layer_kind
+from lib_addift.lora.selection import layer_kind
 from lib_addift.lora.tools import Output, SavedLora, save_new_lora
 
 MODEL_PARTS = ("IN", "MID", "OUT", "TE")  # of the model; TE is the text encoder

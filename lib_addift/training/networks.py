@@ -11,7 +11,8 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model, lora_modules, text_layers
 from lib_addift.errors import HostError, LoraFileError
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from lib_addift.lora.shift import ShiftLayer, constant_direction, is_shiftable
 from lib_addift.training.methods import method_of
 

@@ -24,7 +24,8 @@ from lib_addift.evaluation.round_trip import _Probe
 from lib_addift.hosts import standalone
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.lora.file import describe, read_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from tests.support.dense import dense, layers_of
 from tests.support.fake_host import FakeHost
 from tests.support.loras import CONV, LINEAR, POINT, SHAPES, TEXT, make, same, write

@@ -15,7 +15,8 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, in_parts, recomputing
 from lib_addift.hosts import patching
 from lib_addift.lora import names
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from tests.support.fake_unet import UNetModel
 from tests.support.models import latent_gradient
 

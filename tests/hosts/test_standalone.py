@@ -17,7 +17,8 @@ from lib_addift.diffusion.memory import recomputing
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import names
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import layer_kind, select_layers
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport

@@ -23,7 +23,8 @@ from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from tests.support.models import fingerprint

@@ -17,7 +17,8 @@ from lib_addift.families import SD15, SDXL
 from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
-from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import layer_kind, select_layers
 from tests.support.families import checkpoint_of, host_of
 from tests.support.models import inputs
 

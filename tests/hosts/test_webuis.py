@@ -32,7 +32,8 @@ from lib_addift.errors import HostError
 from lib_addift.hosts import _has, detect_host
 from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.lora.file import read_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from lib_addift.training.events import Request, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport

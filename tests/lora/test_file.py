@@ -24,7 +24,8 @@ from lib_addift import files as atomic
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.errors import LoraFileError
 from lib_addift.lora.file import check_name, describe, lora_path, read_lora, save_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from tests.support.fake_host import FakeHost
 from tests.support.lora_files import CONV, KEY, QUERY, make_metadata, make_tensors, split
 from tests.support.lora_networks import KINDS, every_kind, make, predict, save

@@ -16,7 +16,8 @@ from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo.run import CHECKPOINT
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import build_metadata, read_lora, save_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from tests.support import webui_formulas
 
 RANK, ALPHA = 3, 2.0

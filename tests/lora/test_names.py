@@ -8,7 +8,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from lib_addift.families import SD15, SDXL, Family
 from lib_addift.hosts.standalone_models import unet_arguments
 from lib_addift.lora import names
-from lib_addift.lora.network import layer_kind
+from lib_addift.lora.selection import layer_kind
 
 WIDTHS = (32, 64, 96, 96)
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import LoraFileError
-from lib_addift.lora.network import LoraNetwork, layer_kind, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import layer_kind, select_layers
 from tests.support.fake_host import FakeHost
 from tests.support.lora_layers import KINDS, every_kind, make_layer
 from tests.support.lora_networks import make as make_kind

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras, wrap_lora_tag
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from tests.support.fake_host import FakeHost
 from tests.support.models import fingerprint
 

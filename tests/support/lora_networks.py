@@ -11,7 +11,8 @@ import torch
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.lora.file import build_metadata, save_lora
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from tests.support.fake_host import FakeHost
 
 KINDS: dict[str, dict[str, Any]] = {

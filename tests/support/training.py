@@ -18,7 +18,8 @@ from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.evaluation.weight import without_pictures
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
 from lib_addift.training.plan import plan_phases, teacher_samples

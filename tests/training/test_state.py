@@ -9,7 +9,8 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import text_layers
 from lib_addift.errors import TrainingError
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
 from lib_addift.training.plan import plan_phases, teacher_samples

@@ -20,7 +20,8 @@ from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import Direction, encode_pair
 from lib_addift.diffusion.schedule import NoiseSchedule
-from lib_addift.lora.network import LoraNetwork, select_layers
+from lib_addift.lora.network import LoraNetwork
+from lib_addift.lora.selection import select_layers
 from lib_addift.training.optimizer import make_optimizer
 
 
