@@ -25,6 +25,8 @@
     const requests = new Set(); // the hidden buttons still to be pressed
     let wasVisible = false;
     let shownFile = ""; // the LoRA on show
+    let restoreAfter = 0; // when the form is asked for again, ms since 1970
+    let restorePause = POLL - 50; // ms
     const timers = {};
     const rowButtons = []; // pressed in the queue and not yet sent to the server: "retry 1234abcd"
     const openLogs = new Set(); // the jobs whose log is unfolded
@@ -82,6 +84,14 @@
         }
     }
 
+    // Repeated until it answers, as gradio may not listen yet; ever more rarely, as a busy server answers late.
+    function askForTheForm() {
+        if (Date.now() < restoreAfter) return;
+        press("addift_restore");
+        restoreAfter = Date.now() + restorePause;
+        restorePause = Math.min(2 * restorePause, TIMEOUT);
+    }
+
     const isSame = (one, other) => JSON.stringify(one ?? "") === JSON.stringify(other ?? "");
 
     // The fields' values and the page's mark, from the stash and the fields' values as they are now.
@@ -131,10 +141,7 @@
     function tick() {
         const root = byId("addift_root");
         if (!root) return;
-        if (!isRestored()) {
-            press("addift_restore"); // repeated until it answers: gradio may not listen yet
-            return;
-        }
+        if (!isRestored()) return askForTheForm();
         listen(root);
         tellTouched();
         const visible = isVisible();
