@@ -16,9 +16,13 @@ from torch import nn
 
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
+from lib_addift.families import SDXL
 from lib_addift.hosts import patching
+from lib_addift.hosts.open_clip import parts_of
+from lib_addift.hosts.picture_sizes import vector_with_sizes
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
-from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
+from lib_addift.hosts.webui import WebUIHost, check_kind, lora_networks
+from lib_addift.lora import names
 
 # The attention functions of the WebUI that keep no scores for backward. Its default on NVIDIA, Doggettx, does: at
 # 512 px they are three times as large as all other activations.
@@ -42,8 +46,24 @@ class A1111Host(WebUIHost):
     @property
     def text_model(self) -> nn.Module:
         # `wrapped` is CLIP as the checkpoint has it; around it the WebUI reads its own syntax and cuts into chunks.
+        if self.family is SDXL:
+            first, second = self._text_encoders
+            return nn.ModuleList([first.wrapped.transformer, second.wrapped.model])
         text: nn.Module = self._model.cond_stage_model.wrapped.transformer
         return text
+
+    @property
+    def _text_encoders(self) -> list[Any]:
+        """SDXL's two; what follows them are its embeddings of sizes."""
+        return list(self._model.conditioner.embedders)[:2]
+
+    def text_lora_name(self, module_name: str) -> str:
+        """'' for the attention of SDXL's second text model too: OpenCLIP computes it in one call, past all hooks."""
+        number, _, name = module_name.partition(".")
+        if self.family is not SDXL or number == "0":
+            return super().text_lora_name(module_name)
+        part = next(iter(parts_of(f"{name}.weight")), "").removesuffix(".weight")
+        return names.text_kohya(f"1.{part}", SDXL) if ".mlp." in name else ""
 
     @property
     def device(self) -> torch.device:
@@ -68,8 +88,7 @@ class A1111Host(WebUIHost):
     def alphas_cumprod(self) -> torch.Tensor:
         # Generation options change the plain `alphas_cumprod`; the original is there once weights were halved.
         model = self._model
-        abar: torch.Tensor = getattr(model, "alphas_cumprod_original", model.alphas_cumprod)
-        return abar.float().to(self.device)
+        return self._schedule(getattr(model, "alphas_cumprod_original", model.alphas_cumprod))
 
     def _checkpoint_info(self) -> Any:
         loaded = sd_models.model_data.sd_model
@@ -97,7 +116,7 @@ class A1111Host(WebUIHost):
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
         latents = self._encode(pixels)
-        if not torch.isfinite(latents).all():  # SD1.x's VAE overflows in fp16
+        if not torch.isfinite(latents).all():  # both families' VAEs overflow in fp16
             with patching.in_fp32(self._model.first_stage_model):
                 latents = self._encode(pixels)
         return latents
@@ -105,8 +124,12 @@ class A1111Host(WebUIHost):
     def _encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """One picture at a time, as the WebUI does: the VAE needs the most memory of all."""
         model, dtype = self._model, _dtype_of(self._model.first_stage_model)
+        pictures = [picture.to(dtype) for picture in pixels.split(1)]
         with devices.without_autocast():
-            posteriors = [model.encode_first_stage(picture.to(dtype)) for picture in pixels.split(1)]
+            if self.family is SDXL:
+                with _without_sampling():
+                    return torch.cat([model.encode_first_stage(picture).float() for picture in pictures])
+            posteriors = [model.encode_first_stage(picture) for picture in pictures]
         latents: torch.Tensor = torch.cat([posterior.mode() for posterior in posteriors]).float() * model.scale_factor
         return latents
 
@@ -132,17 +155,25 @@ class A1111Host(WebUIHost):
     def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         if getattr(self._model, "lowvram", False):  # --medvram: the models take turns on the device
             self.encode_prompts([""])  # brings the text model there
-        with patching.staying_in_place(self.text_model):  # until backward, though the UNet is moved in before
+        with ExitStack() as patched:
+            # Until backward, though the UNet is moved in before.
+            patched.enter_context(patching.staying_in_place(self.text_model))
+            for encoder in self._text_encoders if self.family is SDXL else ():
+                patched.enter_context(patching.replaced(encoder, "is_trainable", True))
             return self._encode_prompts(prompts)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         with devices.autocast():
-            cond: torch.Tensor = self._model.get_learned_conditioning(list(prompts))
-        return Conditions(cond.float())
+            cond = self._model.get_learned_conditioning(list(prompts))
+        return self._conditions(cond).float()
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         # Through apply_model: it casts, opens autocast and, with --medvram, brings the UNet to the device.
-        output: torch.Tensor = self._model.apply_model(latents, timesteps, {"c_crossattn": [cond.crossattn]})
+        if cond.vector is None:
+            conds: dict[str, Any] = {"c_crossattn": [cond.crossattn]}
+        else:
+            conds = {"crossattn": cond.crossattn, "vector": vector_with_sizes(cond.vector, latents)}
+        output: torch.Tensor = self._model.apply_model(latents, timesteps, conds)
         return output
 
     def _forget(self, path: Path) -> None:
@@ -156,19 +187,36 @@ class A1111Host(WebUIHost):
 def _check(model: Any) -> None:
     """Raises HostError when `model` cannot be trained."""
     if model is None:
-        raise HostError("no checkpoint is loaded: choose an SD1.5 checkpoint at the top of the page, and wait for it.")
-    check_sd1({
-        "SDXL": bool(getattr(model, "is_sdxl", False)),
+        raise HostError(
+            "no checkpoint is loaded: choose an SD1.5 or SDXL checkpoint at the top of the page, and wait for it."
+        )
+    check_kind({
+        "a distilled SDXL (SSD-1B or its like)": bool(getattr(model, "is_ssd", False)),
+        "SDXL's refiner": _is_refiner(model),
         "SD2": bool(getattr(model, "is_sd2", False)),
         "SD3": bool(getattr(model, "is_sd3", False)),
-        "not a Stable Diffusion 1 model": not hasattr(getattr(model, "model", None), "diffusion_model"),
+        "no Stable Diffusion model with a UNet": not hasattr(getattr(model, "model", None), "diffusion_model"),
     })  # fmt: skip
     channels = model.model.diffusion_model.in_channels
-    check_sd1({f"an inpainting or editing model ({channels} input channels)": channels != 4})
+    check_kind({f"an inpainting or editing model ({channels} input channels)": channels != 4})
     if shared.cmd_opts.lowvram:
         raise HostError(
             "the WebUI runs with --lowvram, which keeps the UNet in pieces: start it with --medvram or with neither."
         )
+
+
+def _is_refiner(model: Any) -> bool:
+    """SDXL's refiner has OpenCLIP's text model alone."""
+    return bool(getattr(model, "is_sdxl", False)) and not hasattr(model.conditioner.embedders[0].wrapped, "transformer")
+
+
+@contextmanager
+def _without_sampling() -> Iterator[None]:
+    """SDXL's VAE gives the mean of its posterior, of which it would draw a sample otherwise."""
+    from sgm.modules.distributions.distributions import DiagonalGaussianDistribution as Posterior
+
+    with patching.replaced(Posterior, "sample", Posterior.mode):
+        yield
 
 
 def _make_pristine(model: Any) -> None:

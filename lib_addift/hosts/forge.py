@@ -22,10 +22,12 @@ from torch import nn
 
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
+from lib_addift.families import SD15, SDXL
 from lib_addift.hosts import patching
 from lib_addift.hosts.flags import ALL_ON_THE_GPU, FP16, FP32, known_flag
+from lib_addift.hosts.picture_sizes import vector_with_sizes
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
-from lib_addift.hosts.webui import WebUIHost, check_sd1, lora_networks
+from lib_addift.hosts.webui import WebUIHost, check_kind, lora_networks
 
 T = TypeVar("T")
 
@@ -65,7 +67,10 @@ class ForgeHost(WebUIHost):
 
     @property
     def text_model(self) -> nn.Module:
-        text: nn.Module = self._clip.cond_stage_model.clip_l.transformer
+        models = self._clip.cond_stage_model
+        if self.family is SDXL:
+            return nn.ModuleList([models.clip_l.transformer, models.clip_g.transformer])
+        text: nn.Module = models.clip_l.transformer
         return text
 
     @property
@@ -99,9 +104,13 @@ class ForgeHost(WebUIHost):
         return str(self._patcher.model.predictor.prediction_type)
 
     @property
+    def zero_snr(self) -> bool:
+        """As the WebUI's setting, or as Forge Neo has read it off the file."""
+        return super().zero_snr or bool(getattr(getattr(self._model, "model_config", None), "ztsnr", False))
+
+    @property
     def alphas_cumprod(self) -> torch.Tensor:
-        abar: torch.Tensor = self._patcher.model.predictor.alphas_cumprod
-        return abar.float().to(self.device).clone()  # the clone is no inference tensor
+        return self._schedule(self._patcher.model.predictor.alphas_cumprod).clone()  # the clone is no inference tensor
 
     @property
     def _patcher(self) -> Any:
@@ -120,7 +129,7 @@ class ForgeHost(WebUIHost):
     def _load(self) -> Any:
         """The engine of the chosen checkpoint; loads it if that was not done yet."""
         if self._checkpoint_info() is None:
-            raise HostError("no checkpoint is chosen: choose an SD1.5 checkpoint at the top of the page.")
+            raise HostError("no checkpoint is chosen: choose an SD1.5 or SDXL checkpoint at the top of the page.")
         model, _ = sd_models.forge_model_reload()
         return model
 
@@ -195,16 +204,14 @@ class ForgeHost(WebUIHost):
         """The mean of the VAE's posterior: Forge's own `encode` would draw a sample. One picture at a time."""
         vae = self._model.forge_objects.vae
         model, dtype = vae.first_stage_model, vae.vae_dtype
-        pictures = pixels.movedim(-1, 1) * 2 - 1
+        pictures = (pixels.movedim(-1, 1) * 2 - 1).to(vae.device)
         memory_required = vae.memory_used_encode(pictures[:1].shape, dtype)
         self.memory.load_models_gpu([vae.patcher], memory_required=memory_required)
-        means = []
-        for picture in pictures.to(vae.device, dtype).split(1):
-            moments = model.encoder(picture)
-            if model.quant_conv is not None:
-                moments = model.quant_conv(moments)
-            means.append(moments.chunk(2, dim=1)[0].float())
-        return self._scaled(torch.cat(means))
+        means = _posterior_means(model, pictures.to(dtype))
+        if not means.isfinite().all():  # both families' VAEs overflow in fp16
+            with patching.in_fp32(model):
+                means = _posterior_means(model, pictures.float())
+        return self._scaled(means)
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents of the VAE as the UNet expects them."""
@@ -219,19 +226,18 @@ class ForgeHost(WebUIHost):
         return result
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
-        cond = self._in_inference_mode(lambda: self._encode_prompts(list(prompts)))
-        return Conditions(cond.clone().float().to(self.device))
+        cond = self._conditions(self._in_inference_mode(lambda: self._encode_prompts(list(prompts))))
+        return cond.repeat(1).float().to(self.device)  # `repeat` copies: what was made in inference mode is of no use
 
-    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+    def _encode_prompts(self, prompts: list[str]) -> Any:
         self._model.set_clip_skip(self.clip_skip)
-        cond: torch.Tensor = self._model.get_learned_conditioning(prompts)
-        return cond
+        return self._model.get_learned_conditioning(prompts)
 
     def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         self._patch(with_text=True)
-        return Conditions(self._run_text(list(prompts)).float())
+        return self._run_text(list(prompts)).float()
 
-    def _run_text(self, prompts: list[str]) -> torch.Tensor:
+    def _run_text(self, prompts: list[str]) -> Conditions:
         """As `_encode_prompts`, without inference mode and without moving any model."""
         place = self._clip.patcher.load_device
         if place.type != self.device.type:
@@ -240,14 +246,23 @@ class ForgeHost(WebUIHost):
                 "place: set train_text_encoder = false, or start the WebUI with "
                 f"{known_flag(self._options, ALL_ON_THE_GPU)}."
             )
-        self._model.set_clip_skip(self.clip_skip)
-        cond: torch.Tensor = self._model.text_processing_engine(prompts)
-        return cond
+        return self._run_engines(prompts)
+
+    def _run_engines(self, prompts: list[str]) -> Conditions:
+        model = self._model
+        model.set_clip_skip(self.clip_skip)
+        if self.family is SD15:
+            return Conditions(model.text_processing_engine(prompts))
+        first = model.text_processing_engine_l(prompts)
+        second, pooled = model.text_processing_engine_g(prompts)
+        return Conditions(torch.cat([first, second], dim=2), pooled)
 
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         self._patch()
+        y = {} if cond.vector is None else {"y": vector_with_sizes(cond.vector, latents).to(self.dtype)}
+        context = cond.crossattn.to(self.dtype)
         output: torch.Tensor = self.unet(
-            latents.to(self.dtype), timesteps.float(), context=cond.crossattn.to(self.dtype), transformer_options={}
+            latents.to(self.dtype), timesteps.float(), context=context, transformer_options={}, **y
         )
         return output
 
@@ -267,8 +282,19 @@ class ForgeHost(WebUIHost):
                 patcher.lora_loader.loaded_hash = "stale"
 
 
+def _posterior_means(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in -1..1 -> the unscaled latents, float32. One picture at a time."""
+    means = []
+    for picture in pictures.split(1):
+        moments = vae.encoder(picture)
+        moments = moments if vae.quant_conv is None else vae.quant_conv(moments)
+        means.append(moments.chunk(2, dim=1)[0].float())
+    return torch.cat(means)
+
+
 def _check(model: Any) -> None:
     """Raises HostError when `model` cannot be trained."""
-    check_sd1({f"of the kind {type(model).__name__}": not getattr(model, "is_sd1", False)})
+    is_known = getattr(model, "is_sd1", False) or getattr(model, "is_sdxl", False)
+    check_kind({f"of the kind {type(model).__name__}": not is_known or "Refiner" in type(model).__name__})
     channels = model.forge_objects_original.unet.model.diffusion_model.in_channels
-    check_sd1({f"an inpainting or editing model ({channels} input channels)": channels != 4})
+    check_kind({f"an inpainting or editing model ({channels} input channels)": channels != 4})

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from modules import sd_models, shared
 
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import HostError
 from lib_addift.hosts import patching
 from lib_addift.hosts.forge import ForgeHost
@@ -49,8 +50,7 @@ class LdmPatchedHost(ForgeHost):
 
     @property
     def alphas_cumprod(self) -> torch.Tensor:
-        abar: torch.Tensor = getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)
-        return abar.float().to(self.device).clone()
+        return self._schedule(getattr(self._model, "alphas_cumprod_original", self._model.alphas_cumprod)).clone()
 
     def _checkpoint_info(self) -> Any:
         loaded = sd_models.model_data.sd_model
@@ -65,7 +65,7 @@ class LdmPatchedHost(ForgeHost):
         model = shared.sd_model  # loads what is selected, if nothing is loaded yet
         if model is None:
             raise HostError(
-                "no checkpoint is loaded: choose an SD1.5 checkpoint at the top of the page, and wait for it."
+                "no checkpoint is loaded: choose an SD1.5 or SDXL checkpoint at the top of the page, and wait for it."
             )
         return model
 
@@ -73,16 +73,15 @@ class LdmPatchedHost(ForgeHost):
         scaled: torch.Tensor = self._patcher.model.model_config.latent_format.process_in(latents)
         return scaled
 
-    def _encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        cond: torch.Tensor = self._model.get_learned_conditioning(prompts)  # obeys the page's clip skip by itself
-        return cond
+    def _encode_prompts(self, prompts: list[str]) -> Any:
+        return self._model.get_learned_conditioning(prompts)  # obeys the page's clip skip by itself
 
-    def _run_text(self, prompts: list[str]) -> torch.Tensor:
+    def _run_engines(self, prompts: list[str]) -> Conditions:
         from modules_forge import forge_clip
 
         # Without this it would load the text model, which is loaded: while it is patched no model may be moved.
         with patching.replaced(forge_clip, "move_clip_to_gpu", lambda: None):
-            return self._encode_prompts(prompts)
+            return self._conditions(self._encode_prompts(prompts))
 
     def _forget_merged(self, model: Any) -> None:
         model.current_lora_hash = "stale"  # each picture patches a fresh clone of the UNet

@@ -18,9 +18,12 @@ from torch import nn
 
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import check_precision, to_epsilon
+from lib_addift.diffusion.schedule import with_zero_snr
 from lib_addift.errors import HostError
-from lib_addift.families import LATENT_CHANNELS, PIXELS_PER_LATENT, SD15, SDXL, Family
+from lib_addift.families import LATENT_CHANNELS, PIXELS_PER_LATENT, SD15, SDXL, SIZE_WIDTH, SIZES, Family
 from lib_addift.lora import names
+
+_ZERO_SNR = "Zero Terminal SNR"  # of the setting sd_noise_schedule
 
 
 class WebUIHost:
@@ -67,6 +70,10 @@ class WebUIHost:
 
     @property
     @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @property
+    @abstractmethod
     def alphas_cumprod(self) -> torch.Tensor: ...
 
     @property
@@ -75,7 +82,13 @@ class WebUIHost:
 
     @property
     def zero_snr(self) -> bool:
-        return bool(self.alphas_cumprod[-1] < 1e-6)  # 4.7e-3 without it, and 4.9e-8 with it
+        """The WebUI's own setting, which bends the schedule for every model: none but those of v can be drawn with."""
+        return self.prediction_type == "v_prediction" and getattr(shared.opts, "sd_noise_schedule", "") == _ZERO_SNR
+
+    def _schedule(self, alphas_cumprod: torch.Tensor) -> torch.Tensor:
+        """The schedule with which pictures are drawn, of the one that the model was loaded with."""
+        abar = alphas_cumprod.float()
+        return (with_zero_snr(abar) if self.zero_snr else abar).to(self.device)
 
     @property
     @abstractmethod
@@ -101,6 +114,12 @@ class WebUIHost:
 
     @abstractmethod
     def _run_unet(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor: ...
+
+    def _conditions(self, cond: torch.Tensor | Mapping[str, torch.Tensor]) -> Conditions:
+        """What a model makes of prompts. Of SDXL's vector the pooled text alone: the sizes are those of the latents."""
+        if isinstance(cond, torch.Tensor):
+            return Conditions(cond)
+        return Conditions(cond["crossattn"], cond["vector"][:, : -SIZES * SIZE_WIDTH])
 
     @abstractmethod
     def _forget(self, path: Path) -> None:
@@ -194,12 +213,12 @@ def lora_networks() -> Any:
         ) from error
 
 
-def check_sd1(facts: dict[str, bool]) -> None:
+def check_kind(facts: dict[str, bool]) -> None:
     """Raises HostError when one of `facts` is true: each is a kind of model that cannot be trained, by name."""
     kinds = [kind for kind, is_so in facts.items() if is_so]
     if kinds:
         raise HostError(
-            f"the loaded checkpoint is {kinds[0]}, and only SD1.x can be trained: choose an SD1.5 checkpoint."
+            f"the loaded checkpoint is {kinds[0]}, and only SD1.5 and SDXL can be trained: choose one of those."
         )
 
 

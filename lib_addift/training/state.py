@@ -14,6 +14,7 @@ from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, Role
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.errors import TrainingError
+from lib_addift.lora.names import kohya
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.loss import LossScale, difference_loss
 from lib_addift.training.methods.phase import Goal
@@ -47,7 +48,7 @@ def width_factor(model: Model) -> float:
 
     The square is measured (docs/method.md): on the tiny world, at a fifth of SD1.5's width, 25 times the rate is best.
     """
-    first = next(m for name, m in model.unet.named_modules() if model.lora_name(name) == "lora_unet_conv_in")
+    first = next(m for name, m in model.unet.named_modules() if model.lora_name(name) == kohya("conv_in", model.family))
     return float(_REFERENCE_WIDTH / next(first.parameters()).shape[0]) ** 2  # (channels, 4, 3, 3)
 
 

@@ -22,23 +22,26 @@ from lib_addift.demo import world
 from lib_addift.diffusion import host as base
 from lib_addift.diffusion.conditions import Conditions, encode_to_length
 from lib_addift.diffusion.memory import recomputing
-from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
+from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod, with_zero_snr
 from lib_addift.drawn_pairs.pair import DrawSettings
 from lib_addift.drawn_pairs.target import target_from_words
 from lib_addift.drawn_pairs.vary import vary
 from lib_addift.drawn_pairs.words import Words, draw_words
 from lib_addift.dtypes import DTYPES
 from lib_addift.errors import HostError
+from lib_addift.families import SD15, SDXL
 from lib_addift.hosts import _has, detect_host
+from lib_addift.hosts.picture_sizes import vector_with_sizes
 from lib_addift.jobs.queue import Jobs, JobState
 from lib_addift.lora.file import read_lora
+from lib_addift.lora.names import kohya
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.selection import select_layers
 from lib_addift.training.events import Request, Stage
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.support.fake_unet import CONTEXT, BasicTransformerBlock, TimestepEmbedSequential
-from tests.support.fake_webui import KINDS, SCALE, inside
+from tests.support.fake_unet import CONTEXT, CONTEXTS, BasicTransformerBlock, TimestepEmbedSequential
+from tests.support.fake_webui import KINDS, WEBUIS, inside
 from tests.support.models import HALF_DTYPES, PRECISIONS, needs_half
 
 PICTURES = np.stack([np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")])  # (2, 64, 64, 3)
@@ -52,10 +55,16 @@ STAGES = [
     "evaluating it: new pictures",
     "drawing the preview",
 ]
-only_a1111 = pytest.mark.parametrize("webui", ["a1111"], indirect=True)
-only_neo = pytest.mark.parametrize("webui", ["neo"], indirect=True)
-only_reforge = pytest.mark.parametrize("webui", ["reforge"], indirect=True)
-forge_family = pytest.mark.parametrize("webui", ["forge", "neo", "reforge"], indirect=True)
+
+
+def only(*kinds: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "webui", [name for name, (kind, _) in WEBUIS.items() if kind in kinds], indirect=True
+    )
+
+
+only_a1111, only_neo, only_reforge = only("a1111"), only("neo"), only("reforge")
+forge_family = only("forge", "neo", "reforge")
 
 pytestmark = pytest.mark.slow  # each test builds a small WebUI: together they take a minute
 
@@ -68,15 +77,16 @@ def open_webui(tmp_path, monkeypatch):
         def make(kind, **options):
             opened.close()
             webui = KINDS[kind](tmp_path / "Lora", **options)
-            webui.host = opened.enter_context(inside(webui, monkeypatch))
+            webui.kind, webui.host = kind, opened.enter_context(inside(webui, monkeypatch))
             return webui
 
         yield make
 
 
-@pytest.fixture(params=list(KINDS))
+@pytest.fixture(params=list(WEBUIS))
 def webui(request, open_webui):
-    return open_webui(request.param)
+    kind, family = WEBUIS[request.param]
+    return open_webui(kind, family=family)
 
 
 def start(webui, name="blink", **settings: Any) -> TrainingRun:
@@ -95,9 +105,15 @@ def label(event: Any) -> str:
 def predict(webui, timesteps=(900, 100), **options: Any) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     latents = torch.randn(len(timesteps), 4, 8, 8, generator=generator)
-    cond = torch.randn(len(timesteps), 5, CONTEXT, generator=generator)
+    cond = random_cond(webui, len(timesteps), generator)
     with webui.host.exclusive(**options):
-        return webui.host.predict_noise(latents, torch.tensor(timesteps), Conditions(cond))
+        return webui.host.predict_noise(latents, torch.tensor(timesteps), cond)
+
+
+def random_cond(webui, prompts: int, generator: torch.Generator | None = None) -> Conditions:
+    crossattn = torch.randn(prompts, 5, CONTEXTS[webui.family], generator=generator)
+    has_vector = webui.family.has_vector
+    return Conditions(crossattn, torch.randn(prompts, CONTEXT, generator=generator) if has_vector else None)
 
 
 # Attention
@@ -338,9 +354,8 @@ def test_inside_nothing_but_the_lora_can_learn_and_the_lock_is_held(webui):
 
 
 def predict_inside(webui) -> torch.Tensor:
-    return webui.host.predict_noise(
-        torch.zeros(1, 4, 8, 8), torch.tensor([500]), Conditions(torch.zeros(1, 5, CONTEXT))
-    )
+    generator = torch.Generator().manual_seed(4)
+    return webui.host.predict_noise(torch.zeros(1, 4, 8, 8), torch.tensor([500]), random_cond(webui, 1, generator))
 
 
 @pytest.mark.slow
@@ -478,10 +493,19 @@ def test_the_schedule_before_a1111_has_kept_an_original(webui):
 
 def test_lora_names_of_modules_and_containers(webui):
     names = {name: webui.host.lora_name(name) for name, _ in webui.unet.named_modules()}
-    assert names["input_blocks.0.0"] == "lora_unet_conv_in"
-    assert names["time_embed.2"] == "lora_unet_time_embedding_linear_2"
-    attention = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
-    assert names["output_blocks.3.1.transformer_blocks.0.attn1.to_out.0"] == attention
+    if webui.family is SDXL:  # kohya's files have CompVis' names of it
+        expected = {name: "lora_unet_" + name.replace(".", "_") for name in ("input_blocks.0.0", "time_embed.2")}
+        attention = "output_blocks.0.1.transformer_blocks.1.attn1.to_out.0"
+        expected[attention] = "lora_unet_output_blocks_0_1_transformer_blocks_1_attn1_to_out_0"
+    else:
+        expected = {
+            "input_blocks.0.0": "lora_unet_conv_in",
+            "time_embed.2": "lora_unet_time_embedding_linear_2",
+            "output_blocks.3.1.transformer_blocks.0.attn1.to_out.0": (
+                "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
+            ),
+        }
+    assert {name: names[name] for name in expected} == expected
     for container in ("", "input_blocks", "input_blocks.1", "middle_block", "output_blocks", "time_embed", "out"):
         assert names[container] == "", container
     layers = [names[name] for name, part in webui.unet.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
@@ -498,7 +522,7 @@ def test_pictures_become_the_mean_of_the_posterior(webui):
     assert torch.equal(latents, again)
     pixels = torch.from_numpy(PICTURES).movedim(-1, 1).float() / 127.5 - 1
     with torch.no_grad():
-        expected = webui.vae.encode(pixels).mean * SCALE
+        expected = webui.vae.encode(pixels).mean * webui.family.latent_scale
     torch.testing.assert_close(latents, expected)
     assert (latents.shape, latents.dtype, latents.is_inference()) == ((2, 4, 8, 8), torch.float32, False)
 
@@ -508,32 +532,51 @@ def test_latents_become_pictures(webui):
     with webui.host.exclusive():
         pictures = webui.host.decode_latents(latents)
     with torch.no_grad():
-        expected = ((webui.vae.decode(latents / SCALE) + 1) * 127.5).clamp(0, 255).movedim(1, -1).numpy()
+        expected = (
+            ((webui.vae.decode(latents / webui.family.latent_scale) + 1) * 127.5).clamp(0, 255).movedim(1, -1).numpy()
+        )
     assert (pictures.shape, pictures.dtype) == ((3, 64, 48, 3), np.uint8)
     assert np.abs(pictures - expected).max() <= 0.51
 
 
 def test_prompts_become_conditions(webui):
     with webui.host.exclusive():
-        cond = webui.host.encode_prompts(["", "a face"]).crossattn
-    assert (cond.shape, cond.dtype, cond.requires_grad) == ((2, 5, CONTEXT), torch.float32, False)
-    assert not cond.is_inference()
+        cond = webui.host.encode_prompts(["", "a face"])
+    assert cond.crossattn.shape == (2, 5, CONTEXTS[webui.family])
+    for tensor in (cond.crossattn, *([] if cond.vector is None else [cond.vector])):
+        assert (tensor.dtype, tensor.requires_grad, tensor.is_inference()) == (torch.float32, False, False)
+    assert_same(cond, own_conditions(webui, ["", "a face"]))
+
+
+def own_conditions(webui, prompts: list[str], clip_skip: int = 1) -> Conditions:
+    """What the WebUI itself makes of prompts, but for the sizes, which are of the picture and not of the prompt."""
     with torch.no_grad():
-        torch.testing.assert_close(cond, webui.text(["", "a face"]))
+        if webui.second is None:
+            return Conditions(webui.text(prompts, clip_skip))
+        (first, _), (second, pooled) = (text.without_norm(prompts, clip_skip) for text in webui.texts)
+        return Conditions(torch.cat([first, second], dim=2), pooled)
+
+
+def assert_same(cond: Conditions, expected: Conditions) -> None:
+    torch.testing.assert_close(cond.crossattn, expected.crossattn)
+    torch.testing.assert_close(cond.vector, expected.vector)
 
 
 @pytest.mark.parametrize("encode", ["encode_prompts", "encode_prompts_with_grad"])
 def test_the_pages_clip_skip_is_obeyed(webui, encode):
     assert webui.host.clip_skip == 1
+    is_heeded = webui.family is SD15 or webui.kind != "a1111"  # of SDXL A1111 takes the layer before the last, always
     conds = []
-    for webui.shared.opts.CLIP_stop_at_last_layers in (1, 2, 3, 1):
+    for clip_skip in (1, 2, 3, 1):
+        webui.shared.opts.CLIP_stop_at_last_layers = clip_skip
         with webui.host.exclusive():
-            conds.append(getattr(webui.host, encode)(["a face"]).crossattn)
-        with torch.no_grad():
-            torch.testing.assert_close(conds[-1], webui.text(["a face"], webui.host.clip_skip))
+            cond = getattr(webui.host, encode)(["a face"])
+        assert_same(cond, own_conditions(webui, ["a face"], clip_skip if is_heeded else 2))
+        conds.append(cond.crossattn)
     assert torch.equal(conds[0], conds[3])
-    assert not torch.isclose(conds[0], conds[1]).any()
-    assert not torch.isclose(conds[1], conds[2]).any()
+    # SDXL's begins with the layer before the last.
+    assert torch.isclose(conds[0], conds[1]).any() == (webui.family is SDXL)
+    assert torch.isclose(conds[1], conds[2]).any() == (not is_heeded)
 
 
 # The text model
@@ -551,8 +594,9 @@ def text_lora(webui) -> LoraNetwork:
 @pytest.mark.slow
 def test_the_layers_of_the_text_model_have_kohyas_names(webui):
     names = list(base.text_layers(webui.host))
+    prefix, *others = (encoder.lora_prefix for encoder in webui.family.text_encoders)
     assert names[:6] == [
-        f"lora_te_text_model_encoder_layers_0_{name}"
+        f"{prefix}text_model_encoder_layers_0_{name}"
         for name in (
             "self_attn_q_proj",
             "self_attn_k_proj",
@@ -562,13 +606,21 @@ def test_the_layers_of_the_text_model_have_kohyas_names(webui):
             "mlp_fc2",
         )
     ]
-    assert len(names) == 18
+    # Past OpenCLIP's attention, as A1111 has it, no hook can act.
+    assert len(names) == text_layer_count(webui)
+    assert [name.startswith(tuple(others)) for name in names[18:]] == [True] * (len(names) - 18)
     modules = base.lora_modules(webui.host)
-    assert modules["lora_te_text_model_encoder_layers_2_mlp_fc2"] is webui.text.get_submodule(
+    assert modules[f"{prefix}text_model_encoder_layers_2_mlp_fc2"] is webui.text.get_submodule(
         "transformer.text_model.encoder.layers.2.mlp.fc2"
     )
-    assert modules["lora_unet_conv_in"] is webui.unet.get_submodule("input_blocks.0.0")
+    assert modules[kohya("conv_in", webui.family)] is webui.unet.get_submodule("input_blocks.0.0")
     assert not any("projection" in name or "norm" in name for name in modules if name.startswith("lora_te"))
+
+
+def text_layer_count(webui) -> int:
+    if webui.second is None:
+        return 18
+    return 18 + (6 if webui.kind == "a1111" else 18)
 
 
 def learn(webui, prompts, multipliers) -> LoraNetwork:
@@ -583,28 +635,39 @@ def learn(webui, prompts, multipliers) -> LoraNetwork:
     return network
 
 
+class Texts(nn.ModuleList):
+    """A WebUI's text models together, as plain modules."""
+
+    def forward(self, prompts: list[str]) -> Conditions:
+        if len(self) == 1:
+            return Conditions(self[0](prompts))
+        (first, _), (second, pooled) = (text.without_norm(prompts, 1) for text in self)
+        return Conditions(torch.cat([first, second], dim=2), pooled)
+
+
 def expected_gradients(webui, prompts, multipliers) -> dict[str, torch.Tensor]:
     """Of lora_up: by plain autograd over copies of the models, with the LoRA merged into dense weights."""
-    unet, text, network = type(webui.unet)(), type(webui.text)(), text_lora(webui)
-    for copy, model in ((unet, webui.unet), (text, webui.text)):
+    unet, network = type(webui.unet)(family=webui.family), text_lora(webui)
+    texts = Texts([type(text)() for text in webui.texts])
+    for copy, model in ((unet, webui.unet), *zip(texts, webui.texts, strict=True)):
         copy.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()})
     for block in unet.modules():
         if isinstance(block, BasicTransformerBlock):
             block.adds_in_place = False
-    names = {
-        webui.host.text_lora_name(name): f"transformer.{name}.weight"
-        for name, _ in webui.text.transformer.named_modules()
-    }
-    loss = torch.zeros(())
+    ours = {module: webui.host.text_lora_name(name) for name, module in webui.host.text_model.named_modules()}
+    theirs = [(f"{n}.{name}", module) for n, text in enumerate(webui.texts) for name, module in text.named_modules()]
+    names = {ours[module]: f"{name}.weight" for name, module in theirs if ours.get(module)}
+    latents, loss = torch.ones(1, 4, 8, 8), torch.zeros(())
     for prompt, multiplier in zip(prompts, multipliers, strict=True):
         merged = {
-            names[name]: text.get_parameter(names[name]) + multiplier * layer.lora_up @ layer.lora_down  # alpha = rank
+            names[name]: texts.get_parameter(names[name]) + multiplier * layer.lora_up @ layer.lora_down  # alpha = rank
             for name, layer in network.layers.items()
         }
-        cond = torch.func.functional_call(text, merged, ([prompt],))
-        loss = loss + unet(torch.ones(1, 4, 8, 8), torch.tensor([500]), cond).square().sum()
+        cond = torch.func.functional_call(texts, merged, ([prompt],))
+        y = None if cond.vector is None else vector_with_sizes(cond.vector, latents)
+        loss = loss + unet(latents, torch.tensor([500]), cond.crossattn, y=y).square().sum()
     ups = {name: layer.lora_up for name, layer in network.layers.items()}
-    return dict(zip(ups, torch.autograd.grad(loss, list(ups.values())), strict=True))
+    return dict(zip(ups, torch.autograd.grad(loss, list(ups.values()), allow_unused=True), strict=True))
 
 
 @pytest.mark.parametrize("clip_skip", [1, 2])
@@ -617,11 +680,13 @@ def test_gradients_reach_the_text_model_through_the_unet(webui, around, clip_ski
     with webui.host.exclusive(), around(webui.host.unet):
         for _ in range(2):  # the second step finds everything in its place
             network = learn(webui, prompts, multipliers)
-        assert all(parameter.grad is None for parameter in webui.text.parameters())
+        assert all(parameter.grad is None for text in webui.texts for parameter in text.parameters())
     for name, layer in network.layers.items():
-        if clip_skip == 1:
+        if clip_skip == 1 and layer.lora_up.grad is not None:
             torch.testing.assert_close(layer.lora_up.grad, expected[name], rtol=1e-3, atol=1e-5)
-        assert (layer.lora_up.grad is None) == (clip_skip == 2 and "layers_2" in name), name
+        is_left_out = "layers_2" in name and (clip_skip == 2 or webui.family is SDXL)
+        # SDXL's second model has its last layer in the pooled output.
+        assert (layer.lora_up.grad is None) == (is_left_out and not name.startswith("lora_te2")), name
     assert webui.snapshot() == before
     assert webui.is_quiet
 
@@ -647,7 +712,7 @@ def test_long_prompts_have_more_tokens_and_short_ones_beside_them_too(webui):
     with webui.host.exclusive():
         host, long = webui.host, "one two three four"
         together = host.encode_prompts([long, "a face"]).crossattn
-        assert together.shape == (2, 10, CONTEXT)
+        assert together.shape == (2, 10, CONTEXTS[webui.family])
         for encode in (host.encode_prompts, host.encode_prompts_with_grad):
             alone = encode([long]).crossattn
             torch.testing.assert_close(alone, together[:1])  # torch 2.1 rounds a batch of two otherwise
@@ -656,7 +721,7 @@ def test_long_prompts_have_more_tokens_and_short_ones_beside_them_too(webui):
             torch.testing.assert_close(encode_to_length(encode, ["a face"], 10).crossattn, together[1:])
             short = encode_to_length(encode, ["a face"], 5)
             assert torch.equal(short.crossattn, encode(["a face"]).crossattn)
-            assert encode_to_length(encode, ["a face", ""], 20).crossattn.shape == (2, 20, CONTEXT)
+            assert encode_to_length(encode, ["a face", ""], 20).crossattn.shape == (2, 20, CONTEXTS[webui.family])
         assert torch.equal(host.encode_prompts_with_grad([long, "a face"]).crossattn, together)
 
 
@@ -668,8 +733,9 @@ def test_a_run_that_teaches_the_text_model_too_leaves_both_models_as_they_were(w
     list(run.events())
     tensors, _ = read_lora(run.results[0].path)
     grown = [value.any() for key, value in tensors.items() if key.startswith("lora_te") and "lora_up" in key]
-    assert len(grown) == 18
-    assert all(grown)
+    assert len(grown) == text_layer_count(webui)
+    unheard = 0 if webui.family is SD15 else 6  # the last layer of SDXL's first model
+    assert sum(map(bool, grown)) == len(grown) - unheard
     after = webui.snapshot()
     if webui.name != "a1111":  # so that the next picture reads the file
         assert before.pop("loras")[1:] == after.pop("loras")[1:]
@@ -795,7 +861,7 @@ def test_v_predictions_become_epsilon(webui):
     with webui.host.exclusive():
         webui.unet.register_forward_hook(lambda _m, _args, output: output * 0)
         x, t = torch.ones(2, 4, 8, 8), torch.tensor([0, 999])
-        noise_pred = webui.host.predict_noise(x, t, Conditions(torch.zeros(2, 5, CONTEXT)))
+        noise_pred = webui.host.predict_noise(x, t, random_cond(webui, 2))
     expected = (1 - scaled_linear_alphas_cumprod()[t]).sqrt().view(-1, 1, 1, 1).expand_as(x)
     torch.testing.assert_close(noise_pred, expected)
 
@@ -959,7 +1025,7 @@ def refused(webui, **options: Any) -> str:
     return str(caught.value)
 
 
-KIND_OF = {"SDXL": "is_sdxl", "SD2": "is_sd2", "SD3": "is_sd3"}
+KIND_OF = {"a distilled SDXL (SSD-1B or its like)": "is_ssd", "SD2": "is_sd2", "SD3": "is_sd3"}
 
 
 @only_a1111
@@ -967,21 +1033,34 @@ KIND_OF = {"SDXL": "is_sdxl", "SD2": "is_sd2", "SD3": "is_sd3"}
 def test_other_models_in_a1111(webui, kind):
     setattr(webui.model, KIND_OF[kind], True)
     assert refused(webui) == (
-        f"the loaded checkpoint is {kind}, and only SD1.x can be trained: choose an SD1.5 checkpoint."
+        f"the loaded checkpoint is {kind}, and only SD1.5 and SDXL can be trained: choose one of those."
     )
+
+
+@pytest.mark.parametrize("webui", ["a1111 SDXL"], indirect=True)
+def test_sdxls_refiner_in_a1111(webui):
+    """It has OpenCLIP's text model alone."""
+    webui.model.conditioner.embedders = webui.model.conditioner.embedders[1:]
+    assert "is SDXL's refiner" in refused(webui)
+
+
+@pytest.mark.parametrize("webui", ["neo SDXL"], indirect=True)
+def test_sdxls_refiner_in_the_forge_family(webui):
+    webui.model.__class__ = type("StableDiffusionXLRefiner", (type(webui.model),), {})
+    assert "is of the kind StableDiffusionXLRefiner" in refused(webui)
 
 
 @only_a1111
 def test_a_model_of_another_build_in_a1111(webui):
     webui.model_data.sd_model = SimpleNamespace(sd_checkpoint_info=webui.info)
-    assert "is not a Stable Diffusion 1 model, and only SD1.x can be trained" in refused(webui)
+    assert "is no Stable Diffusion model with a UNet, and only SD1.5 and SDXL can be trained" in refused(webui)
 
 
 @forge_family
 def test_other_models_in_the_forge_family(webui):
-    webui.model.is_sd1 = False
+    webui.model.is_sd1 = webui.model.is_sdxl = False
     assert re.fullmatch(
-        r"the loaded checkpoint is of the kind \w+, and only SD1.x can be trained: choose an SD1.5 checkpoint.",
+        r"the loaded checkpoint is of the kind \w+, and only SD1.5 and SDXL can be trained: choose one of those.",
         refused(webui),
     )
 
@@ -990,8 +1069,8 @@ def test_other_models_in_the_forge_family(webui):
 def test_inpainting_and_editing_models(webui, channels):
     webui.unet.in_channels = channels
     assert refused(webui) == (
-        f"the loaded checkpoint is an inpainting or editing model ({channels} input channels), and only SD1.x can be "
-        "trained: choose an SD1.5 checkpoint."
+        f"the loaded checkpoint is an inpainting or editing model ({channels} input channels), and only SD1.5 and "
+        "SDXL can be trained: choose one of those."
     )
 
 
@@ -1010,7 +1089,9 @@ def test_no_checkpoint(webui):
         webui.model_data.forge_loading_parameters["checkpoint_info"] = None
     assert webui.host.model_title == "no checkpoint"
     assert webui.host.model_hash == ""
-    with pytest.raises(HostError, match=r"no checkpoint is (loaded|chosen): choose an SD1.5 checkpoint at the top"):
+    with pytest.raises(
+        HostError, match=r"no checkpoint is (loaded|chosen): choose an SD1\.5 or SDXL ch"
+    ):
         list(start(webui).events())
     assert webui.is_quiet
 
@@ -1120,3 +1201,41 @@ def test_pairs_are_drawn_and_the_model_is_left_as_it_was(webui):
         drawn = target_from_words(webui.host, ORIGINAL, "closed eyes", settings=settings)
     assert [pair.target.shape for pair in (*words, *varied.pairs[:1], drawn)] == [(64, 64, 3)] * 3
     assert webui.snapshot() == before
+
+
+# The schedule
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_schedule_that_ends_in_pure_noise_is_trained_on_where_pictures_are_drawn_with_it(webui, prediction_type):
+    """The WebUIs' own setting; it bends the schedule of epsilon models too, which cannot be drawn with it."""
+    plain = scaled_linear_alphas_cumprod()
+    webui.shared.opts.sd_noise_schedule = "Zero Terminal SNR"
+    if webui.kind in ("forge", "neo"):
+        webui.model.forge_objects_original.unet.model.predictor.prediction_type = prediction_type
+    else:
+        webui.model.parameterization = "v" if prediction_type == "v_prediction" else "eps"
+    is_v = prediction_type == "v_prediction"
+    with webui.host.exclusive():
+        assert webui.host.zero_snr == is_v
+        expected = with_zero_snr(plain) if is_v else plain
+        torch.testing.assert_close(webui.host.alphas_cumprod, expected)
+        assert not webui.host.alphas_cumprod.is_inference()
+
+
+@only_neo
+def test_forge_neo_reads_the_schedule_off_the_file(webui):
+    webui.model.model_config = SimpleNamespace(ztsnr=True)
+    with webui.host.exclusive():
+        assert webui.host.zero_snr
+        torch.testing.assert_close(webui.host.alphas_cumprod, with_zero_snr(scaled_linear_alphas_cumprod()))
+
+
+@needs_half
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_vae_of_sdxl_that_overflows_in_fp16_encodes_in_fp32(open_webui, kind):
+    webui = open_webui(kind, dtype=torch.float16, family=SDXL)
+    webui.vae.overflows = True
+    with webui.host.exclusive():
+        assert torch.isfinite(webui.host.encode_images(PICTURES)).all()
+    assert next(webui.vae.parameters()).dtype is torch.float16

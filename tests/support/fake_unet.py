@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-WIDTH, CONTEXT = 8, 6
+from lib_addift.families import FAMILIES, SD15, SDXL, SIZE_WIDTH, SIZES, Family
+
+WIDTH, CONTEXT = 8, 6  # CONTEXT is the width of each text model too
+CONTEXTS = {family: CONTEXT * len(family.text_encoders) for family in FAMILIES}
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -35,10 +40,10 @@ class BasicTransformerBlock(nn.Module):
 
     adds_in_place = True
 
-    def __init__(self) -> None:
+    def __init__(self, context: int = CONTEXT) -> None:
         super().__init__()
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
-        self.attn1, self.attn2 = Attention(), Attention(CONTEXT)
+        self.attn1, self.attn2 = Attention(), Attention(context)
         self.ff = nn.Module()
         self.ff.net = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH))
 
@@ -58,16 +63,18 @@ class BasicTransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, family: Family = SD15) -> None:
         super().__init__()
+        depth = 1 if family is SD15 else 2
         self.norm = nn.GroupNorm(2, WIDTH)
         self.proj_in = nn.Conv2d(WIDTH, WIDTH, 1)
-        self.transformer_blocks = nn.ModuleList([BasicTransformerBlock()])
+        self.transformer_blocks = nn.ModuleList([BasicTransformerBlock(CONTEXTS[family]) for _ in range(depth)])
         self.proj_out = nn.Conv2d(WIDTH, WIDTH, 1)
 
     def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, h * w, WIDTH)
-        tokens = self.transformer_blocks[0](tokens, context)
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context)
         return x + self.proj_out(tokens.transpose(1, 2).reshape(x.shape))
 
 
@@ -100,27 +107,32 @@ class TimestepEmbedSequential(nn.Sequential):
 
 
 class UNetModel(nn.Module):
-    """Reads (B, in_channels, h, w), timesteps (B,) and context (B, tokens, CONTEXT).
+    """Reads (B, in_channels, h, w), timesteps (B,), context (B, tokens, CONTEXT); of SDXL y (B, CONTEXT + 6 * 256) too.
 
     `before_call` runs before each forward, and may raise.
     """
 
     before_call: Callable[[], None] | None = None
 
-    def __init__(self, in_channels: int = 4) -> None:
+    def __init__(self, in_channels: int = 4, family: Family = SD15) -> None:
         super().__init__()
         block = TimestepEmbedSequential
+        attended = functools.partial(SpatialTransformer, family)
+        self.num_classes = None if family is SD15 else "sequential"
+        if family is SDXL:
+            vector = nn.Linear(CONTEXT + SIZES * SIZE_WIDTH, WIDTH)
+            self.label_emb = nn.Sequential(nn.Sequential(vector, nn.SiLU(), nn.Linear(WIDTH, WIDTH)))
         self.in_channels = in_channels
         self.is_on_device = True
         self.time_embed = nn.Sequential(nn.Linear(4, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
+        # The first level of SDXL's input has no attention, nor that of SD1.5's output.
+        before, after = (3, 0) if family is SDXL else (0, 3)
         self.input_blocks = nn.ModuleList([
-            block(nn.Conv2d(in_channels, WIDTH, 3, padding=1)), block(ResBlock(), SpatialTransformer())
+            block(nn.Conv2d(in_channels, WIDTH, 3, padding=1)), *(block(ResBlock()) for _ in range(before)),
+            block(ResBlock(), attended()),
         ])  # fmt: skip
-        self.middle_block = block(ResBlock(), SpatialTransformer(), ResBlock())
-        # The first level of SD1.5's output has no attention.
-        self.output_blocks = nn.ModuleList(
-            [*(block(ResBlock()) for _ in range(3)), block(ResBlock(), SpatialTransformer())]
-        )
+        self.middle_block = block(ResBlock(), attended(), ResBlock())
+        self.output_blocks = nn.ModuleList([*(block(ResBlock()) for _ in range(after)), block(ResBlock(), attended())])
         self.out = nn.Sequential(nn.GroupNorm(2, WIDTH), nn.SiLU(), nn.Conv2d(WIDTH, 4, 3, padding=1))
 
     def forward(
@@ -129,13 +141,17 @@ class UNetModel(nn.Module):
         timesteps: torch.Tensor,
         context: torch.Tensor,
         transformer_options: dict[str, object] | None = None,
+        y: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        assert (y is not None) == (self.num_classes is not None)
         if self.before_call is not None:
             self.before_call()
         if not self.is_on_device:
             raise RuntimeError("Expected all tensors to be on the same device")
         angles = timesteps[:, None].float() * torch.tensor([0.01, 0.003], device=timesteps.device)
         emb = self.time_embed(torch.cat([angles.sin(), angles.cos()], dim=1).to(x.dtype))
+        if y is not None:
+            emb = emb + self.label_emb(y)
         for part in (*self.input_blocks, self.middle_block, *self.output_blocks):
             x = part(x, emb, context)
         return self.out(x)
@@ -228,9 +244,66 @@ class TextModel(nn.Module):
         self.transformer = TextTransformer()
 
     def forward(self, prompts: list[str], clip_skip: int = 1) -> torch.Tensor:
+        """SD1.5's conditions: with the last norm."""
+        chunks = self.states(prompts)
+        return torch.cat([self.transformer.text_model.final_layer_norm(chunk[-clip_skip]) for chunk in chunks], dim=1)
+
+    def without_norm(self, prompts: list[str], clip_skip: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """SDXL's: of the layer before the last at most, without the norm; and the first chunk's pooled output."""
+        chunks = self.states(prompts)
+        pooled = self.transformer.text_projection(self.transformer.text_model.final_layer_norm(chunks[0][-1])[:, -1])
+        return torch.cat([chunk[-max(2, clip_skip)] for chunk in chunks], dim=1), pooled
+
+    def states(self, prompts: list[str]) -> list[list[torch.Tensor]]:
+        """The states of each layer, for each chunk of the prompts."""
         words = [[2 + sum(word.encode()) % 60 for word in prompt.split()] for prompt in prompts]
         chunks = max(1, *(-(-len(row) // 3) for row in words))
         tokens = [[[0, *row[3 * n : 3 * n + 3], 1, 1, 1, 1][:5] for row in words] for n in range(chunks)]
         device = next(self.parameters()).device
-        states = [self.transformer(torch.tensor(chunk, device=device))[-clip_skip] for chunk in tokens]
-        return torch.cat([self.transformer.text_model.final_layer_norm(state) for state in states], dim=1)
+        run = self.model if hasattr(self, "model") else self.transformer
+        return [run(torch.tensor(chunk, device=device)) for chunk in tokens]
+
+
+class OpenCLIPTransformer(nn.Module):
+    """OpenCLIP's text model, as A1111 has SDXL's second one. It computes attention in one call, past the layers' hooks.
+
+    Token ids (B, tokens) to the states before each layer, and after the last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(64, CONTEXT)
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList([self._layer() for _ in range(3)])
+        self.ln_final = nn.LayerNorm(CONTEXT)
+        self.text_projection = nn.Parameter(torch.eye(CONTEXT))
+
+    def _layer(self) -> nn.Module:
+        layer = nn.Module()
+        layer.ln_1, layer.ln_2 = nn.LayerNorm(CONTEXT), nn.LayerNorm(CONTEXT)
+        layer.attn = nn.MultiheadAttention(CONTEXT, 1, batch_first=True)
+        layer.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(CONTEXT, 2 * CONTEXT), gelu=nn.GELU(), c_proj=nn.Linear(2 * CONTEXT, CONTEXT))
+        )
+        return layer
+
+    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        states = [self.token_embedding(ids)]
+        for layer in self.transformer.resblocks:
+            normed = layer.ln_1(states[-1])
+            x = states[-1] + layer.attn(normed, normed, normed, need_weights=False)[0]
+            states.append(x + layer.mlp(layer.ln_2(x)))
+        return states
+
+
+class OpenCLIPText(TextModel):
+    """What A1111 has around it: the layer before the last always, and the pooled output."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.model = OpenCLIPTransformer()
+
+    def without_norm(self, prompts: list[str], clip_skip: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+        chunks = self.states(prompts)
+        pooled = self.model.ln_final(chunks[0][-1])[:, -1] @ self.model.text_projection
+        return torch.cat([chunk[-2] for chunk in chunks], dim=1), pooled

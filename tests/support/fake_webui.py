@@ -24,11 +24,20 @@ from PIL import Image
 from torch import nn
 
 from lib_addift.diffusion.schedule import scaled_linear_alphas_cumprod
+from lib_addift.families import FAMILIES, SD15, SDXL, SIZE_WIDTH, SIZES, Family
 from lib_addift.hosts.prompt_tag.webui import remove_timed_loras
-from tests.support.fake_unet import Attention, AutoencoderKL, BasicTransformerBlock, TextModel, UNetModel, attend
+from tests.support.fake_unet import (
+    Attention,
+    AutoencoderKL,
+    BasicTransformerBlock,
+    OpenCLIPText,
+    Posterior,
+    TextModel,
+    UNetModel,
+    attend,
+)
 from tests.support.models import fingerprint
 
-SCALE = 0.18215
 # What imports a WebUI's modules when it is imported itself.
 _BOUND = [
     ("lib_addift", "webui"),
@@ -123,9 +132,9 @@ class FakeWebUI:
 
     name: str
 
-    def __init__(self, lora_dir: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, lora_dir: Path, dtype: torch.dtype = torch.float32, family: Family = SD15) -> None:
         torch.manual_seed(0)
-        self.lora_dir, self.dtype = lora_dir, dtype
+        self.lora_dir, self.dtype, self.family = lora_dir, dtype, family
         self.lock = QueueLock()
         self.state = State(self.lock)
         self.info: CheckpointInfo | None = CheckpointInfo()
@@ -134,8 +143,9 @@ class FakeWebUI:
         self.pictures = [Image.new("RGBA", (64, 32), (10, 20, 30, 255))]
         self.listed = 0
         self.attended: set[str] = set()  # the ways of computing attention through which gradients went
-        self.unet = UNetModel().to(dtype)
+        self.unet = UNetModel(family=family).to(dtype)
         self.vae, self.text = AutoencoderKL().to(dtype), TextModel().to(dtype)
+        self.second = self.make_second().to(dtype) if family is SDXL else None
         self.model: Any = self.make_model()
         self.model_data = self.make_model_data()
         self.networks = self.make_networks()
@@ -144,6 +154,22 @@ class FakeWebUI:
 
     def make_model(self) -> Any:
         raise NotImplementedError
+
+    def make_second(self) -> TextModel:
+        """SDXL's second text model."""
+        return TextModel()
+
+    @property
+    def texts(self) -> list[TextModel]:
+        """The text models."""
+        return [self.text] if self.second is None else [self.text, self.second]
+
+    def sdxl_conditions(self, prompts: list[str], clip_skip: int) -> dict[str, torch.Tensor]:
+        """As the WebUI makes them: the sizes are 1024 px, for it is told no other."""
+        assert self.second is not None
+        (first, _), (second, pooled) = (text.without_norm(prompts, clip_skip) for text in self.texts)
+        sizes = pooled.new_full((len(pooled), SIZES * SIZE_WIDTH), 0.5)
+        return {"crossattn": torch.cat([first, second], dim=2), "vector": torch.cat([pooled, sizes], dim=1)}
 
     def make_model_data(self) -> Any:
         raise NotImplementedError
@@ -241,8 +267,8 @@ class FakeWebUI:
     def snapshot(self) -> dict[str, Any]:
         """Everything that a job must leave as it was."""
         return {
-            **fingerprint(self.unet, self.vae, self.text),
-            "parameters": [id(p) for model in (self.unet, self.text) for p in model.parameters()],
+            **fingerprint(self.unet, self.vae, *self.texts),
+            "parameters": [id(p) for model in (self.unet, *self.texts) for p in model.parameters()],
             "loras": self.prompt_loras(),
             "attention": self.chosen_attention(),
         }
@@ -271,7 +297,10 @@ class FakeA1111(FakeWebUI):
         for block in self.unet.modules():
             if isinstance(block, BasicTransformerBlock):
                 block.adds_in_place = False
-        return LatentDiffusion(self)
+        return LatentDiffusion(self) if self.family is SD15 else DiffusionEngine(self)
+
+    def make_second(self) -> TextModel:
+        return OpenCLIPText()
 
     def make_model_data(self) -> SimpleNamespace:
         data = SimpleNamespace(sd_model=self.model)
@@ -330,6 +359,8 @@ class FakeA1111(FakeWebUI):
         return [
             self.devices, self.sd_hijack, optimizations,
             module("ldm", __path__=[]), module("ldm.modules", __path__=[]),
+            *(module(name, __path__=[]) for name in ("sgm", "sgm.modules", "sgm.modules.distributions")),
+            module("sgm.modules.distributions.distributions", DiagonalGaussianDistribution=Posterior),
             module("ldm.modules.attention", CrossAttention=self.cross_attention),
             module("modules.sd_unet", apply_unet=lambda option: self.undone.append(("unet", option))),
             module("modules.hypernetworks", __path__=[], hypernetwork=hypernetwork),
@@ -349,9 +380,11 @@ class DiffusionWrapper(nn.Module):
         super().__init__()
         self.diffusion_model, self._before_call = unet, before_call
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor, y: torch.Tensor | None = None
+    ) -> torch.Tensor:
         self._before_call()  # --medvram's hook
-        return self.diffusion_model(x, timesteps, context)
+        return self.diffusion_model(x, timesteps, context, y=y)
 
 
 class FrozenCLIPEmbedderWithCustomWords(nn.Module):
@@ -389,7 +422,7 @@ class Elsewhere:
 class LatentDiffusion(nn.Module):
     """A1111's `sd_model`."""
 
-    scale_factor, parameterization = SCALE, "eps"
+    scale_factor, parameterization = SD15.latent_scale, "eps"
     is_sdxl = is_sd2 = is_sd3 = False
     is_sd1 = True
 
@@ -443,6 +476,44 @@ class LatentDiffusion(nn.Module):
         dtype = next(self.parameters()).dtype
         context = torch.cat(cond["c_crossattn"], dim=1)
         return self.model(x.to(dtype), t, context.to(dtype))
+
+
+class SdxlEmbedder(nn.Module):
+    """A1111's own around one of SDXL's text models; sgm's conditioner runs it without gradients where it is frozen."""
+
+    is_trainable = False
+
+    def __init__(self, text: TextModel) -> None:
+        super().__init__()
+        self.wrapped = text
+
+
+class DiffusionEngine(LatentDiffusion):
+    """A1111's `sd_model` of SDXL, an sgm model."""
+
+    scale_factor = SDXL.latent_scale
+    is_sdxl, is_sd1 = True, False
+
+    def __init__(self, webui: FakeA1111) -> None:
+        super().__init__(webui)
+        del self.cond_stage_model
+        self.conditioner = nn.Module()
+        self.conditioner.embedders = nn.ModuleList(
+            [*map(SdxlEmbedder, webui.texts), *(nn.Identity() for _ in range(3))]
+        )
+
+    @torch.no_grad()
+    def encode_first_stage(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale_factor * super().encode_first_stage(x).sample()
+
+    def get_learned_conditioning(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        is_trainable = all(embedder.is_trainable for embedder in self.conditioner.embedders[:2])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and is_trainable):
+            return self._webui[0].sdxl_conditions(prompts, 2)
+
+    def apply_model(self, x: torch.Tensor, t: torch.Tensor, cond: dict[str, torch.Tensor]) -> torch.Tensor:
+        dtype = next(self.parameters()).dtype
+        return self.model(x.to(dtype), t, cond["crossattn"].to(dtype), cond["vector"].to(dtype))
 
 
 class Patcher:
@@ -508,23 +579,25 @@ class ForgeObjects:
 class StableDiffusion:
     """Forge's engine; no nn.Module, and without alphas_cumprod."""
 
-    is_sd1, is_sd2, is_sdxl = True, False, False
+    is_sd2 = False
 
     def __init__(self, webui: FakeForge) -> None:
         self._webui = webui
+        self.is_sd1, self.is_sdxl = webui.family is SD15, webui.family is SDXL
         self.current_lora_hash = "[]"
         self.clip_skip = 1
         core = nn.Module()
         core.diffusion_model = webui.unet
         core.predictor = SimpleNamespace(alphas_cumprod=scaled_linear_alphas_cumprod(), prediction_type="epsilon")
         core.computation_dtype = webui.dtype
-        webui.vae.process_in = lambda x: x * SCALE
+        webui.vae.process_in = lambda x: x * webui.family.latent_scale
         vae = SimpleNamespace(
             first_stage_model=webui.vae, vae_dtype=webui.dtype, device=torch.device("cpu"),
             patcher=Patcher(webui.vae, "vae"), memory_used_encode=lambda shape, _dtype: 1000 * shape[2] * shape[3],
         )  # fmt: skip
         text = nn.Module()
-        text.clip_l = webui.text
+        for name, part in zip(("clip_l", "clip_g"), webui.texts, strict=False):
+            text.add_module(name, part)
         clip = SimpleNamespace(patcher=Patcher(text, "clip"), cond_stage_model=text)
         self.forge_objects_original = ForgeObjects(Patcher(core, "unet"), clip, vae)
         self.forge_objects = self.forge_objects_original.shallow_copy()
@@ -533,17 +606,31 @@ class StableDiffusion:
         self.clip_skip = clip_skip
 
     @torch.inference_mode()
-    def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
+    def get_learned_conditioning(self, prompts: list[str]) -> Any:
         self._webui.memory.load_models_gpu([self.forge_objects.clip.patcher])
+        if self.is_sdxl:
+            return self._webui.sdxl_conditions(prompts, self.clip_skip)
         return self.text_processing_engine(prompts)
 
     def text_processing_engine(self, prompts: list[str]) -> torch.Tensor:
+        assert self.is_sd1
         return self._webui.text(prompts, self.clip_skip)
+
+    def text_processing_engine_l(self, prompts: list[str]) -> torch.Tensor:
+        assert self.is_sdxl
+        return self._webui.texts[0].without_norm(prompts, self.clip_skip)[0]
+
+    def text_processing_engine_g(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._webui.texts[1].without_norm(prompts, self.clip_skip)
 
     @torch.inference_mode()
     def decode_first_stage(self, latents: torch.Tensor) -> torch.Tensor:
         self._webui.memory.load_models_gpu([self.forge_objects.vae.patcher])
-        return self._webui.vae.decode((latents / SCALE).to(self._webui.dtype)).clamp(-1, 1).to(latents)
+        return (
+            self._webui.vae.decode((latents / self._webui.family.latent_scale).to(self._webui.dtype))
+            .clamp(-1, 1)
+            .to(latents)
+        )
 
 
 class FakeInitialModel:
@@ -559,13 +646,13 @@ class FakeForge(FakeWebUI):
     memory_module = "backend.memory_management"
     attention_module, unet_module, attention_name = "backend.attention", "backend.nn.unet", "attention_function"
 
-    def __init__(self, lora_dir: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, lora_dir: Path, dtype: torch.dtype = torch.float32, family: Family = SD15) -> None:
         self.memory = MemoryManagement()
         self.cleared = 0
-        super().__init__(lora_dir, dtype)
+        super().__init__(lora_dir, dtype, family)
 
     def make_model(self) -> Any:
-        for part in (self.unet, self.vae, self.text):
+        for part in (self.unet, self.vae, *self.texts):
             with torch.inference_mode():
                 _move(part)
                 part.requires_grad_(False)
@@ -691,20 +778,25 @@ class ReForgeModel(StableDiffusion):
         core: Any = self.forge_objects_original.unet.model
         del core.predictor, core.computation_dtype
         core.manual_cast_dtype, core.get_dtype = None, lambda: webui.dtype
-        core.model_config = SimpleNamespace(latent_format=SimpleNamespace(process_in=lambda x: x * SCALE))
+        core.model_config = SimpleNamespace(
+            latent_format=SimpleNamespace(process_in=lambda x: x * webui.family.latent_scale)
+        )
         self.alphas_cumprod_original = scaled_linear_alphas_cumprod()
         self.alphas_cumprod = self.alphas_cumprod_original * 0.5  # bent by a generation option
 
-    def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
+    def get_learned_conditioning(self, prompts: list[str]) -> Any:
         import_module("modules_forge.forge_clip").move_clip_to_gpu()
-        return self._webui.text(prompts, self._webui.shared.opts.CLIP_stop_at_last_layers)
+        clip_skip = self._webui.shared.opts.CLIP_stop_at_last_layers
+        return self._webui.sdxl_conditions(prompts, clip_skip) if self.is_sdxl else self._webui.text(prompts, clip_skip)
 
     @property
     def sd_checkpoint_info(self) -> CheckpointInfo | None:
         return self._webui.info
 
 
+# What must hold in every WebUI must hold for every family: these are the two lists.
 KINDS: dict[str, type[FakeWebUI]] = {"a1111": FakeA1111, "forge": FakeForge, "neo": FakeNeo, "reforge": FakeReForge}
+WEBUIS = {(kind if family is SD15 else f"{kind} {family}"): (kind, family) for family in FAMILIES for kind in KINDS}
 
 
 @contextmanager
