@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # Their texts are seen by others: on the command line, in the API's answers, in reports.
 _ELSEWHERE = ("cli", "api", "experiments", "demo", "jobs/ray", "lora/description.py", "__main__.py")
 _ATTRIBUTES = {"aria-label", "title", "alt", "placeholder", "aria-valuetext"}
-_PROSE = re.compile(r"[A-Za-z]{2,}[,:;]? [A-Za-z]")  # two words at least
+_PROSE = re.compile(r"[A-Za-z]{2,}[,:;]? [A-Za-z]| to \{")  # two words at least
 # SQL, JavaScript, selectors, CSS, TOML, tables in Markdown
 _CODE = re.compile(
     r"^\s*(SELECT|CREATE|INSERT|UPDATE|DELETE|PRAGMA|BEGIN|ALTER|EXISTS|state NOT|\(|#|\|)"
@@ -44,6 +44,7 @@ _NOT_SHOWN = {
     "unable to open",
     "'{}' is no name of an SD1.x module",
     "{} is missing",
+    "{} to {}",
     "{} is no time",
     "{}, learnt with {}",
     "{}: LoRA of {} MB",
