@@ -1089,9 +1089,7 @@ def test_no_checkpoint(webui):
         webui.model_data.forge_loading_parameters["checkpoint_info"] = None
     assert webui.host.model_title == "no checkpoint"
     assert webui.host.model_hash == ""
-    with pytest.raises(
-        HostError, match=r"no checkpoint is (loaded|chosen): choose an SD1\.5 or SDXL ch"
-    ):
+    with pytest.raises(HostError, match=r"no checkpoint is (loaded|chosen): choose an SD1\.5 or SDXL ch"):
         list(start(webui).events())
     assert webui.is_quiet
 
