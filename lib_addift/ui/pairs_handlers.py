@@ -37,6 +37,7 @@ class PairsHandlers:
             draft.notes = tuple(notes)
             draft.pairs.add(pairs)
             self._place(singles)
+        self._form.look_again()
         return {}
 
     def _place(self, singles: Sequence[Image.Image]) -> None:

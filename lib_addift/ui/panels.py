@@ -133,7 +133,7 @@ class Panels:
         result = self.shown_result(job) if job else None
         results = list(job.results) if job else []
         names = list(dict.fromkeys(each.path.stem for each in results))
-        is_previous = self._draft.is_refused
+        is_previous = self._draft.is_refused and self._draft.alerts["alert"] != ""
         made = f"{job.id}-{len(results)}" if job else ""
         key = (made, names, result and result.path.stem)
         others = [each for each in results if result and each.path.stem != result.path.stem]
