@@ -34,6 +34,7 @@ class Family:
     text_encoders: tuple[TextEncoder, ...]
     latent_scale: float  # the VAE's latents are multiplied with it
     picture_side: int  # px a side of the pictures that it was trained on
+    layers_rate: float  # times the learning rate of a LoRA in layers; that of SD1.5 is 1. Source: sd-webui-traintrain
     clip_skip: int  # which of the text models' last layers gives the conditions at least; 1 = the last one
     final_norm: bool  # whether the text model's last norm follows
     compvis_lora_names: bool  # whether LoRA files have CompVis' names of UNet layers, or else diffusers'
@@ -76,6 +77,7 @@ SD15 = Family(
     text_encoders=(TextEncoder("cond_stage_model.transformer.", "lora_te_", 768, 12, 12, "quick_gelu"),),
     latent_scale=0.18215,
     picture_side=512,
+    layers_rate=1.0,
     clip_skip=1,
     final_norm=True,
     compvis_lora_names=False,
@@ -96,6 +98,7 @@ SDXL = Family(
     ),
     latent_scale=0.13025,
     picture_side=1024,
+    layers_rate=2.0,
     clip_skip=2,
     final_norm=False,
     compvis_lora_names=True,

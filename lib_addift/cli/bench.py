@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from lib_addift.errors import AddiftError, ConfigError
+from lib_addift.families import SD15, SDXL, Family
 from lib_addift.files import replace_files
 
-_FULL_SIZE = "full_size_random.safetensors"
+_SIZES = {"tiny": None, "full": SD15, "sdxl": SDXL}
+_GIGABYTES = {SD15: "2.1", SDXL: "6.9"}  # of a full-size checkpoint in fp16
 
 
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser: argparse.ArgumentParser = commands.add_parser("bench", help="time training beside the rival's loop")
-    parser.add_argument("--size", choices=("tiny", "full"), default="tiny", help="the bundled model, or SD1.5's size")
+    parser.add_argument("--size", choices=tuple(_SIZES), default="tiny", help="bundled, or SD1.5's or SDXL's size")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
-    parser.add_argument("--pixels", type=int, default=0, help="of the pictures (default: 64 for tiny, 512 for full)")
+    parser.add_argument("--pixels", type=int, default=0, help="of the pictures (default: 64, 512 or 1024, by size)")
     parser.add_argument("--steps", type=int, default=30, help="of each run (default: 30)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each contender runs (default: 3)")
     parser.add_argument("--no-proof", action="store_true", help="end ours after its last step, without the evaluation")
@@ -47,8 +49,9 @@ def run_bench(options: argparse.Namespace) -> int:
     from lib_addift.hosts.standalone import StandaloneHost
 
     options.out.mkdir(parents=True, exist_ok=True)
-    pixels = options.pixels or {"tiny": world.SIZE, "full": 512}[options.size]
-    checkpoint = CHECKPOINT if options.size == "tiny" else _full_size(options.out)
+    family = _SIZES[options.size]
+    pixels = options.pixels or (family.picture_side if family else world.SIZE)
+    checkpoint = _full_size(options.out, family) if family else CHECKPOINT
     original, target = (world.draw(face).resize((pixels, pixels)) for face in TASKS["eyes"].faces(1))
     pair = PairSource(original, target)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,12 +94,12 @@ def _counts(options: argparse.Namespace) -> list[int]:
     return [int(text) for text in numbers]
 
 
-def _full_size(folder: Path) -> Path:
+def _full_size(folder: Path, family: Family) -> Path:
     """The checkpoint of random weights, written by the first call."""
     from lib_addift.experiments.bench.full_size import write_full_size
 
-    path = folder / _FULL_SIZE
+    path = folder / ("full_size_random.safetensors" if family is SD15 else "full_size_random_xl.safetensors")
     if not path.exists():
-        print(f"writing {path} (2.1 GB) ...", flush=True)
-        write_full_size(path)
+        print(f"writing {path} ({_GIGABYTES[family]} GB) ...", flush=True)
+        write_full_size(path, family=family)
     return path

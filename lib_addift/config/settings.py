@@ -74,7 +74,7 @@ class TrainConfig:
     )  # fmt: skip
     learning_rate: float = _setting(
         1e-4, "Learning rate",
-        "For a UNet of SD1.5's width; a narrower one gets a higher rate (times 320 / width, squared).",
+        "For a UNet of SD1.5's width; a narrower one gets a higher rate (times 320 / width, squared), SDXL's twice it.",
         low=1e-9, high=1.0,
     )  # fmt: skip
     lr_schedule: str = _setting(

@@ -15,11 +15,23 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-# Values that backward needs for each latent pixel of a sample in a UNet of SD1.5's width: counted at 512 px, with
-# attention that keeps no scores (tests/diffusion/test_memory.py counts again), and a tenth more.
-_OUTPUT_BLOCKS = 76_000  # where the encoder's half is not differentiated
-_WHOLE_UNET = 127_000
-_RECOMPUTED = 40_000  # the blocks' inputs, and all of one block at a time
+from lib_addift.families import SD15, SDXL, Family
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Values that backward needs for each latent pixel of a sample in a full-size UNet.
+
+    Counted at the size of the family's pictures, with attention that keeps no scores (tests/diffusion/test_memory.py
+    counts again), and a tenth more.
+    """
+
+    output_blocks: int  # where the encoder's half is not differentiated
+    whole_unet: int
+    recomputed: int  # the blocks' inputs, and all of one block at a time, with what its backward needs besides
+
+
+_KEPT = {SD15: _Kept(76_000, 127_000, 40_000), SDXL: _Kept(120_000, 232_000, 65_000)}
 _ASIDE = 400 * 2**20  # bytes for the LoRA, its optimizer, kernels' scratch space, and what a GPU's allocator wastes
 WITHOUT_GPU = 2 * 64 * 64  # latent pixels in one pass: more at once is no faster there, and memory is short
 # Eight samples without gradients need no more memory than two with; for the smallest samples a device is busy only with
@@ -50,25 +62,36 @@ class MicroBatching:
             return MicroBatching((self.at_once + 1) // 2, self.recomputes)
         return None if self.recomputes else MicroBatching(1, recomputes=True)
 
-    def needs(self, latent_pixels: int, *, whole_unet: bool, element_size: int) -> int:
-        """An estimate of the bytes that a step needs beside the model's weights, at SD1.5's width.
+    def needs(self, latent_pixels: int, *, whole_unet: bool, element_size: int, family: Family = SD15) -> int:
+        """An estimate of the bytes that a step needs beside the model's weights, at the family's full width.
 
         `latent_pixels` are those of one sample; `whole_unet`: gradients pass through the encoder's half too;
         `element_size` is that of the type in which the model computes, in bytes.
         """
-        values = _RECOMPUTED if self.recomputes else _WHOLE_UNET if whole_unet else _OUTPUT_BLOCKS
+        kept = _KEPT[family]
+        values = kept.recomputed if self.recomputes else kept.whole_unet if whole_unet else kept.output_blocks
         return self.at_once * latent_pixels * values * element_size + _ASIDE
 
 
 def fitting(
-    wanted: MicroBatching, free: int | None, latent_pixels: int, *, whole_unet: bool, element_size: int
+    wanted: MicroBatching,
+    free: int | None,
+    latent_pixels: int,
+    *,
+    whole_unet: bool,
+    element_size: int,
+    family: Family = SD15,
 ) -> MicroBatching:
     """The fastest micro-batching from `wanted` on that needs no more than `free` bytes; the last one if none does.
 
     On Windows a full GPU raises no error: its driver goes on in the computer's memory, many times slower. So the plan
     is made before the first step. Without knowledge of the memory (`free` None) it is `wanted`.
     """
-    while free is not None and wanted.needs(latent_pixels, whole_unet=whole_unet, element_size=element_size) > free:
+
+    def needs(batching: MicroBatching) -> int:
+        return batching.needs(latent_pixels, whole_unet=whole_unet, element_size=element_size, family=family)
+
+    while free is not None and needs(wanted) > free:
         smaller = wanted.smaller()
         if smaller is None:
             break

@@ -112,5 +112,7 @@ def room_for(run: TrainingRun) -> int:
     if free is None:
         return max(1, min(_MOST_AT_ONCE, WITHOUT_GPU // pixels))
     whole_unet = run.config.blocks != ("OUT",)
-    one = MicroBatching(samples, recomputes=False).needs(height * width // 64, whole_unet=whole_unet, element_size=2)
+    one = MicroBatching(samples, recomputes=False).needs(
+        height * width // 64, whole_unet=whole_unet, element_size=2, family=run.host.family
+    )
     return max(1, min(_MOST_AT_ONCE, free // one))

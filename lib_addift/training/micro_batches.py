@@ -104,6 +104,7 @@ class MicroBatcher:
         return fitting(
             self._wished, free_bytes(self._model.device), _latent_pixels(states),
             whole_unet=not leave_encoder_alone(networks), element_size=max(stored, 2),
+            family=self._model.family,
         )  # fmt: skip
 
     @staticmethod

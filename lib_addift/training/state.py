@@ -40,7 +40,7 @@ class StepReport:
 
 def rate_factor(model: Model, config: TrainConfig) -> float:
     """What the learning rate of the settings is multiplied with: a shift is learnt in units of what it is added to."""
-    return width_factor(model) if config.kind.rate_by_width else 1.0
+    return width_factor(model) * model.family.layers_rate if config.kind.rate_by_width else 1.0
 
 
 def width_factor(model: Model) -> float:

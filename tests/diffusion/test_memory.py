@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -9,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.memory import MicroBatching, fitting, free_bytes, in_parts, recomputing
+from lib_addift.experiments.bench.full_size import build_unet
+from lib_addift.families import Family
 from lib_addift.hosts import patching
 from lib_addift.lora import names
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.selection import select_layers
 from tests.support.fake_unet import UNetModel
+from tests.support.families import every_family
 from tests.support.models import latent_gradient
 
 WAYS = [
@@ -83,19 +86,23 @@ class _Flash(torch.autograd.Function):
 
 
 @pytest.mark.slow
+@every_family
 @pytest.mark.parametrize("whole_unet", [False, True])
-def test_what_a_sample_needs_is_what_sd15s_unet_keeps(whole_unet: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted on a UNet of SD1.5's size and without memory ('meta'), in 16 bit, at 512 px."""
+def test_what_a_sample_needs_is_what_the_unet_keeps(
+    family: Family, whole_unet: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted on a UNet of full size and without memory ('meta'), in 16 bit, at 512 px and at SDXL's 1024."""
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, **_: _Flash.apply(q, k, v))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none for 'meta'
     with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).half().requires_grad_(False)
+        unet = build_unet(family).half().requires_grad_(False)
     everywhere = TrainConfig.create(
         "action", blocks=("IN", "MID", "OUT"),
         layers=("self_attention", "cross_attention", "feed_forward", "projections", "convolutions"),
     )  # fmt: skip
     config = everywhere if whole_unet else TrainConfig()
-    modules = select_layers(unet, names.kohya, layers=config.layers, blocks=config.blocks)
+    named = functools.partial(names.kohya, family=family)
+    modules = select_layers(unet, named, layers=config.layers, blocks=config.blocks)
     network = LoraNetwork.create(modules, rank=4, alpha=4.0, seed=1).to("meta")
     weights = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -107,15 +114,24 @@ def test_what_a_sample_needs_is_what_sd15s_unet_keeps(whole_unet: bool, monkeypa
         return tensor
 
     options = {"device": "meta", "dtype": torch.float16}
-    latents, cond = torch.empty(1, 4, 64, 64, **options), torch.empty(1, 77, 768, **options)  # type: ignore[call-overload]
+    side = family.picture_side // 8
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(1, *shape, **options)  # type: ignore[call-overload]
+
+    more = {"text_embeds": empty(1280), "time_ids": empty(6)} if family.has_vector else None
     with network.attach(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network.multiplier = torch.ones(1, device="meta")
-        loss = unet(latents, torch.empty(1, device="meta"), cond).sample.float().square().mean()
+        cond = empty(77, family.context_width)
+        noise_pred = unet(empty(4, side, side), torch.empty(1, device="meta"), cond, added_cond_kwargs=more).sample
+        loss = noise_pred.float().square().mean()
     assert loss.requires_grad
     counted = sum(storage.nbytes() for storage in kept.values())
-    estimated = needs(MicroBatching(2, False), whole_unet=whole_unet) - needs(
-        MicroBatching(1, False), whole_unet=whole_unet
+    one, two = (
+        MicroBatching(samples, False).needs(side * side, whole_unet=whole_unet, element_size=2, family=family)
+        for samples in (1, 2)
     )
+    estimated = two - one
     assert 1.05 * counted < estimated < 1.2 * counted
 
 

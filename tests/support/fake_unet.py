@@ -91,6 +91,17 @@ class ResBlock(nn.Module):
         return x + self.out_layers(self.in_layers(x) + self.emb_layers(emb)[:, :, None, None])
 
 
+class Downsample(nn.Module):
+    """Which leaves the size as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.op(x)
+
+
 class TimestepEmbedSequential(nn.Sequential):
     runs = 0
 
@@ -126,13 +137,14 @@ class UNetModel(nn.Module):
         self.is_on_device = True
         self.time_embed = nn.Sequential(nn.Linear(4, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH))
         # The first level of SDXL's input has no attention, nor that of SD1.5's output.
-        before, after = (3, 0) if family is SDXL else (0, 3)
+        plain = [block(ResBlock()), block(ResBlock()), block(Downsample())] if family is SDXL else []
         self.input_blocks = nn.ModuleList([
-            block(nn.Conv2d(in_channels, WIDTH, 3, padding=1)), *(block(ResBlock()) for _ in range(before)),
-            block(ResBlock(), attended()),
+            block(nn.Conv2d(in_channels, WIDTH, 3, padding=1)), *plain, block(ResBlock(), attended())
         ])  # fmt: skip
         self.middle_block = block(ResBlock(), attended(), ResBlock())
-        self.output_blocks = nn.ModuleList([*(block(ResBlock()) for _ in range(after)), block(ResBlock(), attended())])
+        self.output_blocks = nn.ModuleList(
+            [*(block(ResBlock()) for _ in range(3 if family is SD15 else 0)), block(ResBlock(), attended())]
+        )
         self.out = nn.Sequential(nn.GroupNorm(2, WIDTH), nn.SiLU(), nn.Conv2d(WIDTH, 4, 3, padding=1))
 
     def forward(

@@ -25,7 +25,7 @@ def checkpoint_of(family: Family) -> Path:
     torch.manual_seed(0)
     models = build_models(family)
     for name, parameter in models.unet.named_parameters():
-        if name.endswith(("proj_out.weight", "conv2.weight")):  # which start at zero
+        if name.endswith(("proj_out.weight", "conv2.weight", "add_embedding.linear_1.weight")):  # zeros, at first
             torch.nn.init.normal_(parameter, std=0.5 / parameter[0].numel() ** 0.5)
     path = Path(tempfile.mkdtemp()) / f"random_{family}.safetensors"
     save_checkpoint(path, models, {})
