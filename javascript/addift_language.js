@@ -7,7 +7,8 @@
     if (window.addiftTranslate) return;
 
     const OURS = '#addift_root, [id^="addift_sliders_"], .addift-send';
-    const UNCHANGED = 'script, style, textarea, code, pre, [translate="no"]';
+    const NAMES = '.addift-head h3, .addift-head h4, [translate="no"]'; // what a person has named
+    const UNCHANGED = `script, style, textarea, code, pre, ${NAMES}`;
     const ATTRIBUTES = ["title", "placeholder", "aria-label", "aria-valuetext", "alt"];
     const VALUE = "{}";
 

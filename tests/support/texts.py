@@ -16,13 +16,14 @@ ROOT = Path(__file__).parents[2]
 # Their texts are seen by others: on the command line, in the API's answers, in reports.
 _ELSEWHERE = ("cli", "api", "experiments", "demo", "jobs/ray", "lora/description.py", "__main__.py")
 _ATTRIBUTES = {"aria-label", "title", "alt", "placeholder", "aria-valuetext"}
-_PROSE = re.compile(r"[A-Za-z]{2,}[,:;]? [A-Za-z]| to \{")  # two words at least
+# Two words at least, or one beside a value.
+_PROSE = re.compile(r"[A-Za-z]{2,}[,:;]? [A-Za-z]|[A-Za-z]{2,} \{|\} [A-Za-z]{2,}| to \{")
 # SQL, JavaScript, selectors, CSS, TOML, tables in Markdown
 _CODE = re.compile(
     r"^\s*(SELECT|CREATE|INSERT|UPDATE|DELETE|PRAGMA|BEGIN|ALTER|EXISTS|state NOT|\(|#|\|)"
     r"|ORDER BY|=>|\{\}\{|[{;]\s*[a-z-]+:\S"
 )
-# Keys of files, texts of files, what the system says, and what is written for other programs.
+# Keys of files, texts of files, what the system says, what is written for other programs, and what has no words.
 _NOT_SHOWN = {
     "Difference LoRA {}",
     "Difference LoRAs",
@@ -43,7 +44,17 @@ _NOT_SHOWN = {
     "true, false",
     "unable to open",
     "'{}' is no name of an SD1.x module",
+    "{} (weight {}, sha256 {})",
+    "{} KB",
+    "{} MB",
+    "{} for {} of {}",
     "{} is missing",
+    "{} of {}",
+    "{} on {} in {} steps.",
+    "{} px {}",
+    "{} target",
+    "{} with {}",
+    "{} x {} px",
     "{} to {}",
     "{} is no time",
     "{}, learnt with {}",
@@ -65,6 +76,15 @@ def source_texts(root: Path = ROOT) -> dict[str, str]:
                 for part in (each for each in parts_of(text) if each not in _NOT_SHOWN):
                     found.setdefault(part, f"{name}:{line}")
     return found
+
+
+def script_texts(root: Path = ROOT) -> set[str]:
+    """The texts that the page's script writes."""
+    script = (root / "javascript" / "addift.js").read_text(encoding="utf-8")
+    code = re.sub(r"^\s*//.*", "", script, flags=re.MULTILINE)
+    strings = [re.sub(r"\$\{[^}]*\}", "{}", string) for string in re.findall(r"""["`]([^"`\n]*)["`]""", code)]
+    # Those without a capital are selectors; one is the name of a button of gradio's.
+    return {each for each in strings if _PROSE.search(each) and re.search("^(to )?[A-Z]", each)} - {"Remove Image"}
 
 
 def parts_of(text: str) -> Iterator[str]:
