@@ -16,6 +16,7 @@ from lib_addift.experiments.worlds.data import World
 from lib_addift.experiments.worlds.loop import SavedState, optimizer_step, rate_share, run_stage
 from lib_addift.experiments.worlds.precision import mixed_precision
 from lib_addift.experiments.worlds.text import encoder_of
+from lib_addift.families import SIZE_WIDTH, SIZES
 from lib_addift.hosts.standalone_models import run_unet
 
 _RATE = 1.5e-3
@@ -35,6 +36,8 @@ def train_unet(
     """
     encode, schedule = encoder_of(models), NoiseSchedule(scaled_linear_alphas_cumprod())
     unet = models.unet.to(memory_format=torch.channels_last).train()
+    if models.family.has_vector:
+        _leave_sizes_out(unet.add_embedding.linear_1)
     trained = torch.nn.ModuleList([unet, models.texts])
     averaged = copy.deepcopy(trained).eval().requires_grad_(False)
     result = replace(models, unet=averaged[0], texts=torch.nn.ModuleList(averaged[1].children()))
@@ -60,6 +63,15 @@ def train_unet(
     parts = {"trained": trained, "averaged": averaged, "optimizer": optimizer}
     run_stage("unet", parts, train_step, saved, steps=steps, seed=seed)
     return result
+
+
+def _leave_sizes_out(layer: torch.nn.Linear) -> None:
+    """The numbers on sizes get no gradient: 1536 inputs that never change.
+
+    Adam would move all their weights at once, a thousand times as fast as a bias, and leave the layer dead.
+    """
+    pooled = layer.in_features - SIZES * SIZE_WIDTH
+    layer.weight.register_hook(lambda gradient: torch.cat([gradient[:, :pooled], 0 * gradient[:, pooled:]], dim=1))
 
 
 def _weight(snr: torch.Tensor) -> torch.Tensor:
