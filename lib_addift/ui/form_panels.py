@@ -14,8 +14,9 @@ from lib_addift.ui.drawing import PairDrawing
 from lib_addift.ui.form import Draft, Props, config_of
 from lib_addift.ui.pairs import PICTURES
 
+FIELDS_OF_A_PAIR = (*PICTURES, "shown_pair", "pair_caption", "files")
 FORM_PANELS = (
-    *PICTURES, "shown_pair", "pair_caption", "files", "doctor", "pairs", "pairs_faces", "drawing", "draw_words",
+    *FIELDS_OF_A_PAIR, "doctor", "pairs", "pairs_faces", "drawing", "draw_words",
     "draw_variations", "stop_drawing", "name", "name_note", "overwrite", "settings_note", "settings_marks",
     "settings_changed",
 )  # fmt: skip

@@ -16,6 +16,7 @@ from lib_addift.ui.background import report_error
 from lib_addift.ui.batch import Batch
 from lib_addift.ui.drawing import PairDrawing
 from lib_addift.ui.form import Draft, Props, method_values, preset_of, preset_values, request_of
+from lib_addift.ui.form_panels import FIELDS_OF_A_PAIR
 from lib_addift.ui.pairs import PICTURES, ROLES
 from lib_addift.ui.panels import Panels
 from lib_addift.ui.tools import Tools
@@ -35,6 +36,9 @@ class HasPanels(Protocol):
 H = TypeVar("H", bound=HasPanels)
 
 
+_ONLY_RESTORED = (*FIELDS_OF_A_PAIR, "name", "seen")
+
+
 def report_errors_in(place: str) -> Callable[[Callable[[H, Values], Changes]], Callable[[H, Values], Changes]]:
     """A decorator for handlers: an error becomes the sentence in `place`; the panels that changed are added."""
 
@@ -46,7 +50,12 @@ def report_errors_in(place: str) -> Callable[[Callable[[H, Values], Changes]], C
                 changes = handler(self, values)
             except Exception as error:
                 self.draft.alerts[place] = report_error(error, f"the tab's '{handler.__name__}'")
-            return {**self.panels.changes(values["seen"]), **changes}
+            panels = self.panels.changes(values["seen"])
+            if not values[
+                "seen"
+            ]:  # the page waits for `restore`, and nothing else may replace what is put in meanwhile
+                panels = {name: change for name, change in panels.items() if name not in _ONLY_RESTORED}
+            return {**panels, **changes}
 
         return call
 

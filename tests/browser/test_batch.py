@@ -149,7 +149,7 @@ def test_show_repeat_and_remove(tab: Tab) -> None:
     queue(tab)
     act(tab, "repeat", "mouth")
     tab.shown("#addift_original img")
-    assert tab.value("#addift_name :is(input, textarea)") == "mouth"
+    assert tab.value("#addift_name :is(input, textarea)") == "mouth_2"  # the next free name
     queue(tab)
     act(tab, "remove", "mouth")
     tab.wait(lambda: jobs(tab) == [("eyes", "done")], "mouth forgotten")

@@ -117,7 +117,8 @@ def test_the_result_can_be_compared_with_pointer_and_keyboard(tab: Tab, pictures
     compare, wipe = "#addift_result .addift-compare:has(input)", "#addift_result [data-addift-wipe]"
     tab.drag(wipe, share=0.5)
     tab.wait(lambda: 30 < int(tab.value(wipe)) < 70, "half of the picture without the LoRA")
-    assert tab.one(compare).value_of_css_property("--wipe") == f"{tab.value(wipe)}%"
+    drawn = "return getComputedStyle(arguments[0]).getPropertyValue('--wipe').trim()"
+    assert tab.driver.execute_script(drawn, tab.one(compare)) == f"{tab.value(wipe)}%"
     tab.driver.execute_script("arguments[0].focus()", tab.one(wipe))
     before = int(tab.value(wipe))
     tab.press_keys(Keys.ARROW_RIGHT)
