@@ -51,9 +51,7 @@ def report_errors_in(place: str) -> Callable[[Callable[[H, Values], Changes]], C
             except Exception as error:
                 self.draft.alerts[place] = report_error(error, f"the tab's '{handler.__name__}'")
             panels = self.panels.changes(values["seen"])
-            if not values[
-                "seen"
-            ]:  # the page waits for `restore`, and nothing else may replace what is put in meanwhile
+            if not values["seen"]:  # it waits for `restore`: nothing else may replace what is put in meanwhile
                 panels = {name: change for name, change in panels.items() if name not in _ONLY_RESTORED}
             return {**panels, **changes}
 

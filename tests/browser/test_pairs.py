@@ -50,6 +50,12 @@ def have_settings(tab: Tab, **settings: object) -> None:
     tab.close_advanced()
 
 
+def style(tab: Tab, css: str, name: str) -> str:
+    """A style variable of an element, which chromedriver does not know."""
+    script = "return getComputedStyle(arguments[0]).getPropertyValue(arguments[1]).trim()"
+    return str(tab.driver.execute_script(script, tab.one(css), name))
+
+
 @pytest.mark.smoke
 def test_many_files_become_pairs(tab: Tab, pictures: list[Path]) -> None:
     begin_anew(tab)
@@ -117,8 +123,7 @@ def test_the_result_can_be_compared_with_pointer_and_keyboard(tab: Tab, pictures
     compare, wipe = "#addift_result .addift-compare:has(input)", "#addift_result [data-addift-wipe]"
     tab.drag(wipe, share=0.5)
     tab.wait(lambda: 30 < int(tab.value(wipe)) < 70, "half of the picture without the LoRA")
-    drawn = "return getComputedStyle(arguments[0]).getPropertyValue('--wipe').trim()"
-    assert tab.driver.execute_script(drawn, tab.one(compare)) == f"{tab.value(wipe)}%"
+    assert style(tab, compare, "--wipe") == f"{tab.value(wipe)}%"
     tab.driver.execute_script("arguments[0].focus()", tab.one(wipe))
     before = int(tab.value(wipe))
     tab.press_keys(Keys.ARROW_RIGHT)
@@ -128,7 +133,7 @@ def test_the_result_can_be_compared_with_pointer_and_keyboard(tab: Tab, pictures
     tab.driver.execute_script("arguments[0].focus()", tab.shown(walk))
     tab.press_keys(Keys.ARROW_LEFT)
     assert tab.attribute(walk, "aria-valuetext") == "0.5"
-    assert tab.one("#addift_strip .addift-walk").value_of_css_property("--place") == "3"
+    assert style(tab, "#addift_strip .addift-walk", "--place") == "3"
     assert len(tab.all("#addift_strip img, #addift_result img.addift-strip-img")) == 1, "one strip on the page"
 
 
