@@ -27,9 +27,11 @@
         return {};
     }
 
-    // Sentences are shown with or without a capital and a full stop: neither counts.
+    const oneLine = (text) => text.replace(/\s+/g, " ").trim();
+
+    // Sentences are shown with or without a capital and a full stop: where there is no such text, neither counts.
     function normal(text) {
-        const line = text.replace(/\s+/g, " ").trim().replace(/\.$/, "");
+        const line = oneLine(text).replace(/\.$/, "");
         return line.charAt(0).toLowerCase() + line.slice(1);
     }
 
@@ -39,7 +41,10 @@
         const withValues = [];
         for (const [text, translation] of Object.entries(table)) {
             if (text.includes(VALUE)) withValues.push([normal(text), translation]);
-            else exact.set(normal(text), translation);
+            else exact.set(text, translation);
+        }
+        for (const [text, translation] of [...exact]) {
+            if (!exact.has(normal(text))) exact.set(normal(text), translation);
         }
         withValues.sort(([one], [other]) => other.length - one.length); // what says more goes before what says less
         for (const [text, translation] of withValues) {
@@ -73,10 +78,13 @@
     }
 
     function translated(text) {
-        const key = normal(text);
-        if (!/[a-z]/i.test(key)) return undefined;
-        if (!known.has(key)) known.set(key, exact.get(key) ?? fromPatterns(key) ?? fromSentences(key));
-        return known.get(key);
+        const line = oneLine(text);
+        if (!/[a-z]/i.test(line)) return undefined;
+        if (!known.has(line)) {
+            const key = normal(line);
+            known.set(line, exact.get(line) ?? exact.get(key) ?? fromPatterns(key) ?? fromSentences(line));
+        }
+        return known.get(line);
     }
 
     function translateText(node) {
