@@ -24,7 +24,7 @@ return found;
 """
 
 
-@pytest.fixture(params=["zh_CN", "ja_JP"])
+@pytest.fixture(params=["zh_CN", pytest.param("ja_JP", marks=pytest.mark.long)])
 def language(request: pytest.FixtureRequest, tab: Tab) -> str:
     if tab.server.setup.in_webui:
         pytest.skip("a WebUI has the language in its settings")

@@ -56,7 +56,6 @@ def style(tab: Tab, css: str, name: str) -> str:
     return str(tab.driver.execute_script(script, tab.one(css), name))
 
 
-@pytest.mark.smoke
 def test_many_files_become_pairs(tab: Tab, pictures: list[Path]) -> None:
     begin_anew(tab)
     tab.choose_files("#addift_files", *pictures)

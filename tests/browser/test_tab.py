@@ -264,6 +264,7 @@ def test_the_tag_goes_into_the_prompt_once(tab: Tab, pictures: dict[str, Path]) 
         tab.wait(lambda css=used: tab.value(css) == f"a face <lora:{name}:1>", "the tag used")
 
 
+@pytest.mark.long
 def test_another_prompt_is_drawn_at_several_weights(tab: Tab, pictures: dict[str, Path]) -> None:
     have_trained(tab, pictures)
     if not tab.is_shown("#addift_test_prompt textarea"):
@@ -359,6 +360,7 @@ def test_it_fits_the_window(tab: Tab, pictures: dict[str, Path], theme: str) -> 
         assert tab.too_wide() == (0, []), width
 
 
+@pytest.mark.long
 def test_stop(tab: Tab, pictures: dict[str, Path]) -> None:
     train(tab, pictures, "stopped", max_train_steps=500, preview_every=0)
     tab.wait(lambda: "Step 1" in tab.text("#addift_progress .addift-step"), "some steps", LONG)
