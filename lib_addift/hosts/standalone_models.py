@@ -123,7 +123,8 @@ def encode_chunk(models: Sequence[Any], ids: Sequence[torch.Tensor], family: Fam
 
     As in A1111, clip skip leaves out layers, but not the final norm of a family that has it.
     """
-    outputs = [model(input_ids=each, output_hidden_states=True) for model, each in zip(models, ids, strict=True)]
+    skips = clip_skip > 1  # only then, as transformers leaves hooks on the layers to hear of their states
+    outputs = [model(input_ids=each, output_hidden_states=skips) for model, each in zip(models, ids, strict=True)]
     if clip_skip == 1:
         states = [output.last_hidden_state for output in outputs]
     else:
