@@ -33,11 +33,18 @@ OPTIONS = (
 
 @pytest.hookimpl(tryfirst=True)  # before the long ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The gate has the whole tab on its own, and a smoke test under each WebUI's gradio."""
-    for item in items:
+    """The gate has the whole tab on its own, and a smoke test under each WebUI's gradio.
+
+    A test marked in_webui is about a WebUI's page, so that no server is started for it alone.
+    """
+    for item in list(items):
         setup = getattr(item, "callspec", None) and item.callspec.params.get("server")
-        if isinstance(setup, Setup) and setup.in_webui and not item.get_closest_marker("smoke"):
+        if not isinstance(setup, Setup):
+            continue
+        if setup.in_webui and not item.get_closest_marker("smoke"):
             item.add_marker(pytest.mark.long)
+        if item.get_closest_marker("in_webui") and not setup.in_webui:
+            items.remove(item)
 
 
 def _missing(text: str) -> None:

@@ -13,10 +13,9 @@ ROW = "#addift_slider_txt2img_{}"
 
 
 @pytest.mark.smoke
+@pytest.mark.in_webui
 @pytest.mark.slow
 def test_a_lora_is_chosen_shown_and_drawn_with(tab: Tab) -> None:
-    if not tab.server.setup.in_webui:
-        pytest.skip("without a WebUI there are no sliders")
     (tab.server.lora_dir / "smile.safetensors").write_bytes(b"")
     Image.new("RGB", (2560, 512), (200, 30, 30)).save(tab.server.lora_dir / "smile.png")
     tab.choose_webui_tab("txt2img")
