@@ -157,7 +157,7 @@ def test_what_training_leaves_in_a_file_is_ignored(host: StandaloneHost, tensors
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", [*PRECISIONS[:-1], pytest.param(PRECISIONS[-1], marks=pytest.mark.long)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.long), PRECISIONS[-1]])
 def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     host = StandaloneHost(CHECKPOINT, lora_dir=tmp_path, device="cpu", precision=precision)
     before = fingerprint(host.unet, host.vae, host.text_model)
