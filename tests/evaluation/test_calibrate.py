@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.evaluation.calibrate import suited
 
-SHIFT, LAYERS = ({"addift.config": json.dumps({"algorithm": kind})} for kind in ("shift", "lora"))
+SHIFT, LAYERS = ({"addift.config": TrainConfig.create(preset).to_json()} for preset in ("concept", "action"))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from lib_addift.lora.selection import layer_kind, select_layers
 from lib_addift.training.events import Request
 from lib_addift.training.run import TrainingRun
 from lib_addift.training.state import StepReport
-from tests.support.models import PRECISIONS, fingerprint, inputs
+from tests.support.models import PRECISIONS, fingerprint, inputs, layer_counts
 
 Tensors = dict[str, torch.Tensor]
 ORIGINAL, TARGET = (np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed"))
@@ -65,9 +65,7 @@ def test_every_tensor_of_the_file_arrives_unchanged(host: StandaloneHost, tensor
 
 
 def test_the_tiny_unet_has_the_layers_of_sd15(host: StandaloneHost) -> None:
-    found = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
-    kinds = [layer_kind(name) for name in found]
-    assert {kind: kinds.count(kind) for kind in LAYER_KINDS} == {
+    assert layer_counts(host) == {
         "self_attention": 64, "cross_attention": 64, "feed_forward": 32, "projections": 32, "convolutions": 86,
     }  # fmt: skip
 

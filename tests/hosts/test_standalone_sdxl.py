@@ -18,9 +18,9 @@ from lib_addift.hosts.checkpoint import open_weights
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import build_metadata, describe, read_lora, save_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.lora.selection import layer_kind, select_layers
+from lib_addift.lora.selection import select_layers
 from tests.support.families import checkpoint_of, host_of
-from tests.support.models import inputs
+from tests.support.models import inputs, layer_counts
 
 Tensors = dict[str, torch.Tensor]
 SECOND = "conditioner.embedders.1.model."
@@ -98,9 +98,7 @@ def test_v_prediction_and_zero_terminal_snr_are_read_off_the_file(
 
 def test_it_has_the_layers_of_the_release(host: StandaloneHost) -> None:
     """But for one: between levels of one width there is no 1 x 1 convolution beside the residual block."""
-    found = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
-    kinds = [layer_kind(name) for name in found]
-    assert {kind: kinds.count(kind) for kind in LAYER_KINDS} == {
+    assert layer_counts(host) == {
         "self_attention": 280, "cross_attention": 280, "feed_forward": 140, "projections": 22, "convolutions": 65,
     }  # fmt: skip
     assert len(text_layers(host)) == 12 * 6 + 32 * 6

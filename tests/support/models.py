@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from lib_addift.config.settings import BLOCKS, LAYER_KINDS
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import Model
+from lib_addift.lora.selection import layer_kind, select_layers
 from tests.support.fake_unet import CONTEXT
 
 
@@ -55,6 +57,13 @@ def latent_gradient(unet: nn.Module) -> torch.Tensor:
     output.square().mean().backward()
     assert latents.grad is not None
     return latents.grad
+
+
+def layer_counts(host: Model) -> dict[str, int]:
+    """How many layers of each kind a LoRA in the whole UNet has."""
+    found = select_layers(host.unet, host.lora_name, layers=LAYER_KINDS, blocks=BLOCKS)
+    kinds = [layer_kind(name) for name in found]
+    return {kind: kinds.count(kind) for kind in LAYER_KINDS}
 
 
 def inputs(host: Model, batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, Conditions]:
