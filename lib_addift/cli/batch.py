@@ -29,7 +29,7 @@ _LOOK_EVERY = 0.5  # seconds
 def add_parser(commands: Any) -> None:
     """Add the command."""
     parser: argparse.ArgumentParser = commands.add_parser("batch", help="a folder of image sets: one LoRA of each")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 .safetensors file")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 or SDXL .safetensors file")
     parser.add_argument("--sets", type=Path, required=True, help="a folder of sets, or one set")
     parser.add_argument("--lora-dir", type=Path, required=True, help="where the LoRAs go, such as models/Lora")
     parser.add_argument("--overwrite", action="store_true", help="replace LoRAs of these names")

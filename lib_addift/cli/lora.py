@@ -20,7 +20,7 @@ from lib_addift.lora.inspect import show
 from lib_addift.lora.tools import Output, SavedLora, Summand
 
 _REPORT_EVERY = 2.0  # seconds
-_BLOCKS_HELP = "such as 'OUT=1, MID=0.5', or the 17 or 26 numbers of LoRA Block Weight; a block that is not named has 1"
+_BLOCKS_HELP = "such as 'OUT=1, MID=0.5', or the numbers of LoRA Block Weight; a block that is not named has 1"
 Parser = argparse.ArgumentParser
 
 
@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
 
     calibrate = _add(tools, "calibrate", "scale a LoRA so that weight 1 is the difference of two pictures", _calibrate)
     calibrate.add_argument("file", type=Path)
-    calibrate.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 .safetensors file")
+    calibrate.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 or SDXL .safetensors file")
     calibrate.add_argument("--original", type=Path, required=True, help="the picture as it is")
     calibrate.add_argument("--target", type=Path, required=True, help="the picture as the LoRA should make it")
     add_settings(calibrate)

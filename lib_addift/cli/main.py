@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lib_addift", description="Train Difference LoRA for SD1.5 (ADDifT)."
+        prog="python -m lib_addift", description="Train Difference LoRA for SD1.5 and SDXL (ADDifT)."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (train, batch, pairs, demo, lab, bench, ui):

@@ -71,7 +71,7 @@ def _add_target(kinds: Any) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, draw: Draw) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder for the set")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 .safetensors file")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 or SDXL .safetensors file")
     parser.add_argument("--seed", type=int, default=_DEFAULT.seed, help="of the first pair (default: 1)")
     parser.add_argument("--steps", type=int, default=_DEFAULT.steps, help=f"of DDIM (default: {_DEFAULT.steps})")
     parser.add_argument(

@@ -16,7 +16,7 @@ from lib_addift.training.search import new_run
 def add_parser(commands: Any) -> None:
     """Add the command."""
     train = commands.add_parser("train", help="learn the difference of two pictures")
-    train.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 .safetensors file")
+    train.add_argument("--checkpoint", type=Path, required=True, help="an SD1.5 or SDXL .safetensors file")
     train.add_argument("--original", type=Path, required=True, help="the picture as it is")
     train.add_argument("--target", type=Path, required=True, help="the picture as it should become")
     train.add_argument("--name", required=True, help="of the LoRA, as in <lora:NAME:1>")

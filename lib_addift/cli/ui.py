@@ -16,7 +16,7 @@ from lib_addift.files import DATA
 def add_parser(commands: Any) -> None:
     """Add the command."""
     ui = commands.add_parser("ui", help="open the training tab in a browser, without a WebUI")
-    ui.add_argument("--checkpoint", type=Path, help="an SD1.5 .safetensors file (default: the bundled tiny model)")
+    ui.add_argument("--checkpoint", type=Path, help="an SD1.5 or SDXL file (default: the bundled tiny model)")
     ui.add_argument("--lora-dir", type=Path, default=Path("models/Lora"), help="where LoRAs go (default: models/Lora)")
     ui.add_argument("--port", type=int, help="of the page's address (default: the first free one from 7860 on)")
     ui.add_argument("--listen", action="store_true", help="let other computers open the page: it has no password")

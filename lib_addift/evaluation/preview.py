@@ -60,13 +60,13 @@ def labelled_row(images: np.ndarray, labels: Sequence[str]) -> Image.Image:
     """
     enlarged = max(1, _CELL // images.shape[2])
     height, width = (enlarged * size for size in images.shape[1:3])
-    row = Image.new("RGB", (width * len(images), height + label_height(width)), "white")
+    below = label_height(width)
+    size = (_CELL * below // _LABEL_HEIGHT, below)
+    row = Image.new("RGB", (width * len(images), height + below), "white")
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         row.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (index * width, 0))
         text = Image.new("RGB", (_CELL, _LABEL_HEIGHT), "white")
         ImageDraw.Draw(text).text((3, 1), label, fill="black")
-        scale = label_height(width) // _LABEL_HEIGHT
-        size = (scale * _CELL, scale * _LABEL_HEIGHT)
         row.paste(text.resize(size, Image.Resampling.NEAREST), (index * width, height))
     return row
 

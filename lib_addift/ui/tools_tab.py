@@ -15,8 +15,8 @@ from lib_addift.ui.tools_handlers import ToolHandlers
 _LORAS_HELP = "From the LoRA folder, in the order in which you choose them."
 _WEIGHTS_HELP = "merge: one for each LoRA, such as 1, 0.5. subtract: the one of the second LoRA. Empty: 1."
 _BLOCKS_HELP = (
-    "Such as OUT=1, MID=0.5, IN04=0; blocks that you do not name have 1, ALL=0 changes that. Or the 17 or 26 numbers "
-    "of LoRA Block Weight."
+    "Such as OUT=1, MID=0.5, IN04=0; blocks that you do not name have 1, ALL=0 changes that. Or the 17 or 26 "
+    "numbers of LoRA Block Weight, of SDXL 12 or 20."
 )
 
 

@@ -20,7 +20,7 @@ _HINTS = {
     "average": "The mean of the chosen LoRAs: what they share stays, what only one does becomes weak.",
     "resize": "A smaller file: the best approximation of the LoRA in a lower rank, or in a share of its energy.",
     "extract": "What one checkpoint has learnt beyond another, as a LoRA of the rank that you give, such as 32. Takes "
-    "some minutes for SD1.5.",
+    "some minutes.",
     "calibrate": "Scales a LoRA so that weight 1 is the difference of the two pictures in the tab 'Pair', with that "
     "tab's settings. It takes its turn with trainings and pictures.",
     "show": "What a LoRA says of itself, and how strongly it acts in each block.",

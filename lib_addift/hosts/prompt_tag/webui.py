@@ -121,8 +121,8 @@ class TimedLoraTag:
             raise LoraFileError("it has nothing for the UNet.")
         try:
             network = LoraNetwork.from_tensors(tensors, self._host.unet, self._host.lora_name)
-        except LoraFileError as error:  # also an SDXL LoRA on an SDXL model
-            raise LoraFileError(f"it must be an SD1.5 LoRA on an SD1.5 model, and {error}") from error
+        except LoraFileError as error:
+            raise LoraFileError(f"it must be a LoRA of the loaded model's family, and {error}") from error
         if "dyn" in params.named or len(params.positional) > 3:
             comment(p, f"{_text(params)}: dyn= has no effect together with {', '.join(f'{name}=' for name in OURS)}.")
         entry.read_hash()
