@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ OPTIONS = (
 
 @pytest.hookimpl(tryfirst=True)  # before the long ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The gate has the whole tab on its own, and a smoke test under each WebUI's gradio.
+    """The gate has the whole tab on its own, and a smoke test under each WebUI's gradio, or under those it names.
 
     A test marked in_webui is about a WebUI's page, so that no server is started for it alone.
     """
@@ -41,7 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         setup = getattr(item, "callspec", None) and item.callspec.params.get("server")
         if not isinstance(setup, Setup):
             continue
-        if setup.in_webui and not item.get_closest_marker("smoke"):
+        smoke = item.get_closest_marker("smoke")
+        if setup.in_webui and (smoke is None or (smoke.args and setup.gradio not in smoke.args)):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("in_webui") and not setup.in_webui:
             items.remove(item)
@@ -80,15 +83,30 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
     chrome.quit()
 
 
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Setup], Server]]:
+    """A function to the server of a set-up that modules share; it is started when it is first asked for."""
+    with contextlib.ExitStack() as running:
+        yield functools.cache(lambda setup: running.enter_context(serve(setup, tmp_path_factory.mktemp(setup.name))))
+
+
 @pytest.fixture(scope="module", params=SETUPS, ids=lambda setup: setup.name)
 def server(
-    request: pytest.FixtureRequest, driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """One server for all tests of a module: what a test trains is there in the next one."""
+    request: pytest.FixtureRequest, driver: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory,
+    shared_server: Callable[[Setup], Server],
+) -> Iterator[Server]:  # fmt: skip
+    """One server for all tests of a module: what a test trains is there in the next one.
+
+    Modules marked any_server need no new one: the start of a server takes ten seconds or more.
+    """
     if request.param.problem():
         _missing(request.param.problem())
-    with serve(request.param, tmp_path_factory.mktemp(request.param.name)) as server:
+    if request.node.get_closest_marker("any_server"):
+        server = shared_server(request.param)
         yield server
+    else:
+        with serve(request.param, tmp_path_factory.mktemp(request.param.name)) as server:
+            yield server
     assert "Traceback" not in server.output(), server.output()
 
 

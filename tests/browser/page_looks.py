@@ -61,9 +61,10 @@ for (const each of document.querySelectorAll("#addift_root [class*=addift-], #ad
     const text = range.getBoundingClientRect();
     for (let up = each; up && up.id !== "addift_root"; up = up.parentElement) {
         const rules = getComputedStyle(up), frame = up.getBoundingClientRect();
+        if (rules.display === "contents") continue;  // it has no box
         const isWide = text.right > frame.right + 1 || text.left < frame.left - 1;
-        if (rules.overflowX === "hidden" && isWide) result.cut.push(name);
-        if (rules.overflowY === "hidden" && text.bottom > frame.bottom + 2) result.cut.push(name);
+        const isLow = rules.overflowY === "hidden" && text.bottom > frame.bottom + 2;
+        if (isLow || (rules.overflowX === "hidden" && isWide)) result.cut.push(`${name} in ${up.id} ${up.className}`);
     }
 }
 return result;

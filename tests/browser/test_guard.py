@@ -9,7 +9,7 @@ import pytest
 
 from tests.browser.servers import Server
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.any_server]
 
 
 def code(server: Server, method: str, path: str, **headers: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 from tests.browser.tab import PATIENCE, Tab
 from tests.support.texts import ROOT
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.any_server]
 # Every piece of text in sight, and every text that is read aloud, without what the extension leaves as it is.
 _TEXTS = """
 const found = [];

@@ -9,7 +9,7 @@ import pytest
 from lib_addift.demo import world
 from tests.browser.tab import Tab
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.any_server]
 
 NAME = "#addift_name :is(input, textarea)"
 PROMPT = "#addift_set_prompt :is(input, textarea)"

@@ -8,11 +8,11 @@ from selenium.webdriver.common.keys import Keys
 
 from tests.browser.tab import Tab
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.any_server]
 ROW = "#addift_slider_txt2img_{}"
 
 
-@pytest.mark.smoke
+@pytest.mark.smoke("4.40.0")
 @pytest.mark.in_webui
 @pytest.mark.slow
 def test_a_lora_is_chosen_shown_and_drawn_with(tab: Tab) -> None:

@@ -245,7 +245,7 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     tab.shown("#addift_result [data-addift-tag='<lora:closed_eyes:1>']")
 
 
-@pytest.mark.smoke
+@pytest.mark.smoke("3.41.2")
 def test_the_tag_goes_into_the_prompt_once(tab: Tab, pictures: dict[str, Path]) -> None:
     if not tab.server.setup.in_webui:
         assert not tab.all("#addift_insert_txt2img")

@@ -17,7 +17,7 @@ from tests.browser.tab import Tab
 from tests.support.dense import dense
 from tests.support.loras import make, same, write
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.any_server]
 
 LONG = 120  # s for what needs the model on a busy machine
 FIELD = "#addift_tools_{} :is(input, textarea)"
@@ -88,6 +88,11 @@ def test_a_taken_name_needs_permission(tools: Tab) -> None:
 
 
 def test_calibrate_needs_the_pair_and_asks_the_model(tools: Tab, tmp_path: Path) -> None:
+    tools.choose_inner_tab("Pair")
+    for role in ("original", "target"):
+        tools.take_out(role)
+    tools.settle()
+    tools.choose_inner_tab("Tools")
     choose_operation(tools, "calibrate")
     tools.write(FIELD.format("name"), "right")
     tools.click("#addift_tools_run")

@@ -8,21 +8,27 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import lib_addift.demo.run
 from lib_addift.cli.main import main
+from lib_addift.demo.run import FACES
 from lib_addift.lora.file import read_lora
 
 pytestmark = pytest.mark.slow
 
 
 _PROMISES = [  # the mouth: cli/test_batch.py
-    ("eyes", 1),
-    pytest.param("eyes", 2, marks=pytest.mark.long),
-    pytest.param("style", 1, marks=pytest.mark.long),
+    ("eyes", 1, 24),
+    pytest.param("eyes", 1, FACES, marks=pytest.mark.long),
+    pytest.param("eyes", 2, FACES, marks=pytest.mark.long),
+    pytest.param("style", 1, FACES, marks=pytest.mark.long),
 ]
 
 
-@pytest.mark.parametrize(("attribute", "seed"), _PROMISES)
-def test_the_demo_keeps_its_promise(attribute: str, seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("attribute", "seed", "faces"), _PROMISES)
+def test_the_demo_keeps_its_promise(
+    attribute: str, seed: int, faces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lib_addift.demo.run, "FACES", faces)
     assert main(["demo", "--attribute", attribute, "--out", str(tmp_path), "--set", f"seed={seed}"]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {
