@@ -122,6 +122,7 @@ def test_killed_processes_leave_jobs_that_go_on_together(tmp_path: Path, expecte
 def test_of_two_resume_states_the_one_that_all_have_is_taken(jobs: Jobs) -> None:
     jobs.pause()
     job = jobs.submit(request())
+    jobs.close()  # its thread begins with removing what dead processes left in the jobs' folders
     states = [ResumeState(step, 1.0, {"step": step}) for step in (3, 6, 9)]
     for state in states:
         job.files.put_resume_state(state, keeps_last=True)
