@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -46,6 +45,14 @@ def table(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(json.loads(FILES[request.param].read_text(encoding="utf-8")))
 
 
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What PROGRAM prints."""
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("lora"))]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return list(json.loads(output.splitlines()[-1]))
+
+
 def test_the_languages() -> None:
     """Called as in other extensions, whose files a WebUI merges with ours."""
     assert set(FILES) == {"ja_JP", "zh_CN"}
@@ -73,10 +80,7 @@ def test_translations_are_lines_without_spaces_at_the_ends(table: dict[str, str]
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio")
-def test_every_label_of_the_page_is_translated(table: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    labels = json.loads(output.splitlines()[-1])
+def test_every_label_of_the_page_is_translated(table: dict[str, str], labels: list[str]) -> None:
     assert "Train" in labels
     shown = {part for label in labels for part in (parts_of(label) if "<" in label else [one_line(label)])}
     shown = {_BOUNDS.sub("", text) for text in shown if re.search("[A-Za-z]{2}", text)}

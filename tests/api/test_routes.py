@@ -63,6 +63,7 @@ def test_train_can_wait_and_send_pictures(client, body):
     assert picture(done["result"]["grid"]).width == 6 * 128
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_waiting_blocks_nobody(client, host, body):
     host.gate.clear()

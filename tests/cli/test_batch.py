@@ -73,6 +73,7 @@ def test_a_dry_run_tells_everything_and_does_nothing(
     assert loras(tmp_path / "Lora") == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_broken_set_stops_no_other(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(sets, tmp_path / "Lora", *QUICK)) == 1

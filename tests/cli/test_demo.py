@@ -12,6 +12,7 @@ from lib_addift.cli.main import main
 from tests.support.command_line import SMALL, files
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_demo_writes_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -56,6 +56,7 @@ def test_the_pair(train):
     assert read_lora(folder / "closed_eyes.safetensors")[0]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_set(train, capsys):
     code, folder = train("batch", "--sets", EXAMPLES / "set")

@@ -155,7 +155,9 @@ def test_what_training_leaves_in_a_file_is_ignored(host: StandaloneHost, tensors
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.long), PRECISIONS[-1]])
+@pytest.mark.parametrize(
+    "precision", [*(pytest.param(p, marks=pytest.mark.long) for p in ("fp32", "bf16")), PRECISIONS[-1]]
+)
 def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     host = StandaloneHost(CHECKPOINT, lora_dir=tmp_path, device="cpu", precision=precision)
     before = fingerprint(host.unet, host.vae, host.text_model)
@@ -170,6 +172,7 @@ def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
     assert learnt == set(LAYER_KINDS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(
     host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -186,7 +189,7 @@ def test_the_same_seed_gives_the_same_bytes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["success", "error", "stop"])
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [pytest.param(False, marks=pytest.mark.long), True])
 def test_the_models_are_bit_identical_after(
     host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, gradient_checkpointing: bool
 ) -> None:

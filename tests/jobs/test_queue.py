@@ -107,6 +107,7 @@ def test_waiting_ends_with_the_timeout_or_with_the_job(jobs: Jobs, gate: Gate) -
     assert jobs.wait(job.id).state is JobState.DONE
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_eight_threads_lose_nothing_and_run_nothing_twice(
     jobs: Jobs, host: WatchedHost, monkeypatch: pytest.MonkeyPatch

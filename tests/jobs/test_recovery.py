@@ -67,6 +67,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Jobs
     return taken
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_job_goes_on_from_every_moment_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_jobs: Callable[..., Jobs]

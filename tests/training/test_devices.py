@@ -116,6 +116,7 @@ def test_training_on_a_gpu_gives_the_same_lora(
     assert all(torch.equal(on_gpu[name], on_cpu[name]) for name in on_cpu)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_on_a_small_gpu_less_memory_is_used_from_the_first_step_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

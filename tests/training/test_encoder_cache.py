@@ -54,7 +54,10 @@ def train(host: StandaloneHost, **settings: object) -> tuple[list[float], int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{"directions": "both"}, {"directions": "alternate", "batch_size": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"directions": "both"}, pytest.param({"directions": "alternate", "batch_size": 2}, marks=pytest.mark.long)],
+)
 def test_steps_begin_at_the_first_output_block(host: StandaloneHost, settings: dict[str, object]) -> None:
     shared, calls = train(host, blocks=("OUT",), **settings)
     assert calls == 1, "the references of all steps, in one batch"

@@ -30,20 +30,27 @@ from pathlib import Path
 from lib_addift.jobs.queue import Jobs
 from lib_addift.ui.tab import build_tab
 from tests.support.fake_host import FakeHost
-blocks = build_tab(Jobs(FakeHost(Path(sys.argv[1]))), in_webui=sys.argv[2] == "a1111").blocks.values()
-named = {block.elem_id: block for block in blocks if getattr(block, "elem_id", None)}
-facts = {name: [getattr(block, "label", None), getattr(block, "info", None)] for name, block in named.items()}
-print(json.dumps([facts, all(b.do_not_save_to_config for b in blocks)]))
+jobs = Jobs(FakeHost(Path(sys.argv[1])))
+for in_webui in (False, True):
+    blocks = build_tab(jobs, in_webui=in_webui).blocks.values()
+    named = {block.elem_id: block for block in blocks if getattr(block, "elem_id", None)}
+    facts = {name: [getattr(block, "label", None), getattr(block, "info", None)] for name, block in named.items()}
+    print(json.dumps([facts, all(b.do_not_save_to_config for b in blocks)]))
 """
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The lines that PROGRAM prints: of the tab on its own, and of that in a WebUI."""
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("lora"))]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-2:]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="needs gradio")
-@pytest.mark.parametrize("host_name", ["standalone", "a1111"])
-def test_the_tab_is_built_from_the_settings(tmp_path: Path, host_name: str) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), host_name]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    parts, is_kept_out_of_the_webuis_defaults = json.loads(output.splitlines()[-1])
+@pytest.mark.parametrize("in_webui", [False, True])
+def test_the_tab_is_built_from_the_settings(built: list[str], in_webui: bool) -> None:
+    parts, is_kept_out_of_the_webuis_defaults = json.loads(built[in_webui])
     assert is_kept_out_of_the_webuis_defaults
     for name, setting in SETTINGS.items():
         label, info = parts[f"addift_set_{name}"]
@@ -51,5 +58,5 @@ def test_the_tab_is_built_from_the_settings(tmp_path: Path, host_name: str) -> N
         assert info.startswith(setting.metadata["help"])
     assert all(elem_id.startswith("addift_") for elem_id in parts)
     assert parts["addift_test_mode"][0] == "Several LoRAs"
-    assert ("addift_insert_txt2img" in parts) == (host_name == "a1111")
-    assert ("addift_wait_note" in parts) == (host_name == "a1111")
+    assert ("addift_insert_txt2img" in parts) == in_webui
+    assert ("addift_wait_note" in parts) == in_webui

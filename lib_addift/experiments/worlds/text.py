@@ -34,9 +34,10 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
     """A linear classifier on the mean over the padding tokens must predict each attribute's value, or its omission.
 
     An untrained cross attention averages all tokens, most of them padding, so a single word is lost in it. Where the
-    UNet takes a pooled text too, it must tell the same.
+    UNet takes a pooled text too, it must tell the same. Several text models do not learn with the UNet afterwards, so
+    their classifiers' rows have length 1: then every attribute has to make a difference of about the same size.
     """
-    encode = encoder_of(models)
+    encode, read = encoder_of(models), _read if len(models.texts) == 1 else _read_in_units
     torch.manual_seed(seed)
     counts = [len(values) + 1 for values in world.attributes.values()]
     with torch.no_grad():
@@ -52,7 +53,7 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
         pairs = list(zip(subjects, captions, strict=True))
         said = [torch.tensor([world.said(*pair, name) for pair in pairs]) for name in world.attributes]
         views = _views(encode(captions))
-        logits = [reader(view) for view, reader in zip(_each(views, len(counts)), readers, strict=True)]
+        logits = [read(view, reader) for view, reader in zip(_each(views, len(counts)), readers, strict=True)]
         losses = [F.cross_entropy(each, right) for each, right in zip(logits, said * len(views), strict=True)]
         hits = [(each.argmax(dim=1) == right).sum() for each, right in zip(logits, said * len(views), strict=True)]
         loss = torch.stack(losses).sum()
@@ -62,6 +63,15 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
 
     parts = {"texts": models.texts, "readers": readers, "optimizer": optimizer}
     run_stage("text", parts, train_step, saved, steps=steps, seed=seed)
+
+
+def _read(view: torch.Tensor, reader: torch.nn.Linear) -> torch.Tensor:
+    logits: torch.Tensor = reader(view)
+    return logits
+
+
+def _read_in_units(view: torch.Tensor, reader: torch.nn.Linear) -> torch.Tensor:
+    return F.linear(view, F.normalize(reader.weight, dim=1), reader.bias)
 
 
 def _views(cond: Conditions) -> list[torch.Tensor]:

@@ -1,4 +1,8 @@
-"""The UNet of a world and its text models, trained together by denoising."""
+"""The UNet of a world, trained by denoising, and a single text model with it.
+
+Of several text models the UNet gets states that no layer norm has scaled. Trained along, they would make what pays off
+first, the position, ever larger, and everything else would drown in it: they stay as `pretrain_text` left them.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +42,11 @@ def train_unet(
     unet = models.unet.to(memory_format=torch.channels_last).train()
     if models.family.has_vector:
         _leave_sizes_out(unet.add_embedding.linear_1)
-    trained = torch.nn.ModuleList([unet, models.texts])
+    texts_learn = len(models.texts) == 1
+    trained = torch.nn.ModuleList([unet, models.texts] if texts_learn else [unet])
     averaged = copy.deepcopy(trained).eval().requires_grad_(False)
-    result = replace(models, unet=averaged[0], texts=torch.nn.ModuleList(averaged[1].children()))
+    texts = torch.nn.ModuleList(averaged[1].children()) if texts_learn else models.texts
+    result = replace(models, unet=averaged[0], texts=texts)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def train_step(step: int) -> str:
@@ -48,7 +54,8 @@ def train_unet(
         index = torch.randint(0, len(latents), (batch // 2,))
         captions = [world.random_caption(subjects[i], rng) for i in index.tolist()]
         # Each picture and caption gets two timesteps, because the text models take time too.
-        cond = encode(captions).repeat(2)
+        with torch.set_grad_enabled(texts_learn):
+            cond = encode(captions).repeat(2)
         clean = latents[index].repeat(2, 1, 1, 1).to(memory_format=torch.channels_last)
         noise, timesteps = torch.randn_like(clean), torch.randint(0, 1000, (batch,))
         with mixed_precision():
