@@ -17,6 +17,9 @@ class Algorithm:
     noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it
     enough: float = 0.75  # share of the new pictures to reach
     apart: float = 0.5  # how far reached ones may end from the others, in units of the pair's mean change
+    # Whether only a change that goes the pair's way counts, and is read off pictures drawn from noise in the end; such
+    # a LoRA is never turned round.
+    directed: bool = False
 
     def within(self, weight: float, train_multiplier: float) -> float:
         """A weight of the round trip, without its sign, brought into `weights`."""
@@ -30,7 +33,7 @@ ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is weighed and looked at there.
     "shift": Algorithm(
         rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.2, 2.0), usual_weight=1.3,
-        noised=0.9, enough=0.6, apart=_ANYWHERE,
+        noised=0.9, enough=0.6, apart=_ANYWHERE, directed=True,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),

@@ -24,6 +24,7 @@ from lib_addift.training.events import Request, Result
 from lib_addift.training.run import TrainingRun
 
 CHECKPOINT = Path(__file__).parent / "tiny_faces.safetensors"
+CHECKPOINTS = {"sd15": CHECKPOINT, "sdxl": CHECKPOINT.with_name("tiny_faces_xl.safetensors")}
 FACES = 64
 _EVALUATION_SEED = 20_000
 

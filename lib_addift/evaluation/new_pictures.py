@@ -5,11 +5,13 @@ and at +weight, so that the two differ in what the LoRA changes in a given pictu
 whether the picture shows the value already; so the difference of the two is looked at, cell by cell of the latents. A
 LoRA that makes the pair's change changes the strongest cells about as much as the pair's strongest ones. *Spread*: the
 noises are denoised with the LoRA from their beginning, as a prompt draws them. What differs from the picture without
-the LoRA, beside the strongest cells, is more than the pair's change. Measured: docs/method.md.
+the LoRA, beside the strongest cells, is more than the pair's change. Of a shift, reach is read off these in the end,
+and only what goes the pair's way counts. Measured: docs/method.md.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,13 +59,13 @@ class NewPictures:
     """What a LoRA did to new pictures, at the multiplier `weight`.
 
     For each picture: `sizes`, the root mean square change of its strongest cells between -weight and weight, in units
-    of the pair's; `spreads`, the squared change of the other cells between 0 and weight beyond the pair's own, in units
-    of the pair's whole squared change; `along`, the cosine of the strongest cells' mean change with the pair's, below
-    0 where the change goes the other way; `apart`, how far the strongest cells' mean at `weight` is from its median
-    over the pictures, in units of the pair's mean change: where all show the same value, they look alike there (0
-    where the pair's change has no common direction). `wanted` is the size that was asked for: 1, or less with a
-    strength below 1. `seconds` are those of drawing and measuring. `enough` is the share of pictures to reach, `close`
-    how far apart they may be.
+    of the pair's (0 where it goes the other way and that does not count); `spreads`, the squared change of the other
+    cells between 0 and weight beyond the pair's own, in units of the pair's whole squared change; `along`, the cosine
+    of the strongest cells' mean change with the pair's, below 0 where the change goes the other way; `apart`, how far
+    the strongest cells' mean at `weight` is from its median over the pictures, in units of the pair's mean change:
+    where all show the same value, they look alike there (0 where the pair's change has no common direction). `wanted`
+    is the size that was asked for: 1, or less with a strength below 1. `seconds` are those of drawing and measuring.
+    `enough` is the share of pictures to reach, `close` how far apart they may be.
     """
 
     weight: float = 0.0
@@ -130,6 +132,11 @@ class _PairChange:
         direction = torch.stack([change.direction for change in each]).mean(dim=0)
         return cls(mean("area"), mean("strongest"), mean("beside"), mean("whole"), direction)
 
+    @property
+    def has_direction(self) -> bool:
+        """Whether the strongest cells change alike."""
+        return float(self.direction.norm()) >= _COMMON * math.sqrt(self.strongest)
+
     @classmethod
     def _of_pair(cls, change: torch.Tensor) -> _PairChange:
         energy, order = change.square().sum(dim=1).flatten().sort(descending=True)
@@ -168,12 +175,10 @@ class Painter:
         """What the LoRA changes in the new pictures when it acts on them, noised, at a multiplier."""
         minus, plus = self._denoised(self._noised, self._rest, [-weight, weight])
         latents = torch.stack([minus, self._still_again, plus]).float()
-        change, strongest = self._strongest(latents)
-        along = torch.cosine_similarity(_mean_of(change, strongest), self._change.direction[None], dim=1)
-        sizes = (change.square().sum(dim=1).gather(1, strongest).mean(dim=1) / self._change.strongest).sqrt()
+        sizes, along = self._changes(latents)
         return NewPictures(
-            weight, _rounded(sizes), _rounded(self._spreads(latents), _NOT_FINITE), _rounded(along),
-            _rounded(self._apart(_mean_of(latents[2].flatten(2), strongest)), _NOT_FINITE), self._wanted,
+            weight, sizes, _rounded(self._spreads(latents), _NOT_FINITE), along,
+            _rounded(self._apart(latents), _NOT_FINITE), self._wanted,
             enough=self._kind.enough, close=self._kind.apart,
         )  # fmt: skip
 
@@ -184,7 +189,9 @@ class Painter:
         """
         minus, plus = self._denoised(self._noise, self._whole, [-new.weight, new.weight])
         latents = torch.stack([minus, self._still, plus])
-        return replace(new, spreads=_rounded(self._spreads(latents.float()), _NOT_FINITE)), latents
+        sizes, along = self._changes(latents.float()) if self._kind.directed else (new.sizes, new.along)
+        spreads = _rounded(self._spreads(latents.float()), _NOT_FINITE)
+        return replace(new, sizes=sizes, along=along, spreads=spreads), latents
 
     def _denoised(self, noisy: torch.Tensor, timesteps: Sequence[int], weights: Sequence[float]) -> torch.Tensor:
         """(len(weights), count, C, h, w): each of `noisy` (count, C, h, w) with the LoRA at each multiplier."""
@@ -206,6 +213,15 @@ class Painter:
         energy = change.square().sum(dim=1)
         return change, energy.topk(max(1, round(self._change.area * energy.shape[1])), dim=1).indices
 
+    def _changes(self, latents: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """NewPictures.sizes and along of latents (3, count, C, h, w) at -w, 0 and w."""
+        change, strongest = self._strongest(latents)
+        along = torch.cosine_similarity(_mean_of(change, strongest), self._change.direction[None], dim=1)
+        sizes = (change.square().sum(dim=1).gather(1, strongest).mean(dim=1) / self._change.strongest).sqrt()
+        if self._kind.directed and self._change.has_direction:
+            sizes = sizes.where(along > 0, 0.0)
+        return _rounded(sizes), _rounded(along)
+
     def _spreads(self, latents: torch.Tensor) -> torch.Tensor:
         """NewPictures.spreads (count,) of latents (3, count, C, h, w) at -w, 0 and w."""
         _, strongest = self._strongest(latents)
@@ -213,13 +229,13 @@ class Painter:
         beside = added.scatter(1, strongest, 0.0).mean(dim=1)
         return (beside - self._change.beside) / self._change.whole
 
-    def _apart(self, means: torch.Tensor) -> torch.Tensor:
-        """NewPictures.apart (count,) of the means (count, C) of the strongest cells."""
-        unit = float(self._change.direction.norm())
-        if unit < _COMMON * self._change.strongest**0.5:
-            return torch.zeros(len(means))
+    def _apart(self, latents: torch.Tensor) -> torch.Tensor:
+        """NewPictures.apart (count,) of latents (3, count, C, h, w) at -w, 0 and w."""
+        if not self._change.has_direction:
+            return torch.zeros(self.count)
+        means = _mean_of(latents[2].flatten(2), self._strongest(latents)[1])
         distances: torch.Tensor = (means - means.median(dim=0).values).norm(dim=1)
-        return distances / unit
+        return distances / float(self._change.direction.norm())
 
 
 def _mean_of(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:

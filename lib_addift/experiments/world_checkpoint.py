@@ -126,7 +126,7 @@ def _text_tensors(models: WorldModels) -> dict[str, torch.Tensor]:
     for encoder, model in zip(models.family.text_encoders, models.texts, strict=True):
         state = {key.removeprefix("text_model."): value for key, value in model.state_dict().items()}
         if encoder.is_open_clip:
-            named = open_clip.from_transformers(state)
+            named = {**open_clip.from_transformers(state), "logit_scale": torch.tensor(100.0).log()}
         else:
             named = {f"text_model.{key}": value for key, value in state.items()}
         tensors |= {encoder.prefix + key: value for key, value in named.items()}

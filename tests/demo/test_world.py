@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from safetensors import safe_open
 
 from lib_addift.demo import world
 from lib_addift.demo.evaluate import draw_prompts
-from lib_addift.demo.run import CHECKPOINT
+from lib_addift.demo.run import CHECKPOINT, CHECKPOINTS
+from lib_addift.families import SDXL
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora import names
 
@@ -56,10 +58,13 @@ def test_captions_leave_out_what_they_are_told() -> None:
     assert world.caption(face, frozenset(world.ATTRIBUTES)) == ""
 
 
-def test_the_checkpoint_has_the_layout_and_the_size_it_must_have() -> None:
-    assert CHECKPOINT.stat().st_size <= 16_000_000
-    with safe_open(CHECKPOINT, framework="pt") as file:
-        keys = list(file.keys())
+def keys_of(checkpoint: Path) -> list[str]:
+    with safe_open(checkpoint, framework="pt") as file:
+        return list(file.keys())
+
+
+def test_the_checkpoint_has_the_layout_it_must_have() -> None:
+    keys = keys_of(CHECKPOINT)
     prefixes = {"unet": names.UNET_PREFIX, "vae": names.VAE_PREFIX, "text": names.TEXT_PREFIX + "text_model."}
     counts = {part: sum(key.startswith(prefix) for key in keys) for part, prefix in prefixes.items()}
     # As in the SD1.5 release.
@@ -67,10 +72,24 @@ def test_the_checkpoint_has_the_layout_and_the_size_it_must_have() -> None:
     assert {"betas", "alphas_cumprod", "sqrt_one_minus_alphas_cumprod"} < set(keys)
 
 
+def test_the_checkpoint_for_sdxl_has_the_layout_it_must_have() -> None:
+    keys = keys_of(CHECKPOINTS["sdxl"])
+    prefixes = [names.UNET_PREFIX, names.VAE_PREFIX, *(encoder.prefix for encoder in SDXL.text_encoders)]
+    counts = [sum(key.startswith(prefix) for key in keys) for prefix in prefixes]
+    # As in the SDXL release but for the skip connection between the first levels, which have the same width.
+    assert counts == [1678, 248, 197, 390]
+
+
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_the_checkpoint_is_small_enough_for_a_repository(model: str) -> None:
+    assert CHECKPOINTS[model].stat().st_size <= 16 * 2**20
+
+
 @pytest.mark.long
 @pytest.mark.slow
-def test_prompted_pictures_show_what_was_prompted() -> None:
-    host = StandaloneHost(CHECKPOINT)
+@pytest.mark.parametrize("model", CHECKPOINTS)
+def test_prompted_pictures_show_what_was_prompted(model: str) -> None:
+    host = StandaloneHost(CHECKPOINTS[model])
     wanted = faces(100)
     pictures = draw_prompts(host, [world.caption(face) for face in wanted], seed=11)
     hits: Counter[str] = Counter()

@@ -106,6 +106,29 @@ def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_on
     assert new.spread == 0, "it is measured in what is drawn"
 
 
+@pytest.mark.parametrize("way", [1.0, -1.0])
+def test_a_shift_is_judged_by_what_is_drawn_and_by_which_way_it_goes(way: float) -> None:
+    host, config = PainterHost(4 * 8 * 8), TrainConfig.create("concept")
+    network, cond = painting_lora(host, way * spot() / 2), Conditions(torch.zeros(1, 5, 6))
+    pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
+    with network.attach():
+        painter = Painter(host, network, [pair], config, PASSES)
+        look = painter.look(1.0)
+        network.layers[kohya("canvas")].lora_up.data *= -1
+        new, _ = painter.draw(look)
+    assert (look.reach, new.reach) == ((8, 0) if way > 0 else (0, 8))
+
+
+def test_of_a_pattern_a_shift_may_go_either_way() -> None:
+    """Its cells change in opposite ways, so their mean says nothing."""
+    pattern = spot() - spot(at=4)
+    host, config = PainterHost(4 * 8 * 8), TrainConfig.create("concept")
+    network, cond = painting_lora(host, -pattern / 2), Conditions(torch.zeros(1, 5, 6))
+    pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(pattern, cond), None)
+    with network.attach():
+        assert Painter(host, network, [pair], config, PASSES).look(1.0).reach == 8
+
+
 class VariedHost(PainterHost):
     """Paints another brightness for each prompt, which the LoRA does not take away."""
 

@@ -89,6 +89,12 @@ def test_it_is_turned_round_only_where_new_pictures_say_so_too(backwards: bool, 
     assert choice.new.is_backwards is False
 
 
+def test_a_shift_is_never_turned_round() -> None:
+    choice, tried = chosen(lambda _: (8, 0), trip(weight=-2.0), backwards=True, algorithm="shift", rank=1, alpha=1.0)
+    assert choice.weight > 0
+    assert tried == [choice.weight]
+
+
 def test_new_pictures_alone_turn_nothing_round() -> None:
     choice, _ = chosen(lambda _: (8, 0), trip(), backwards=True)
     assert choice.weight == 2.0

@@ -37,12 +37,12 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
     UNet takes a pooled text too, it must tell the same. Several text models do not learn with the UNet afterwards, so
     their classifiers' rows have length 1: then every attribute has to make a difference of about the same size.
     """
-    encode, read = encoder_of(models), _read if len(models.texts) == 1 else _read_in_units
+    encode, reader_kind = encoder_of(models), torch.nn.Linear if len(models.texts) == 1 else _UnitReader
     torch.manual_seed(seed)
     counts = [len(values) + 1 for values in world.attributes.values()]
     with torch.no_grad():
         views = _views(encode([""]))
-    readers = torch.nn.ModuleList(torch.nn.Linear(view.shape[1], count) for view in views for count in counts)
+    readers = torch.nn.ModuleList(reader_kind(view.shape[1], count) for view in views for count in counts)
     parameters = [*models.texts.parameters(), *readers.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=_RATE, betas=(0.9, 0.99), weight_decay=1e-3)
 
@@ -53,7 +53,7 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
         pairs = list(zip(subjects, captions, strict=True))
         said = [torch.tensor([world.said(*pair, name) for pair in pairs]) for name in world.attributes]
         views = _views(encode(captions))
-        logits = [read(view, reader) for view, reader in zip(_each(views, len(counts)), readers, strict=True)]
+        logits = [reader(view) for view, reader in zip(_each(views, len(counts)), readers, strict=True)]
         losses = [F.cross_entropy(each, right) for each, right in zip(logits, said * len(views), strict=True)]
         hits = [(each.argmax(dim=1) == right).sum() for each, right in zip(logits, said * len(views), strict=True)]
         loss = torch.stack(losses).sum()
@@ -65,13 +65,11 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
     run_stage("text", parts, train_step, saved, steps=steps, seed=seed)
 
 
-def _read(view: torch.Tensor, reader: torch.nn.Linear) -> torch.Tensor:
-    logits: torch.Tensor = reader(view)
-    return logits
+class _UnitReader(torch.nn.Linear):
+    """A linear classifier whose rows have length 1."""
 
-
-def _read_in_units(view: torch.Tensor, reader: torch.nn.Linear) -> torch.Tensor:
-    return F.linear(view, F.normalize(reader.weight, dim=1), reader.bias)
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        return F.linear(view, F.normalize(self.weight, dim=1), self.bias)
 
 
 def _views(cond: Conditions) -> list[torch.Tensor]:
