@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model, lora_modules, text_layers
@@ -13,7 +15,7 @@ from lib_addift.errors import HostError, LoraFileError
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.selection import select_layers
-from lib_addift.lora.shift import ShiftLayer, constant_direction, is_shiftable
+from lib_addift.lora.shift import ShiftLayer, constant_direction, is_constant, is_shiftable, outputs_of_norm
 from lib_addift.training.methods import method_of
 
 # Prompts of many kinds, so that their tokens are like those of any prompt; the second half is to check on.
@@ -50,18 +52,30 @@ def start_lora(model: Model, config: TrainConfig, index: int) -> LoraNetwork:
 
 
 def _start_shift(model: Model, config: TrainConfig) -> LoraNetwork:
-    """An untrained shift of what cross-attention reads. Raises HostError when the model has no such layers."""
-    chosen = select_layers(model.unet, model.lora_name, layers=("cross_attention",), blocks=config.blocks)
-    modules = {name: module for name, module in chosen.items() if is_shiftable(name)}
-    if not modules:
-        raise HostError(
-            "algorithm = shift found no cross-attention in the blocks "
-            f"{', '.join(config.blocks)}: choose algorithm = lora."
-        )
+    """An untrained shift of what attention reads. Raises HostError when the model has no such layers."""
     fitted, checked = (model.encode_prompts(prompts).float().crossattn.flatten(0, 1) for prompts in _TOKEN_PROMPTS)
     direction = constant_direction(fitted, checked)
-    layers = {name: ShiftLayer.over(module, fitted, direction) for name, module in modules.items()}
+    of_words = is_constant(direction, checked)
+    chosen = select_layers(
+        model.unet, model.lora_name, layers=("self_attention", "cross_attention"), blocks=config.blocks
+    )
+    modules = {name: module for name, module in chosen.items() if is_shiftable(name, of_words=of_words)}
+    if not modules:
+        raise HostError(
+            f"algorithm = shift found no attention in the blocks {', '.join(config.blocks)}: choose algorithm = lora."
+        )
+    norms = _first_norms(model.unet)
+    layers = {
+        name: ShiftLayer.over(module, *((fitted, direction) if of_words else outputs_of_norm(norms[module])))
+        for name, module in modules.items()
+    }
     return LoraNetwork(layers, modules, dropout=config.dropout).to(model.device)
+
+
+def _first_norms(unet: nn.Module) -> dict[nn.Module, nn.LayerNorm]:
+    """By the values' layer of each self-attention, the norm that it follows; both are called so in every WebUI."""
+    blocks: list[Any] = [block for block in unet.modules() if hasattr(block, "attn1") and hasattr(block, "norm1")]
+    return {block.attn1.to_v: block.norm1 for block in blocks}
 
 
 def _first_lora(model: Model, config: TrainConfig) -> LoraNetwork:

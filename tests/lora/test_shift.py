@@ -8,7 +8,7 @@ from torch import nn
 
 from lib_addift.lora.layers import LoraLayer
 from lib_addift.lora.network import LoraNetwork, LoraStack, combine
-from lib_addift.lora.shift import ShiftLayer, constant_direction, is_shiftable
+from lib_addift.lora.shift import ShiftLayer, constant_direction, is_constant, is_shiftable, outputs_of_norm
 
 NAME = "lora_unet_up_blocks_1_attentions_0_transformer_blocks_0_attn2_to_v"
 
@@ -89,9 +89,36 @@ def test_shifts_can_be_stacked_and_added_up() -> None:
     assert torch.allclose(shifted - plain, torch.cat([2 * one, -one]), atol=1e-5)
 
 
+SELF = NAME.replace("attn2", "attn1")
+
+
 @pytest.mark.parametrize(
-    ("name", "shiftable"),
-    [(NAME, True), (NAME.replace("to_v", "to_k"), False), (NAME.replace("attn2", "attn1"), False)],
-)
-def test_only_the_values_of_cross_attention_are_shifted(name: str, shiftable: bool) -> None:
-    assert is_shiftable(name) is shiftable
+    ("name", "of_words", "shiftable"),
+    [(NAME, True, True), (SELF, False, True), (SELF, True, False), (NAME, False, False),
+     (NAME.replace("to_v", "to_k"), True, False)],
+)  # fmt: skip
+def test_only_the_values_of_an_attention_are_shifted(name: str, of_words: bool, shiftable: bool) -> None:
+    assert is_shiftable(name, of_words=of_words) is shiftable
+
+
+def test_whether_a_direction_is_constant_is_measured_on_other_tokens() -> None:
+    """What no layer norm has made has none: here the tokens vary around 0 in every channel."""
+    direction = constant_direction(normed_tokens(200), normed_tokens(50, seed=1))
+    assert is_constant(direction, normed_tokens(300, seed=2))
+    generator = torch.Generator().manual_seed(5)
+    tokens, others = torch.randn(200, 12, generator=generator), torch.randn(50, 12, generator=generator)
+    assert not is_constant(constant_direction(tokens, others), others)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 1.0, 2.0, 0.8], [0.5, 1.0, 2.0, 1e-6]])
+def test_of_a_norm_the_direction_is_exact(weights: list[float]) -> None:
+    """A channel whose weight is next to nothing is left out, which costs a little."""
+    norm = nn.LayerNorm(64)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor(weights).repeat(16))
+        norm.bias.copy_(torch.linspace(-0.1, 0.4, 64))
+    outputs, direction = outputs_of_norm(norm)
+    assert outputs.shape == (256, 64)
+    fresh = norm(torch.randn(500, 64, generator=torch.Generator().manual_seed(9))).detach()
+    assert (fresh @ direction - 1).square().mean().sqrt() < (1e-3 if min(weights) > 0.1 else 0.1)
+    assert direction.abs().max() < 1e3

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import numpy as np
 from PIL import Image
 
 from lib_addift.demo import world
-from lib_addift.demo.run import CHECKPOINT
+from lib_addift.demo.run import CHECKPOINTS
 from lib_addift.experiments.lab.drawn_world import DrawnWorld
 from lib_addift.experiments.lab.tasks import LabTask
 from lib_addift.experiments.lab.world import Picture, Subject
@@ -68,7 +69,8 @@ def _beside_the_head(centre: float) -> np.ndarray:
     return np.asarray(rows[:, None] & columns[None, :])
 
 
-FACES = Faces("faces", CHECKPOINT, world, world.Face, world.random_face, _LEVELS)
+FACES = Faces("faces", CHECKPOINTS["sd15"], world, world.Face, world.random_face, _LEVELS)
+FACES_XL = dataclasses.replace(FACES, name="faces-xl", checkpoint=CHECKPOINTS["sdxl"])  # the same on SDXL
 _MANY = 12  # seeds of the three tasks that are judged most closely
 _EYES, _MOUTH = {"eyes": ("open", "closed")}, {"mouth": ("smiling", "open")}
 
@@ -92,3 +94,4 @@ TASKS = {
         LabTask(FACES, "ribbon", {RIBBON: ("none", "there")}, "detail", fixed={"style": "flat"}),
     )
 }
+XL_TASKS = {name: dataclasses.replace(task, world=FACES_XL) for name, task in TASKS.items()}

@@ -16,6 +16,7 @@ from lib_addift.hosts.standalone_models import encode_chunk
 from lib_addift.hosts.tokenizer import load_tokenizer
 
 _RATE = 2e-3
+_CONSTANT = 4.0  # the value of the channel that is the same for every token
 _FIRST_PADDING = 45  # no caption has more tokens
 
 
@@ -35,7 +36,8 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
 
     An untrained cross attention averages all tokens, most of them padding, so a single word is lost in it. Where the
     UNet takes a pooled text too, it must tell the same. Several text models do not learn with the UNet afterwards, so
-    their classifiers' rows have length 1: then every attribute has to make a difference of about the same size.
+    their classifiers' rows have length 1: then every attribute has to make a difference of about the same size. And the
+    first channel of their states gets the same value for every token, as CLIP's large models have such channels.
     """
     encode, reader_kind = encoder_of(models), torch.nn.Linear if len(models.texts) == 1 else _UnitReader
     torch.manual_seed(seed)
@@ -52,11 +54,14 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
         captions = [world.random_caption(subject, rng) for subject in subjects]
         pairs = list(zip(subjects, captions, strict=True))
         said = [torch.tensor([world.said(*pair, name) for pair in pairs]) for name in world.attributes]
-        views = _views(encode(captions))
+        cond = encode(captions)
+        views = _views(cond)
         logits = [reader(view) for view, reader in zip(_each(views, len(counts)), readers, strict=True)]
         losses = [F.cross_entropy(each, right) for each, right in zip(logits, said * len(views), strict=True)]
         hits = [(each.argmax(dim=1) == right).sum() for each, right in zip(logits, said * len(views), strict=True)]
         loss = torch.stack(losses).sum()
+        if len(models.texts) > 1:
+            loss = loss + (cond.crossattn[..., 0] - _CONSTANT).square().mean()
         optimizer_step(optimizer, loss, _RATE * rate_share(step, steps, warmup=20))
         share = int(torch.stack(hits).sum()) / batch / len(readers)
         return f"loss {loss.item():.3f} hits {share:.3f}" if step % 50 == 0 or step == steps - 1 else ""
