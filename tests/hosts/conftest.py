@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_addift.demo.run import CHECKPOINT
+from lib_addift.demo.run import CHECKPOINT, CHECKPOINTS
 
 if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost
@@ -24,11 +26,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def host() -> StandaloneHost:
-    """One host for all tests, which only look at it: loading the model takes seconds."""
+def hosts() -> Callable[[str], StandaloneHost]:
+    """One host of each family for all tests, which only look at it: loading the model takes seconds."""
     from lib_addift.hosts.standalone import StandaloneHost  # needs diffusers, which a WebUI's Python may lack
 
-    return StandaloneHost(CHECKPOINT, device="cpu", precision="fp32")
+    return functools.cache(lambda family: StandaloneHost(CHECKPOINTS[family], device="cpu", precision="fp32"))
+
+
+@pytest.fixture(scope="session")
+def host(hosts: Callable[[str], StandaloneHost]) -> StandaloneHost:
+    """With the SD1.5 model."""
+    return hosts("sd15")
+
+
+@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.long)])
+def any_host(hosts: Callable[[str], StandaloneHost], request: pytest.FixtureRequest) -> StandaloneHost:
+    """With the model of one family after the other: for what must hold with all of them."""
+    return hosts(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -70,28 +70,28 @@ def test_the_tiny_unet_has_the_layers_of_sd15(host: StandaloneHost) -> None:
     }  # fmt: skip
 
 
-def test_pictures_become_latents_and_pictures_again(host: StandaloneHost) -> None:
+def test_pictures_become_latents_and_pictures_again(any_host: StandaloneHost) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 128, 3), dtype=np.uint8)
-    latents = host.encode_images(images)
+    latents = any_host.encode_images(images)
     assert (latents.shape, latents.dtype) == ((2, 4, 8, 16), torch.float32)
-    assert torch.equal(latents, host.encode_images(images)), "the mean of the posterior, not a sample"
-    decoded = host.decode_latents(latents)
+    assert torch.equal(latents, any_host.encode_images(images)), "the mean of the posterior, not a sample"
+    decoded = any_host.decode_latents(latents)
     assert (decoded.shape, decoded.dtype) == ((2, 64, 128, 3), np.uint8)
 
 
-def test_predictions_have_the_shape_of_the_latents_and_repeat_exactly(host: StandaloneHost) -> None:
-    first, second = (host.predict_noise(*inputs(host)) for _ in range(2))
+def test_predictions_have_the_shape_of_the_latents_and_repeat_exactly(any_host: StandaloneHost) -> None:
+    first, second = (any_host.predict_noise(*inputs(any_host)) for _ in range(2))
     assert (first.shape, first.dtype, first.requires_grad) == ((2, 4, 8, 8), torch.float32, False)
     assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (24, 8)])
-def test_a_batch_of_one_is_like_one_of_many(host: StandaloneHost, shape: tuple[int, int]) -> None:
+def test_a_batch_of_one_is_like_one_of_many(any_host: StandaloneHost, shape: tuple[int, int]) -> None:
     latents = torch.randn(3, 4, *shape, generator=torch.Generator().manual_seed(1))
-    timesteps, cond = torch.tensor([0, 500, 999]), host.encode_prompts(["a", "b", "c"])
-    together = host.predict_noise(latents, timesteps, cond)
+    timesteps, cond = torch.tensor([0, 500, 999]), any_host.encode_prompts(["a", "b", "c"])
+    together = any_host.predict_noise(latents, timesteps, cond)
     for n in range(3):
-        alone = host.predict_noise(latents[n : n + 1], timesteps[n : n + 1], cond[n : n + 1])
+        alone = any_host.predict_noise(latents[n : n + 1], timesteps[n : n + 1], cond[n : n + 1])
         torch.testing.assert_close(alone[0], together[n], rtol=1e-4, atol=1e-4)
 
 
@@ -175,12 +175,12 @@ def test_every_precision_trains(tmp_path: Path, precision: str) -> None:
 @pytest.mark.long
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes(
-    host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     contents = []
     for folder in ("first", "second"):
-        monkeypatch.setattr(host, "lora_dir", tmp_path / folder)
-        run = train(host)
+        monkeypatch.setattr(any_host, "lora_dir", tmp_path / folder)
+        run = train(any_host)
         list(run.events())
         contents.append([path.read_bytes() for path in sorted((tmp_path / folder).iterdir())])
     assert contents[0] == contents[1]
@@ -191,11 +191,11 @@ def test_the_same_seed_gives_the_same_bytes(
 @pytest.mark.parametrize("end", ["success", "error", "stop"])
 @pytest.mark.parametrize("gradient_checkpointing", [pytest.param(False, marks=pytest.mark.long), True])
 def test_the_models_are_bit_identical_after(
-    host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, gradient_checkpointing: bool
+    any_host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, gradient_checkpointing: bool
 ) -> None:
-    monkeypatch.setattr(host, "lora_dir", tmp_path)
-    before = fingerprint(host.unet, host.vae, host.text_model)
-    run = train(host, gradient_checkpointing=gradient_checkpointing)
+    monkeypatch.setattr(any_host, "lora_dir", tmp_path)
+    before = fingerprint(any_host.unet, any_host.vae, any_host.text_model)
+    run = train(any_host, gradient_checkpointing=gradient_checkpointing)
     try:
         for event in run.events():
             if isinstance(event, StepReport) and end == "stop":
@@ -204,7 +204,7 @@ def test_the_models_are_bit_identical_after(
                 raise torch.cuda.OutOfMemoryError("simulated")
     except torch.cuda.OutOfMemoryError:
         assert end == "error"
-    assert fingerprint(host.unet, host.vae, host.text_model) == before
+    assert fingerprint(any_host.unet, any_host.vae, any_host.text_model) == before
     assert len(list(tmp_path.iterdir())) == (3 if end == "success" else 0)
 
 
@@ -239,9 +239,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(host: StandaloneHost) -
         torch.testing.assert_close(checkpointed[name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_recomputing_restores_even_after_an_error(host: StandaloneHost) -> None:
-    before = fingerprint(host.unet, host.vae, host.text_model)
-    with pytest.raises(RuntimeError, match="simulated"), recomputing(host.unet):
-        assert fingerprint(host.unet, host.vae, host.text_model) != before
+def test_recomputing_restores_even_after_an_error(any_host: StandaloneHost) -> None:
+    before = fingerprint(any_host.unet, any_host.vae, any_host.text_model)
+    with pytest.raises(RuntimeError, match="simulated"), recomputing(any_host.unet):
+        assert fingerprint(any_host.unet, any_host.vae, any_host.text_model) != before
         raise RuntimeError("simulated")
-    assert fingerprint(host.unet, host.vae, host.text_model) == before
+    assert fingerprint(any_host.unet, any_host.vae, any_host.text_model) == before

@@ -46,13 +46,13 @@ def test_chunks_are_encoded_alone_and_stand_side_by_side(host: StandaloneHost, c
     assert torch.equal(host.encode_prompts(["a " * count]).crossattn, torch.cat(by_hand, dim=1))
 
 
-def test_a_short_prompt_beside_a_long_one_is_followed_by_the_empty_prompt(host: StandaloneHost) -> None:
-    long, short = host.encode_prompts(["a " * 80, "a"]).crossattn.split(1)
-    alone, empty = host.encode_prompts(["a"]).crossattn, host.encode_prompts([""]).crossattn
+def test_a_short_prompt_beside_a_long_one_is_followed_by_the_empty_prompt(any_host: StandaloneHost) -> None:
+    long, short = any_host.encode_prompts(["a " * 80, "a"]).crossattn.split(1)
+    alone, empty = any_host.encode_prompts(["a"]).crossattn, any_host.encode_prompts([""]).crossattn
     torch.testing.assert_close(short, torch.cat([alone, empty], dim=1))
-    torch.testing.assert_close(short, encode_to_length(host.encode_prompts, ["a"], 154).crossattn)
-    torch.testing.assert_close(long, host.encode_prompts(["a " * 80]).crossattn)
-    filled = encode_to_length(host.encode_prompts, ["a", ""], 300)
+    torch.testing.assert_close(short, encode_to_length(any_host.encode_prompts, ["a"], 154).crossattn)
+    torch.testing.assert_close(long, any_host.encode_prompts(["a " * 80]).crossattn)
+    filled = encode_to_length(any_host.encode_prompts, ["a", ""], 300)
     assert (len(filled), filled.tokens) == (2, 231), "as near as chunks come"
 
 
@@ -109,7 +109,7 @@ def test_clip_skip_goes_from_the_last_layer_to_the_first(host: StandaloneHost) -
 
 @pytest.mark.slow
 def test_pairs_whose_prompts_differ_in_length_learn_in_one_run(
-    host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    any_host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faces = [np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")]
     pairs = (
@@ -125,8 +125,8 @@ def test_pairs_whose_prompts_differ_in_length_learn_in_one_run(
         self_regularisation=1.0,
         preview_prompt="b " * 160,
     )
-    monkeypatch.setattr(host, "lora_dir", tmp_path)
-    run = TrainingRun(host, Request(pairs, "long", config))
+    monkeypatch.setattr(any_host, "lora_dir", tmp_path)
+    run = TrainingRun(any_host, Request(pairs, "long", config))
     list(run.events())
     assert run.results[0].path.is_file()
 
