@@ -17,19 +17,21 @@ pytestmark = pytest.mark.slow
 
 
 _PROMISES = [  # the mouth: cli/test_batch.py
-    ("eyes", 1, 24),
-    pytest.param("eyes", 1, FACES, marks=pytest.mark.long),
-    pytest.param("eyes", 2, FACES, marks=pytest.mark.long),
-    pytest.param("style", 1, FACES, marks=pytest.mark.long),
+    ("sd15", "eyes", 1, 24),
+    pytest.param("sd15", "eyes", 1, FACES, marks=pytest.mark.long),
+    pytest.param("sd15", "eyes", 2, FACES, marks=pytest.mark.long),
+    pytest.param("sd15", "style", 1, FACES, marks=pytest.mark.long),
+    pytest.param("sdxl", "eyes", 1, FACES, marks=pytest.mark.long),
 ]
 
 
-@pytest.mark.parametrize(("attribute", "seed", "faces"), _PROMISES)
+@pytest.mark.parametrize(("model", "attribute", "seed", "faces"), _PROMISES)
 def test_the_demo_keeps_its_promise(
-    attribute: str, seed: int, faces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, model: str, attribute: str, seed: int, faces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lib_addift.demo.run, "FACES", faces)
-    assert main(["demo", "--attribute", attribute, "--out", str(tmp_path), "--set", f"seed={seed}"]) == 0
+    arguments = ["--model", model, "--attribute", attribute, "--out", str(tmp_path), "--set", f"seed={seed}"]
+    assert main(["demo", *arguments]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert set(report) == {
         "lora", "steps", "train_seconds", "base_rate", "target_rate", "reverse_rate", "off_target_change", "recovery",
@@ -39,7 +41,8 @@ def test_the_demo_keeps_its_promise(
     # A texture that is there is harder to take away: 22 % of the faces keep it.
     assert report["reverse_rate"] <= (0.25 if attribute == "style" else 0.1)
     assert report["off_target_change"] <= 0.1
-    assert report["recovery"] >= (0.5 if seed == 1 else 0.35)  # of this pair, from 95 % noise; it says little of others
+    # Of this pair, from 95 % noise; it says little of others.
+    assert report["recovery"] >= (0.5 if (model, seed) == ("sd15", 1) else 0.35)
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 1000
     _, metadata = read_lora(Path(report["lora"]))
