@@ -40,7 +40,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in set(leaving)]
 
 
-@pytest.hookimpl(optionalhook=True)  # without xdist nobody calls it
+@pytest.hookimpl(optionalhook=True)  # without xdist nobody calls these two
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One for each core, and one for the browser tests, which mostly wait."""
+    return (os.cpu_count() or 1) + (not config.getoption("--fast"))
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Each file's tests run in one process, and all browser tests in one: two browsers would wait for each other."""
     from xdist.scheduler import LoadFileScheduling

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
     from lib_addift.hosts.standalone import StandaloneHost
 
 
+_LONG_WITH_SDXL = {
+    "test_an_error_anywhere_leaves_the_model_as_it_was",
+    "test_a_run_that_teaches_the_text_model_too_leaves_both_models_as_they_were",
+}
+
+
 @pytest.hookimpl(tryfirst=True)  # before the long ones are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With SDXL, the two in which it differs most: A1111, which has models of its own for it, and Forge Neo."""
+    """With SDXL, the two in which it differs most, A1111 and Forge Neo, but for the tests that take longest."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        if callspec and callspec.params.get("webui") in {"forge SDXL", "reforge SDXL"}:
+        webui = str(callspec.params.get("webui", "")) if callspec else ""
+        if webui in {"forge SDXL", "reforge SDXL"} or ("SDXL" in webui and item.originalname in _LONG_WITH_SDXL):
             item.add_marker(pytest.mark.long)
 
 

@@ -134,7 +134,9 @@ class FakeHost:
     def encode_prompts_with_grad(self, prompts: Sequence[str]) -> Conditions:
         codes = [[math.sin(len(p) + n) for n in range(5 * CONTEXT)] for p in prompts]
         cond = torch.tensor(codes).view(len(prompts), 5, CONTEXT)
-        return Conditions(cond + self.text_model(cond.to(self._dtype)).float())
+        states = cond + self.text_model(cond.to(self._dtype)).float()
+        # As behind CLIP's last norm there is a vector with the same product with every token: the last channel.
+        return Conditions(torch.cat([states[..., :-1], torch.ones_like(states[..., -1:])], dim=-1))
 
     def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
         self.calls += 1
