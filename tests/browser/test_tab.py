@@ -161,6 +161,7 @@ def test_a_preset_fills_in_its_settings(tab: Tab) -> None:
     tab.wait(lambda: tab.value("#addift_set_mask input") == "auto", "the action preset's mask")
 
 
+@pytest.mark.long
 def test_a_preset_is_kept_however_slowly_its_settings_come(tab: Tab) -> None:
     mask, name = "#addift_set_mask input", "#addift_name input, #addift_name textarea"
     tab.open_advanced()
@@ -194,7 +195,7 @@ def choose(tab: Tab, preset: str) -> None:
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
     choose(tab, "action")
     prompt = world.caption(TASKS["eyes"].faces(1)[0], frozenset({"eyes"}))
-    train(tab, pictures, "closed_eyes", max_train_steps=24, preview_every=6, preview_prompt=prompt, sampling_steps=8)
+    train(tab, pictures, "closed_eyes", max_train_steps=24, preview_every=6, preview_prompt=prompt, sampling_steps=6)
     tab.wait_for_state("running")
 
     percent = "#addift_progress [role=progressbar]"

@@ -245,6 +245,6 @@ def test_the_fake_hosts_text_model_acts_only_where_it_has_hooks(tmp_path: Path) 
         cond = host.encode_prompts_with_grad(PROMPTS).crossattn
         cond.sum().backward()
         assert torch.equal(host.encode_prompts(PROMPTS).crossattn, cond)
-    assert not torch.isclose(cond, plain).any()
+    assert not torch.isclose(cond, plain)[..., :-1].any(), "the last channel is always 1"
     assert all(layer.lora_up.grad.any() for layer in network.layers.values())
     assert torch.equal(host.encode_prompts(PROMPTS).crossattn, plain)

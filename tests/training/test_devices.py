@@ -101,7 +101,7 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
             {"batch_size": 2, "mirror": True, "self_regularisation": 0.5, "train_text_encoder": True},
             marks=pytest.mark.long,
         ),
-        ("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}),
+        pytest.param("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}, marks=pytest.mark.long),
     ],
 )
 def test_training_on_a_gpu_gives_the_same_lora(

@@ -76,7 +76,11 @@ def train_alone(host: StandaloneHost, **settings: object) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"blocks": ("MID", "OUT")}, {"blocks": BLOCKS}, {"blocks": ("OUT",), "directions": "forward"}],
+    [
+        {"blocks": ("MID", "OUT")},
+        pytest.param({"blocks": BLOCKS}, marks=pytest.mark.long),
+        pytest.param({"blocks": ("OUT",), "directions": "forward"}, marks=pytest.mark.long),
+    ],
 )
 def test_the_encoder_runs_where_the_lora_changes_it_or_nobody_has_seen_the_picture(
     host: StandaloneHost, settings: dict[str, object]
