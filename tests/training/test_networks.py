@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import PairSource
+from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import lora_modules
 from lib_addift.diffusion.latents import conds_at
 from lib_addift.errors import ConfigError, LoraFileError
@@ -16,6 +19,7 @@ from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.events import Request
 from lib_addift.training.methods import make_config
+from lib_addift.training.networks import start_lora
 from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
 from tests.support.training import delta, pictures
@@ -76,3 +80,35 @@ def test_a_text_encoder_lora_learns_and_acts_in_the_conditions(tmp_path: Path) -
     assert all((each - before.crossattn[0]).abs().max() > 1e-6 for each in moved.crossattn[1:])
     assert torch.equal(host.encode_prompts(["a cat"]).crossattn, before.crossattn)
     assert not any(module._forward_hooks for module in [*host.unet.modules(), *host.text_model.modules()])
+
+
+class WithoutNorm(FakeHost):
+    """Its conditions vary around 0 in every channel, and its UNet has a block whose self-attention follows a norm."""
+
+    def __init__(self, lora_dir: Path) -> None:
+        super().__init__(lora_dir)
+        block = nn.Module()
+        block.attn1, block.norm1 = nn.Module(), nn.LayerNorm(8)
+        block.attn1.to_v = nn.Linear(8, 8)
+        nn.init.uniform_(block.norm1.bias)
+        self.unet.add_module("mid_block", nn.Module())
+        self.unet.mid_block.add_module("attentions", block)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        generator = torch.Generator().manual_seed(len(prompts))
+        return Conditions(torch.randn(len(prompts), 5, 6, generator=generator))
+
+
+def test_a_shift_is_of_the_words_where_a_vector_is_the_same_for_all_of_them(tmp_path: Path) -> None:
+    network = start_lora(FakeHost(tmp_path), TrainConfig.create("concept"), 0)
+    assert {name.rpartition("_attn")[2] for name in network.layers} == {"2_to_v"}
+
+
+def test_and_else_of_the_self_attention(tmp_path: Path) -> None:
+    host = WithoutNorm(tmp_path)
+    network = start_lora(host, TrainConfig.create("concept"), 0)
+    assert [name.rpartition("_attn")[2] for name in network.layers] == ["1_to_v"]
+    (layer,) = network.layers.values()
+    normed = host.unet.mid_block.attentions.norm1(torch.randn(50, 8)).detach()
+    values = (normed @ layer.lora_down.T).detach()
+    assert torch.allclose(values, values[:1].expand_as(values), rtol=1e-2), "the same for every place"
