@@ -42,7 +42,7 @@ class ShiftLayer(LoraLayer):
 
     @classmethod
     def over(cls, layer: nn.Module, tokens: torch.Tensor, direction: torch.Tensor) -> ShiftLayer:
-        """An untrained one for a linear layer (out, in). `tokens` (N, in) are conditions; `direction` is theirs."""
+        """An untrained one for a linear layer (out, in). `tokens` (N, in) is what it reads; `direction` is theirs."""
         weight = frozen_weight(layer)
         size = (tokens.to(weight) @ weight.T).float().square().mean().sqrt().clamp(min=1e-6)
         down = (direction.to(weight.device) * size)[None]

@@ -64,7 +64,7 @@ def _start_shift(model: Model, config: TrainConfig) -> LoraNetwork:
         raise HostError(
             f"algorithm = shift found no attention in the blocks {', '.join(config.blocks)}: choose algorithm = lora."
         )
-    norms = _first_norms(model.unet)
+    norms = {} if of_words else _first_norms(model.unet)
     layers = {
         name: ShiftLayer.over(module, *((fitted, direction) if of_words else outputs_of_norm(norms[module])))
         for name, module in modules.items()

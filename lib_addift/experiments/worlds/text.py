@@ -37,7 +37,8 @@ def pretrain_text(models: WorldModels, world: World, saved: SavedState, *, steps
     An untrained cross attention averages all tokens, most of them padding, so a single word is lost in it. Where the
     UNet takes a pooled text too, it must tell the same. Several text models do not learn with the UNet afterwards, so
     their classifiers' rows have length 1: then every attribute has to make a difference of about the same size. And the
-    first channel of their states gets the same value for every token, as CLIP's large models have such channels.
+    first channel of their states gets the same value for every token; large language models have channels with much
+    the same value for every token (Timkey and van Schijndel 2021).
     """
     encode, reader_kind = encoder_of(models), torch.nn.Linear if len(models.texts) == 1 else _UnitReader
     torch.manual_seed(seed)
