@@ -145,10 +145,10 @@ def name_from_words(original: str, target: str) -> str:
         words = Words.of(original, target, 0)
     except ConfigError:
         return ""
-    known = set(_words(words.original))
-    for phrase in phrases(words.target):
-        new = list(itertools.dropwhile(lambda word: word in known, _words(phrase)))
-        if new:
+    known, said = set(_words(words.original)), [_words(phrase) for phrase in phrases(words.original)]
+    for phrase in map(_words, phrases(words.target)):
+        if phrase and phrase not in said:  # its words may all be known, from other phrases
+            new = list(itertools.dropwhile(lambda word: word in known, phrase)) or phrase
             return safe_name("_".join(new)[:_LONGEST_NAME])
     return ""
 

@@ -204,7 +204,7 @@ def test_the_keyboard_alone_leads_from_the_pictures_to_the_tag(tab: Tab, picture
     tab.choose_files("#addift_files", *pictures[:2])
     tab.shown("#addift_doctor .addift-finding")
     tab.tab_to("#addift_name :is(input, textarea)")
-    tab.press_keys(Keys.CONTROL, "a", Keys.NULL, "by_keys")
+    tab.focused().send_keys(Keys.CONTROL, "a", Keys.NULL, "by_keys")
     tab.tab_to("#addift_train")
     tab.settle()
     tab.press_keys(Keys.ENTER)

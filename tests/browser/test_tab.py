@@ -195,7 +195,7 @@ def choose(tab: Tab, preset: str) -> None:
 def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, Path]) -> None:
     choose(tab, "action")
     prompt = world.caption(TASKS["eyes"].faces(1)[0], frozenset({"eyes"}))
-    train(tab, pictures, "closed_eyes", max_train_steps=24, preview_every=6, preview_prompt=prompt, sampling_steps=6)
+    train(tab, pictures, "closed_eyes", max_train_steps=40, preview_every=10, preview_prompt=prompt, sampling_steps=6)
     tab.wait_for_state("running")
 
     percent = "#addift_progress [role=progressbar]"
@@ -214,8 +214,8 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     assert tab.picture("#addift_original img")[2:] == pixels(pictures["original"])
     tab.open_advanced()  # before, gradio 6 has nothing of it on the page
     steps = "#addift_set_max_train_steps input[type=number]"
-    tab.wait(lambda: float(tab.value(steps)) == 24, "the steps that the job was given")
-    assert tab.state() == "running", "24 steps were over too soon to see the reload in the middle"
+    tab.wait(lambda: float(tab.value(steps)) == 40, "the steps that the job was given")
+    assert tab.state() == "running", "40 steps were over too soon to see the reload in the middle"
     tab.wait(lambda: int(tab.attribute(strip, "data-addift-step") or 0) > int(first), "another strip", LONG)
 
     tab.wait_for_state("done", patience=LONG)
@@ -228,17 +228,17 @@ def test_train_see_it_learn_reload_scrub_and_save(tab: Tab, pictures: dict[str, 
     assert len(read_lora(tab.server.lora_dir / "closed_eyes.safetensors")[0]) > 0
     tab.screenshot("done")
 
-    assert tab.attribute(strip, "data-addift-step") == "24"
+    assert tab.attribute(strip, "data-addift-step") == "40"
     last = tab.picture(strip)
     slider = tab.shown("#addift_scrub input[type=range]")
     tab.driver.execute_script("arguments[0].focus()", slider)
     tab.press_keys(Keys.ARROW_LEFT)
     tab.press_keys(Keys.ARROW_LEFT)
-    tab.wait(lambda: tab.attribute(strip, "data-addift-step") == "12", "the strip of step 12")
+    tab.wait(lambda: tab.attribute(strip, "data-addift-step") == "20", "the strip of step 20")
     assert tab.picture(strip) != last
     tab.click("#addift_save_step")
-    saved = tab.server.lora_dir / "closed_eyes-step12.safetensors"
-    tag = "#addift_result [data-addift-tag='<lora:closed_eyes-step12:1>']"
+    saved = tab.server.lora_dir / "closed_eyes-step20.safetensors"
+    tag = "#addift_result [data-addift-tag='<lora:closed_eyes-step20:1>']"
     tab.wait(lambda: tab.is_shown(tag), "the saved step on show", patience=LONG)  # it is proven once more
     assert saved.is_file()
     tab.screenshot("saved_step")

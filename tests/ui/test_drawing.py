@@ -149,6 +149,7 @@ def test_a_name_is_made_of_the_new_words() -> None:
     assert (
         name_from_words("a photo of a {man|woman}, open eyes", "a photo of a {man|woman}, closed eyes") == "closed_eyes"
     )
+    assert name_from_words("a face, open eyes, closed mouth", "a face, closed eyes, closed mouth") == "closed_eyes"
     assert name_from_words("a face", "a face, blond hair!") == "blond_hair"
     assert name_from_words("a face", "a/b") == "a_b"
     assert name_from_words("a face", "a face") == ""
