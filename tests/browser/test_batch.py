@@ -124,7 +124,6 @@ def test_what_waits_outlives_a_reload(tab: Tab, sets: Path) -> None:
     assert not tab.is_shown("#addift_pause")
 
 
-@pytest.mark.long
 def test_retry_and_go_on(tab: Tab) -> None:
     queue(tab)
     act(tab, "retry", "eyes")
