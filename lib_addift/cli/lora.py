@@ -20,7 +20,10 @@ from lib_addift.lora.inspect import show
 from lib_addift.lora.tools import Output, SavedLora, Summand
 
 _REPORT_EVERY = 2.0  # seconds
-_BLOCKS_HELP = "such as 'OUT=1, MID=0.5', or the numbers of LoRA Block Weight; a block that is not named has 1"
+_BLOCKS_HELP = (
+    "such as 'OUT=1, MID=0.5', or the 17 or 26 numbers of LoRA Block Weight, of SDXL 12 or 20; a block that is not "
+    "named has 1"
+)
 Parser = argparse.ArgumentParser
 
 
