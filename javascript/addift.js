@@ -149,6 +149,7 @@
         wasVisible = visible;
         askNext();
         nameNumberBoxes(root);
+        namePictures(root);
         refreshLoraCards();
     }
 
@@ -157,6 +158,14 @@
         for (const box of root.querySelectorAll('input[data-testid="number-input"]:not([aria-label])')) {
             const name = box.parentElement.querySelector('[data-testid="block-info"]')?.textContent.trim();
             if (name && !box.labels?.length) box.setAttribute("aria-label", name);
+        }
+    }
+
+    // gradio 4 names neither a picture nor the button for files behind it.
+    function namePictures(root) {
+        for (const part of root.querySelectorAll('[data-testid="image"] :is(img:not([alt]), button:not([aria-label]))')) {
+            const name = part.closest(".block")?.querySelector('[data-testid="block-label"]')?.textContent.trim();
+            if (name && !part.textContent.trim()) part.setAttribute(part.alt === undefined ? "aria-label" : "alt", name);
         }
     }
 

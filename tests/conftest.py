@@ -48,13 +48,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Each file's tests run in one process, and all browser tests in one: two browsers would wait for each other."""
+    """Each file's tests run in one process, and all browser tests of the tab on its own, or in a WebUI, in one.
+
+    More browsers would wait for each other.
+    """
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "tests/browser" if file.startswith("tests/browser/") else file
+            if file.startswith("tests/browser/"):
+                return f"tests/browser{' in a WebUI' * ('gradio-' in nodeid)}"
+            return file
 
     return Scheduling(config, log)
 
