@@ -14,11 +14,9 @@ class Algorithm:
     first_weights: tuple[int, int] = (4, 6)  # a slice of the round trip's ladder: around the best weight of most LoRAs
     weights: tuple[float, float] = (0.0, float("inf"))  # the smallest and largest that a round trip may choose
     usual_weight: float = 1.0  # where the round trip finds none; the multiplier itself
-    noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it
+    noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it; 1 = drawn from noise
     enough: float = 0.75  # share of the new pictures to reach
-    apart: float = 0.5  # how far reached ones may end from the others, in units of the pair's mean change
-    # Whether only a change that goes the pair's way counts, and is read off pictures drawn from noise in the end; such
-    # a LoRA is never turned round.
+    # Whether only a change that goes the pair's way counts, wherever it ends; such a LoRA is never turned round.
     directed: bool = False
 
     def within(self, weight: float, train_multiplier: float) -> float:
@@ -27,13 +25,11 @@ class Algorithm:
         return min(max(abs(weight), least), most)
 
 
-_ANYWHERE = 1e6  # finite, because it is written to JSON
-
 ALGORITHMS = {
-    # A shift acts where a picture is decided, at high noise: it is weighed and looked at there.
+    # A shift acts where a picture is decided, at high noise: it is weighed there, and looked at from noise on.
     "shift": Algorithm(
         rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.2, 2.0), usual_weight=1.3,
-        noised=0.9, enough=0.6, apart=_ANYWHERE, directed=True,
+        noised=1.0, enough=0.6, directed=True,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),

@@ -106,17 +106,19 @@ def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_on
     assert new.spread == 0, "it is measured in what is drawn"
 
 
-@pytest.mark.parametrize("way", [1.0, -1.0])
-def test_a_shift_is_judged_by_what_is_drawn_and_by_which_way_it_goes(way: float) -> None:
+@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (-1.0, 0)])
+def test_a_shift_is_judged_by_what_is_drawn_and_by_which_way_it_goes(way: float, reached: int) -> None:
     host, config = PainterHost(4 * 8 * 8), TrainConfig.create("concept")
     network, cond = painting_lora(host, way * spot() / 2), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
     with network.attach():
         painter = Painter(host, network, [pair], config, PASSES)
         look = painter.look(1.0)
-        network.layers[kohya("canvas")].lora_up.data *= -1
-        new, _ = painter.draw(look)
-    assert (look.reach, new.reach) == ((8, 0) if way > 0 else (0, 8))
+        passes = host.passes
+        new, latents = painter.draw(look)
+    assert (look.reach, new.reach) == (reached, reached)
+    assert latents.shape == (3, 8, 4, 8, 8)
+    assert host.passes == passes, "what was looked at is what is drawn"
 
 
 def test_of_a_pattern_a_shift_may_go_either_way() -> None:
@@ -216,3 +218,4 @@ def test_the_figures_survive_json() -> None:
     new = figures(spot())[0]
     assert NewPictures.from_values(json.loads(json.dumps(dataclasses.asdict(new)))) == new
     assert NewPictures.from_values({}).count == 0
+    assert NewPictures.from_values({"weight": 2.0, "of_another_version": 1}).weight == 2.0
