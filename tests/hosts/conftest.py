@@ -46,7 +46,7 @@ def host(hosts: Callable[[str], StandaloneHost]) -> StandaloneHost:
     return hosts("sd15")
 
 
-@pytest.fixture(params=["sd15", pytest.param("sdxl", marks=pytest.mark.long)])
+@pytest.fixture(scope="session", params=["sd15", pytest.param("sdxl", marks=pytest.mark.long)])
 def any_host(hosts: Callable[[str], StandaloneHost], request: pytest.FixtureRequest) -> StandaloneHost:
     """With the model of one family after the other: for what must hold with all of them."""
     return hosts(request.param)
