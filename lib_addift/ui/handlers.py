@@ -120,14 +120,20 @@ class Handlers:
     @report_errors_in("alert")
     def choose_preset(self, values: Values) -> Changes:
         """Fill in what the preset sets; everything else stays."""
-        settings = preset_values(values["preset"])
-        self.draft.set_values({**values, **settings})
-        return settings
+        return self._fill_in("preset", values, preset_values(values["preset"]))
 
     @report_errors_in("alert")
     def choose_method(self, values: Values) -> Changes:
         """Fill in what the method sets; everything else stays."""
-        settings = method_values(values["method"], values["preset"])
+        return self._fill_in("method", values, method_values(values["method"], values["preset"]))
+
+    def _fill_in(self, chosen: str, values: Values, settings: Changes) -> Changes:
+        """The settings that a choice sets, unless the page and the draft agree on it and on them.
+
+        Then nobody chose it: gradio 4 reports a choice as a person's that came from the server, as when a page opens.
+        """
+        if all(values[name] == self.draft.values[name] for name in (chosen, *settings)):
+            return {}
         self.draft.set_values({**values, **settings})
         return settings
 

@@ -42,6 +42,20 @@ def test_a_preset_fills_in_its_settings_and_leaves_the_others(page: Page) -> Non
     assert (page.shown["algorithm"], page.shown["rank"], page.shown["strength"]) == ("shift", 1, 0.5)
 
 
+@pytest.mark.parametrize(("chosen", "value"), [("preset", "style"), ("method", "slider")])
+def test_a_choice_that_a_reload_brought_back_fills_in_nothing(handlers: Handlers, chosen: str, value: str) -> None:
+    """gradio 4 reports it as a person's choice."""
+    page = Page(handlers)
+    page.do(f"choose_{chosen}", **{chosen: value})
+    page.do("keep_draft", max_train_steps=7)
+    again = Page(handlers)
+    again.do(f"choose_{chosen}", **{chosen: value})
+    assert again.shown["max_train_steps"] == handlers.draft.values["max_train_steps"] == 7
+    other = Page(handlers)  # opened before the choice, and then a person chooses there
+    other.do(f"choose_{chosen}", **{chosen: value}, max_train_steps=30)
+    assert other.shown["max_train_steps"] != 30
+
+
 def test_a_reload_brings_everything_back(handlers: Handlers, trained: Page) -> None:
     trained.do("keep_draft", name="next", preset="detail", rank=3, layers=["projections"])
     again = Page(handlers)
