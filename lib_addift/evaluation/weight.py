@@ -32,14 +32,14 @@ def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
 def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choice, torch.Tensor]:
     """The round trip's weight, a larger one that reaches more new pictures, or a smaller one that spreads less.
 
-    A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too, and never
-    for a kind whose training says which way is forward. Also returns the latents of the new pictures at the weight:
+    A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. For a kind
+    whose training says which way is forward neither that nor a smaller weight is tried. Also returns the latents of the new pictures at the weight:
     (3, count, C, h, w), at -1, 0 and 1.
     """
     is_calibrated = config.calibrate and trip.recovery >= LEARNT
     first = painter.look(_first_weight(trip, config, is_calibrated=is_calibrated))
-    may_turn = is_calibrated and trip.weight < 0 and not config.kind.directed
-    best = _second_look(painter, first, may_turn=may_turn) if config.calibrate else first
+    is_backwards = is_calibrated and trip.weight < 0
+    best = _second_look(painter, first, config, is_backwards=is_backwards) if config.calibrate else first
     new, latents = painter.draw(best)
     return Choice(new.weight, is_calibrated or best is not first, new), latents
 
@@ -50,14 +50,14 @@ def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool) 
     return config.strength * (kind.within(trip.weight, config.train_multiplier) if is_calibrated else kind.usual_weight)
 
 
-def _second_look(painter: Painter, first: NewPictures, *, may_turn: bool) -> NewPictures:
+def _second_look(painter: Painter, first: NewPictures, config: TrainConfig, *, is_backwards: bool) -> NewPictures:
     """The figures at another weight, where there is reason to try one and it is better; else those at the first one."""
-    if may_turn and first.is_backwards:
+    if is_backwards and first.is_backwards and not config.kind.directed:
         return painter.look(-first.weight)
     if first.reach < first.enough * first.count:
         other = painter.look(_LARGER * first.weight)
         return other if _reaches_more(other, first) else first
-    if first.spread and first.size * _SMALLER >= _AS_LARGE * first.wanted:
+    if first.spread and not config.kind.directed and first.size * _SMALLER >= _AS_LARGE * first.wanted:
         other = painter.look(_SMALLER * first.weight)
         return other if _spreads_less(other, first) else first
     return first

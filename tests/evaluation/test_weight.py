@@ -89,8 +89,11 @@ def test_it_is_turned_round_only_where_new_pictures_say_so_too(backwards: bool, 
     assert choice.new.is_backwards is False
 
 
-def test_a_shift_is_never_turned_round() -> None:
-    choice, tried = chosen(lambda _: (8, 0), trip(weight=-2.0), backwards=True, algorithm="shift", rank=1, alpha=1.0)
+@pytest.mark.parametrize(("weight", "spread"), [(-2.0, 0), (2.0, 6)])
+def test_a_shift_is_never_turned_round_nor_made_weaker(weight: float, spread: int) -> None:
+    choice, tried = chosen(
+        lambda _: (8, spread), trip(weight=weight), backwards=weight < 0, algorithm="shift", rank=1, alpha=1.0
+    )
     assert choice.weight > 0
     assert tried == [choice.weight]
 
