@@ -33,8 +33,8 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choi
     """The round trip's weight, a larger one that reaches more new pictures, or a smaller one that spreads less.
 
     A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. For a kind
-    whose training says which way is forward neither that nor a smaller weight is tried. Also returns the latents of the new pictures at the weight:
-    (3, count, C, h, w), at -1, 0 and 1.
+    whose training says which way is forward neither that nor a smaller weight is tried. Also returns the latents of the
+    new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
     """
     is_calibrated = config.calibrate and trip.recovery >= LEARNT
     first = painter.look(_first_weight(trip, config, is_calibrated=is_calibrated))
