@@ -78,7 +78,7 @@ def loading_notes(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     if any(kind_of(parts) == "DoRA" for parts in layers):
         notes.append(
             "Elsewhere: the DoRA has a norm for each input channel, as A1111, Forge and ComfyUI read it; "
-            "kohya's networks.lora ignores dora_scale, and LyCORIS expects one for each output channel."
+            "diffusers and kohya's networks.lora ignore dora_scale, and LyCORIS expects one for each output channel."
         )
     return notes
 

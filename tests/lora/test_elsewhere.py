@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from lycoris.modules import get_module, make_module
 from torch import nn
 
@@ -108,8 +109,16 @@ def test_lycoris_and_kohya_have_no_use_for_the_norms_of_our_dora(layer: str) -> 
         lycoris_module(network, module)
     assert not np.allclose(in_kohya(network, module), change_of(network).numpy(), atol=0.01)
     (note,) = loading_notes(network.tensors())
-    assert "kohya's networks.lora ignores dora_scale" in note
+    assert "diffusers and kohya's networks.lora ignore dora_scale" in note
     assert "LyCORIS expects one for each output channel" in note
+
+
+def test_diffusers_has_no_use_for_the_norms_of_our_dora() -> None:
+    tensors = network_of("dora", make_layer("linear")).tensors()
+    named = {f"lora_unet_mid_block_attentions_0_proj_in{key[1:]}": tensor for key, tensor in tensors.items()}
+    state, alphas = StableDiffusionPipeline.lora_state_dict(named)
+    assert sorted(key.rpartition("proj_in")[2] for key in state) == [".lora.down.weight", ".lora.up.weight"]
+    assert list(alphas.values()) == [2.0]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

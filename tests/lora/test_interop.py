@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import peft
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 from lib_addift.demo.run import CHECKPOINT
+from lib_addift.diffusion.host import text_layers
+from lib_addift.families import SD15, SDXL, Family
 from lib_addift.hosts.standalone import StandaloneHost
 from lib_addift.lora.file import build_metadata, read_lora, save_lora
+from lib_addift.lora.names import text_kohya
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.selection import select_layers
 from tests.support import webui_formulas
+from tests.support.families import every_family, host_of
 
 RANK, ALPHA = 3, 2.0
 
@@ -87,6 +94,40 @@ def test_diffusers_draws_the_same(host: StandaloneHost, lora_file: Path, weight:
     ours = through_hooks(host, lora_file, weight)
     assert difference(ours, plain) > 0.03, "the LoRA changes something"
     assert difference(output(host, pipeline.unet), ours) < 1e-4
+
+
+def text_encoders(host: StandaloneHost) -> Iterator[nn.Module]:
+    """transformers' own text models, as a pipeline of diffusers has them, in the sizes of the host's."""
+    for encoder, ours in zip(host.family.text_encoders, host._texts, strict=True):
+        config = CLIPTextConfig(**{**ours.config.to_dict(), "projection_dim": ours.config.hidden_size})
+        yield (CLIPTextModelWithProjection if encoder.has_projection else CLIPTextModel)(config)
+
+
+def changes_in(model: nn.Module, front: str, family: Family) -> dict[str, torch.Tensor]:
+    """What peft's layers add to the weights of a text model, by LoRA name; `front` is its number, where it has one."""
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    return {text_kohya(front + name, family): module.get_delta_weight("ours") for name, module in layers.items()}
+
+
+@every_family
+@torch.no_grad()
+def test_diffusers_changes_every_layer_of_the_text_models_as_we_do(family: Family, tmp_path: Path) -> None:
+    host = host_of(family)
+    network = LoraNetwork.create(text_layers(host), rank=RANK, alpha=ALPHA, seed=0)
+    for number, layer in enumerate(network.layers.values()):
+        layer.lora_up.normal_(0, 0.06, generator=torch.Generator().manual_seed(number))
+    path = save_lora(tmp_path / "text.safetensors", network.tensors(), {}, precision="fp32")
+    pipeline = {SD15: StableDiffusionPipeline, SDXL: StableDiffusionXLPipeline}[family]
+    state, alphas = pipeline.lora_state_dict(path.parent, weight_name=path.name)
+    changes = {}
+    for model, prefix, front in zip(
+        text_encoders(host), ("text_encoder", "text_encoder_2"), ("0.", "1."), strict=False
+    ):
+        pipeline.load_lora_into_text_encoder(state, alphas, model, prefix=prefix, adapter_name="ours")
+        changes |= changes_in(model, front if family is SDXL else "", family)
+    assert changes.keys() == network.layers.keys()
+    for name, layer in network.layers.items():
+        torch.testing.assert_close(changes[name], layer.delta_weight(), msg=name)
 
 
 @pytest.mark.slow
