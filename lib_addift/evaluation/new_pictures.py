@@ -58,9 +58,9 @@ class NewPictures:
     cells between 0 and weight beyond the pair's own, in units of the pair's whole squared change; `along`, the cosine
     of the strongest cells' mean change with the pair's, below 0 where the change goes the other way; `apart`, how far
     the strongest cells' mean at `weight` is from its median over the pictures, in units of the pair's mean change:
-    where all show the same value, they look alike there (0 where that is not compared). `wanted`
-    is the size that was asked for: 1, or less with a strength below 1. `seconds` are those of drawing and measuring.
-    `enough` is the share of pictures to reach.
+    where all show the same value, they look alike there (0 where that is not compared). `wanted` is the size that was
+    asked for: 1, or less with a strength below 1. `seconds` are those of drawing and measuring. `enough` is the share
+    of pictures to reach.
     """
 
     weight: float = 0.0
