@@ -52,7 +52,8 @@ class PairChange:
 
     def compared(self, latents: torch.Tensor, *, directed: bool) -> Changes:
         """The figures of latents (3, count, C, h, w) at weights -w, 0 and w. `directed`: see Algorithm."""
-        change, energy = latents[2] - latents[0], _energy(latents[2] - latents[0])
+        change = latents[2] - latents[0]
+        energy = _energy(change)
         cells = energy.topk(max(1, round(self.area * energy.shape[1])), dim=1).indices
         along = torch.cosine_similarity(_mean_of(change, cells), self.direction[None], dim=1)
         sizes = (energy.gather(1, cells).mean(dim=1) / self.strongest).sqrt()
@@ -77,7 +78,7 @@ class PairChange:
 
     @classmethod
     def _of_pair(cls, change: torch.Tensor) -> PairChange:
-        energy, order = change.square().sum(dim=1).flatten().sort(descending=True)
+        energy, order = _energy(change)[0].sort(descending=True)
         count = int((energy.cumsum(dim=0) < _AREA * energy.sum()).sum()) + 1
         whole, inside = float(energy.mean()), float(energy[:count].sum()) / len(energy)
         direction = change.flatten(2)[0, :, order[:count]].mean(dim=1)

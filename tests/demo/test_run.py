@@ -19,9 +19,9 @@ pytestmark = pytest.mark.slow
 _PROMISES = [  # the mouth: cli/test_batch.py
     ("sd15", "eyes", 1, 16),
     pytest.param("sd15", "eyes", 1, FACES, marks=pytest.mark.long),
-    pytest.param("sd15", "eyes", 2, FACES // 2, marks=pytest.mark.long),
-    pytest.param("sd15", "style", 1, FACES // 2, marks=pytest.mark.long),
-    pytest.param("sdxl", "eyes", 1, FACES // 2, marks=pytest.mark.long),
+    pytest.param("sd15", "eyes", 2, FACES, marks=pytest.mark.long),
+    pytest.param("sd15", "style", 1, FACES, marks=pytest.mark.long),
+    pytest.param("sdxl", "eyes", 1, FACES, marks=pytest.mark.long),
 ]
 
 

@@ -87,10 +87,11 @@ def test_a_tag_draws_with_the_lora_at_its_weight(host: StandaloneHost, lora_dir:
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     network = LoraNetwork.from_tensors(read_lora(lora_dir / "blink.safetensors")[0], host.unet, host.lora_name)
     network.multiplier = -0.5
+    _negative, cond = host.encode_prompts(["", "a face"]).split()  # together, as there: a batch may round otherwise
     with network.attach():
-        latents = ddim(host, noise, host.encode_prompts(["a face"]), ddim_timesteps(2))
+        latents = ddim(host, noise, cond, ddim_timesteps(2))
     drawn = draw("a face <lora:blink:-0.5>", cfg_scale=1.0)
-    assert is_as(drawn, host.decode_latents(latents)[0])
+    assert np.array_equal(drawn, host.decode_latents(latents)[0])
     assert not np.array_equal(drawn, draw("a face", cfg_scale=1.0))
     assert not np.array_equal(drawn, draw("a face <lora:blink:0.5>", cfg_scale=1.0))
 

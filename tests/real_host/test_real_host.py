@@ -139,12 +139,12 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     These are new parameters with the old bytes, which need no gradient: reForge's of all layers, Forge's of the text's.
     """
     is_reforge = any(str(value[0]).startswith("disable_weight_init") for value in before.values())
-    leaves_new = is_reforge or any(key.startswith("text clip_l.transformer") for key in before)
 
-    def is_as_before(old: list[Any] | None, new: list[Any]) -> bool:
-        return old == new or (leaves_new and old is not None and new == [*old[:2], "False", *old[3:]])  # requires_grad
+    def is_as_before(key: str, new: list[Any]) -> bool:
+        old, is_replaced = before.get(key), is_reforge or key.startswith("text clip_l.transformer")
+        return old == new or (is_replaced and old is not None and new == [*old[:2], "False", *old[3:]])  # requires_grad
 
-    return {key: (before.get(key), new) for key, new in after.items() if not is_as_before(before.get(key), new)}
+    return {key: (before.get(key), new) for key, new in after.items() if not is_as_before(key, new)}
 
 
 def test_the_page_has_the_tab() -> None:

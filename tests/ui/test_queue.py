@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -82,9 +81,9 @@ def test_steps_change_the_news_and_not_the_list(page: Page) -> None:
     job.step, job.version, job.seconds_left, job.seconds_a_step = 2, job.version + 1, 7.0, 3.5
     changed = page.do("refresh")
     assert "queue" not in changed
-    news = changed["queue_news"]
-    assert 'data-percent="24" data-steps="Step 2 of 4"' in news, "measuring and drawing are work too"
-    assert re.search('data-left="about 2[0-3] s left"', news), "23 s, less what has gone by since"
+    assert 'data-percent="24" data-steps="Step 2 of 4" data-left="about 22 s left"' in changed["queue_news"], (
+        "measuring and drawing are work too"
+    )
     assert "queue_faces" not in changed
     job.is_stopping, job.version = True, job.version + 1
     assert "stopping" in page.do("refresh")["queue"]
