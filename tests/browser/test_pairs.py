@@ -225,6 +225,7 @@ def test_everybody_can_read_it(tab: Tab, pictures: list[Path], theme: str) -> No
     have_result(tab, pictures)
     begin_anew(tab)
     tab.choose_files("#addift_files", *pictures)
+    tab.wait(lambda: len(tab.all(CARD)) == 3, "three pairs")  # before the page is left
     tab.open(f"?__theme={theme}")
     tab.wait(lambda: len(tab.all(CARD)) == 3, "three pairs")
     for width in (1400, 390):
