@@ -163,10 +163,13 @@ class Tab:
         return [each for each in messages if not _is_about_the_network(each, self.server.address)]
 
     def picture(self, css: str) -> list[int]:
-        """Width, height and RGBA values of an image."""
-        found = self.driver.execute_async_script(_PIXELS, self.shown(css))
-        assert isinstance(found, list), found
-        return found
+        """Width, height and RGBA values of an image; one that is replaced while it is decoded is looked at again."""
+
+        def pixels() -> list[int] | None:
+            found: list[int] | str = self.driver.execute_async_script(_PIXELS, self.shown(css))
+            return found if isinstance(found, list) else None
+
+        return self.wait(pixels, f"an image that can be decoded in '{css}'")
 
     def too_wide(self) -> tuple[int, list[str]]:
         """How far the page is wider than its window (px), and what sticks out."""
