@@ -166,7 +166,10 @@ class TrainConfig:
     min_snr_gamma: float = _setting(
         0.0, "Min-SNR gamma", "Caps the weight of low noise; 0 is off.", low=0.0, high=100.0
     )
-    prompt: str = _setting("", "Prompt", "Describes both pictures; may be empty.", advanced=False)
+    prompt: str = _setting(
+        "", "Prompt", "What both pictures show, without the change. The more it says, the less else the LoRA changes.",
+        advanced=False,
+    )  # fmt: skip
     original_prompt: str = _setting(
         "", "Prompt of the original", "Used for the original instead of the prompt, when not empty."
     )

@@ -162,7 +162,9 @@ def test_calibration_folds_the_chosen_weight_into_the_file(
 def choose(monkeypatch: pytest.MonkeyPatch, choice: Callable[[TrainConfig], Choice]) -> None:
     """Have the weight chosen without drawing."""
     latents = torch.zeros(3, 1, 4, 8, 8)
-    monkeypatch.setattr(lib_addift.training.finish, "choose", lambda _painter, _trip, config: (choice(config), latents))
+    monkeypatch.setattr(
+        lib_addift.training.finish, "choose", lambda _painter, _trip, config, **_: (choice(config), latents)
+    )
 
 
 def test_the_round_trip_alone_turns_nothing_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +172,24 @@ def test_the_round_trip_alone_turns_nothing_round(tmp_path: Path, monkeypatch: p
     result = finish(FakeHost(tmp_path), new_pictures=0).results[0]
     assert (result.weight, result.is_calibrated) == (1.0, False)
     assert "not turned round" in result.verdict
+
+
+@pytest.mark.parametrize("new_pictures", [0, 4])
+@pytest.mark.parametrize(
+    ("prompts", "weight"),
+    [
+        ({}, 0.6), ({"trigger_word": "lids"}, 0.6), ({"original_prompt": "a photo"}, 0.6),
+        ({"prompt": "a photo"}, 0.75), ({"trigger_word": "lids", "prompt": "a photo"}, 0.75),
+    ],
+)  # fmt: skip
+def test_a_shift_may_be_stronger_where_a_caption_holds_the_rest_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: dict[str, str], weight: float, new_pictures: int
+) -> None:
+    monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 0.5, ((0.5, 0.8),)))
+    monkeypatch.setattr(NewPictures, "reach", property(lambda self: self.count))  # no second look
+    shift = {"algorithm": "shift", "rank": 1, "alpha": 1.0, "strength": 0.5, "train_multiplier": 1.0}
+    result = finish(FakeHost(tmp_path), **shift, **prompts, new_pictures=new_pictures).results[0]
+    assert result.weight == pytest.approx(weight)
 
 
 # New pictures

@@ -26,11 +26,16 @@ _JPEG_QUALITY = 75
 _CAST = (1.06, 1.0, 0.94)  # factors of red, green and blue: a warmer white balance
 
 
-def painted(count: int = 1) -> PairMaker:
-    """Pairs of random subjects, as the world paints them."""
+def painted(count: int = 1, *, captioned: bool = False) -> PairMaker:
+    """Pairs of random subjects, as the world paints them. Captioned: with a prompt that says all but the change."""
 
     def make(_bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
-        return [PairSource(*pictures) for pictures in _painted(task, seed, count)]
+        subjects = task.training_subjects(seed, count)
+        prompts = [task.prompt(subject) if captioned else "" for subject in subjects]
+        return [
+            PairSource(*pictures, "", prompt, prompt)
+            for pictures, prompt in zip(_painted(task, seed, count), prompts, strict=True)
+        ]
 
     return make
 

@@ -76,11 +76,20 @@ def _drawn(name: str, words: str, settings: Mapping[str, Any], maker: pairs.Pair
     return Variant(name, words, settings, maker, needs_words=True)
 
 
-TABLE = ("ours", "from-words-16", "four-pairs", "words", "published-fast")  # the rows that are measured unless told
+TABLE = (
+    "ours",
+    "captioned",
+    "from-words-16",
+    "four-pairs",
+    "words",
+    "published-fast",
+)  # the rows that are measured unless told
 VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("ours", "one pair of a random face, painted; the default settings"),
+        Variant("captioned", "the same pair, with a prompt that says what both pictures show, without the change",
+                make_pairs=pairs.painted(captioned=True)),
         _drawn("from-words-16", "sixteen pairs that the checkpoint draws from two prompts, each under its caption",
                {"mask": "off"}, pairs.from_words(16)),
         Variant("four-pairs", "four painted pairs", {"hold_out": False}, pairs.painted(4)),
