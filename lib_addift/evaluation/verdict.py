@@ -11,7 +11,7 @@ _FAILED = 0.25
 _SPREADS = 0.5  # share of the new pictures on which other things change too
 _NOT_LEARNT = "Use more steps, a higher learning rate, another preset, or two pictures that differ more clearly."
 _TOO_FEW = "For the others train on more pairs, or on one that shows the difference more strongly."
-_TOO_MUCH = "Against that use a lower weight in the prompt, more pairs, or fewer steps."
+_TOO_MUCH = "Against that use a lower weight, more pairs, or a training prompt that says what the pictures show."
 
 
 class Level(Enum):
