@@ -23,25 +23,25 @@ class Choice:
     new: NewPictures = field(default_factory=NewPictures)
 
 
-def without_pictures(trip: RoundTrip, config: TrainConfig, *, has_captions: bool = False) -> Choice:
+def without_pictures(trip: RoundTrip, config: TrainConfig, *, is_captioned_set: bool = False) -> Choice:
     """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
     is_calibrated = config.calibrate and trip.recovery >= LEARNT and trip.weight > 0
-    weight = _first_weight(trip, config, is_calibrated=is_calibrated, has_captions=has_captions)
+    weight = _first_weight(trip, config, is_calibrated=is_calibrated, is_captioned_set=is_captioned_set)
     return Choice(weight, is_calibrated)
 
 
 def choose(
-    painter: Painter, trip: RoundTrip, config: TrainConfig, *, has_captions: bool = False
+    painter: Painter, trip: RoundTrip, config: TrainConfig, *, is_captioned_set: bool = False
 ) -> tuple[Choice, torch.Tensor]:
     """The round trip's weight, a larger one that reaches more new pictures, or a smaller one that spreads less.
 
     A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. For a kind
-    whose training says which way is forward neither that nor a smaller weight is tried. `has_captions`: prompts said
-    what the pictures show. Also returns the latents of the new pictures at the weight: (3, count, C, h, w), at -1, 0
-    and 1.
+    whose training says which way is forward neither that nor a smaller weight is tried. `is_captioned_set`: several
+    pairs were learnt, whose captions say what they show. Also returns the latents of the new pictures at the weight:
+    (3, count, C, h, w), at -1, 0 and 1.
     """
     is_calibrated = config.calibrate and trip.recovery >= LEARNT
-    weight = _first_weight(trip, config, is_calibrated=is_calibrated, has_captions=has_captions)
+    weight = _first_weight(trip, config, is_calibrated=is_calibrated, is_captioned_set=is_captioned_set)
     first = painter.look(weight)
     is_backwards = is_calibrated and trip.weight < 0
     best = _second_look(painter, first, config, is_backwards=is_backwards) if config.calibrate else first
@@ -49,11 +49,11 @@ def choose(
     return Choice(new.weight, is_calibrated or best is not first, new), latents
 
 
-def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool, has_captions: bool) -> float:
+def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool, is_captioned_set: bool) -> float:
     """The round trip's weight without its sign, or the usual one where it found none."""
     kind = config.kind
     found = trip.weight if is_calibrated else kind.usual_weight
-    return config.strength * kind.within(found, config.train_multiplier, has_captions=has_captions)
+    return config.strength * kind.within(found, config.train_multiplier, is_captioned_set=is_captioned_set)
 
 
 def _second_look(painter: Painter, first: NewPictures, config: TrainConfig, *, is_backwards: bool) -> NewPictures:

@@ -74,7 +74,7 @@ def measure(
             yield Stage("evaluating it: the round trip")
             trip = round_trip(model, network, pairs, config)
         if not (pairs and config.new_pictures):
-            return Measured(trip, without_pictures(trip, config, has_captions=_has_captions(dataset, config)))
+            return Measured(trip, without_pictures(trip, config, is_captioned_set=_is_captioned_set(dataset, config)))
         yield Stage("evaluating it: new pictures")
         return Measured(trip, *_choose(model, network, dataset, trip, config, passes=budget))
 
@@ -113,16 +113,16 @@ def _choose(
     """The weight, chosen with new pictures, and these at weights -1, 0 and 1."""
     begun = time.monotonic()
     painter = Painter(model, network, _measured(dataset), config, passes)
-    choice, latents = choose(painter, trip, config, has_captions=_has_captions(dataset, config))
+    choice, latents = choose(painter, trip, config, is_captioned_set=_is_captioned_set(dataset, config))
     grid = picture_grid(model, latents)
     new = replace(choice.new, seconds=round(time.monotonic() - begun, 2))
     return replace(choice, new=new), grid
 
 
-def _has_captions(dataset: Dataset, config: TrainConfig) -> bool:
-    """Whether a prompt, more than the trigger word, says of every pair what its pictures show."""
-    bare = config.with_trigger("")
-    return all(side.prompt != bare for pair in dataset.learnt for side in (pair.original, pair.target))
+def _is_captioned_set(dataset: Dataset, config: TrainConfig) -> bool:
+    """Whether there are several pairs, each with a prompt of more than the trigger word."""
+    pairs, bare = dataset.learnt, config.with_trigger("")
+    return len(pairs) > 1 and all(side.prompt != bare for pair in pairs for side in (pair.original, pair.target))
 
 
 def _measured(dataset: Dataset) -> list[LatentPair]:

@@ -17,16 +17,16 @@ def test_a_shift_is_used_within_limits_of_what_it_was_trained_at(weight: float, 
 
 
 @pytest.mark.parametrize(("weight", "used"), [(0.1, 0.75), (1.5, 0.75), (1.8, 0.9), (9.0, 1.0)])
-def test_where_captions_hold_the_rest_still_a_shift_is_used_at_more(weight: float, used: float) -> None:
+def test_after_several_pairs_with_captions_a_shift_is_used_at_more(weight: float, used: float) -> None:
     config = TrainConfig.create("concept", train_multiplier=0.5)
-    within = config.kind.within(weight * 0.5, 0.5, has_captions=True)
+    within = config.kind.within(weight * 0.5, 0.5, is_captioned_set=True)
     assert within * config.strength == pytest.approx(used * 0.5)
 
 
 def test_other_kinds_are_used_at_what_the_round_trip_says() -> None:
     for name in ("lora", "loha", "lokr"):
         assert ALGORITHMS[name].within(-9.0, 0.25) == 9.0
-        assert ALGORITHMS[name].within(0.1, 0.25, has_captions=True) == 0.1
+        assert ALGORITHMS[name].within(0.1, 0.25, is_captioned_set=True) == 0.1
 
 
 def test_the_setting_offers_all_of_them() -> None:

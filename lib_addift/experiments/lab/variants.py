@@ -76,14 +76,8 @@ def _drawn(name: str, words: str, settings: Mapping[str, Any], maker: pairs.Pair
     return Variant(name, words, settings, maker, needs_words=True)
 
 
-TABLE = (
-    "ours",
-    "captioned",
-    "from-words-16",
-    "four-pairs",
-    "words",
-    "published-fast",
-)  # the rows that are measured unless told
+# The rows that are measured unless told.
+TABLE = ("ours", "captioned", "from-words-16", "four-pairs", "words", "published-fast")
 VARIANTS = {
     variant.name: variant
     for variant in (
