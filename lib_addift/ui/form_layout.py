@@ -19,6 +19,9 @@ _FILES_HINT = (
     '<p class="addift-hint">Drop, choose or paste two pictures, or many: they are matched by name, as face.png and '
     "face_target.png, with captions (face.txt) and masks (face_mask.png).</p>"
 )
+_CAPTION_HELP = (
+    "Without the change. The more it says, the less else the LoRA changes. Empty: the prompt of the settings."
+)
 _WAIT = '<p class="addift-hint">Pictures that you generate meanwhile wait until training has finished.</p>'
 _WORDS_HELP = "Of each {a|b} one is chosen for each pair, the same in both prompts. The more both say, the better."
 _WORDS_HINT = (
@@ -61,11 +64,10 @@ def _build_pictures() -> Components:
         parts["swap"] = button("swap", "⇄ Swap")
         parts["target"] = compat.picture("Target", "addift_target")
     parts["doctor"] = html("doctor")
-    with gr.Accordion("Caption and mask of this pair", open=False, elem_id="addift_pair_box"), gr.Row():
-        parts["pair_caption"] = gr.Textbox(
-            label="Caption", info="What both pictures show, without the change. Empty: the prompt of the settings.",
-            lines=2, min_width=200, elem_id="addift_pair_caption",
-        )  # fmt: skip
+    parts["pair_caption"] = gr.Textbox(
+        label="Caption: what both pictures show", info=_CAPTION_HELP, lines=2, elem_id="addift_pair_caption"
+    )
+    with gr.Accordion("Mask of this pair", open=False, elem_id="addift_pair_box"):
         parts["pair_mask"] = compat.picture("Mask: white where to learn", "addift_pair_mask")
     parts["new_pair"] = button("new_pair", "+ Another pair")
     return parts
