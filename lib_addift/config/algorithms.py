@@ -14,18 +14,18 @@ class Algorithm:
     first_weights: tuple[int, int] = (4, 6)  # a slice of the round trip's ladder: around the best weight of most LoRAs
     weights: tuple[float, float] = (0.0, float("inf"))  # the smallest and largest that a round trip may choose
     least_of_captioned_set: float = 0.0  # the smallest after several pairs whose captions say what they show
-    usual_weight: float = 1.0  # where the round trip finds none; the multiplier itself
+    usual_weight: float = 1.0  # where the round trip finds none: the multiplier itself, within the limits
     noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it; 1 = drawn from noise
     enough: float = 0.75  # share of the new pictures to reach
     # Whether only a change that goes the pair's way counts, wherever it ends; such a LoRA is never turned round.
     directed: bool = False
 
-    def within(self, weight: float, train_multiplier: float, *, is_captioned_set: bool = False) -> float:
-        """A weight of the round trip, without its sign, brought into the limits."""
+    def weight_limits(self, train_multiplier: float, *, is_captioned_set: bool = False) -> tuple[float, float]:
+        """The smallest and largest multiplier that a round trip may choose."""
         least, most = self.weights
         if is_captioned_set:
             least = max(least, self.least_of_captioned_set)
-        return min(max(abs(weight), least * train_multiplier), most * train_multiplier)
+        return least * train_multiplier, most * train_multiplier
 
 
 ALGORITHMS = {

@@ -165,7 +165,7 @@ def choose(monkeypatch: pytest.MonkeyPatch, choice: Callable[[TrainConfig], Choi
     """Have the weight chosen without drawing."""
     latents = torch.zeros(3, 1, 4, 8, 8)
     monkeypatch.setattr(
-        lib_addift.training.finish, "choose", lambda _painter, _trip, config, **_: (choice(config), latents)
+        lib_addift.training.finish, "choose", lambda _painter, _trip, config, _limits: (choice(config), latents)
     )
 
 

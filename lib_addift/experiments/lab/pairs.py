@@ -16,6 +16,7 @@ from lib_addift.drawn_pairs import vary, words
 from lib_addift.drawn_pairs.pair import DrawnPair, DrawSettings
 from lib_addift.experiments.lab.bench import GUIDANCE, Bench
 from lib_addift.experiments.lab.tasks import LabTask
+from lib_addift.experiments.lab.world import Subject
 
 Pictures = tuple[Image.Image, Image.Image]  # original, target
 PairMaker = Callable[[Bench, LabTask, int], Sequence[PairSource]]
@@ -31,11 +32,8 @@ def painted(count: int = 1, *, captioned: bool = False) -> PairMaker:
 
     def make(_bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
         subjects = task.training_subjects(seed, count)
-        prompts = [task.prompt(subject) if captioned else "" for subject in subjects]
-        return [
-            PairSource(*pictures, "", prompt, prompt)
-            for pictures, prompt in zip(_painted(task, seed, count), prompts, strict=True)
-        ]
+        pictures = [_painted(task, subject) for subject in subjects]
+        return _sources(pictures, task, subjects, captioned=captioned)
 
     return make
 
@@ -45,7 +43,7 @@ def damaged(damage: Callable[[Pictures, random.Random], Pictures]) -> PairMaker:
 
     def make(_bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
         rng = random.Random(f"{task.world.name} {task.name} damage {seed}")
-        return [PairSource(*damage(pictures, rng)) for pictures in _painted(task, seed, 1)]
+        return [PairSource(*damage(pictures, rng)) for pictures in [_painted(task, *task.training_subjects(seed, 1))]]
 
     return make
 
@@ -64,11 +62,8 @@ def drawn(count: int = 1, *, inpainted: bool = False, captioned: bool = False) -
         if inpainted:
             areas = np.stack([task.area(subject) for subject in subjects])
             targets = np.where(areas[..., None], targets, originals)
-        prompts = [task.prompt(subject) if captioned else "" for subject in subjects]
-        return [
-            PairSource(Image.fromarray(original), Image.fromarray(target), "", prompt, prompt)
-            for original, target, prompt in zip(originals, targets, prompts, strict=True)
-        ]
+        pictures = list(zip(map(Image.fromarray, originals), map(Image.fromarray, targets), strict=True))
+        return _sources(pictures, task, subjects, captioned=captioned)
 
     return make
 
@@ -90,7 +85,7 @@ def varied(count: int) -> PairMaker:
     """A painted pair, and so many variations of it that the product draws."""
 
     def make(bench: Bench, task: LabTask, seed: int) -> list[PairSource]:
-        original, target = (np.asarray(picture) for picture in _painted(task, seed, 1)[0])
+        original, target = map(np.asarray, _painted(task, *task.training_subjects(seed, 1)))
         settings = _draw_settings(bench, seed)
         with bench.host.exclusive():
             *_, last = vary.vary(
@@ -133,9 +128,16 @@ def _source(pair: DrawnPair) -> PairSource:
     return PairSource(*pictures, "", pair.original_prompt, pair.target_prompt)
 
 
-def _painted(task: LabTask, seed: int, count: int) -> list[Pictures]:
-    subjects = task.training_subjects(seed, count)
-    return [(task.paint(subject, shown=False), task.paint(subject, shown=True)) for subject in subjects]
+def _sources(
+    pictures: Sequence[Pictures], task: LabTask, subjects: Sequence[Subject], *, captioned: bool
+) -> list[PairSource]:
+    """The pairs of some subjects, each with the prompt that says all but the change, or with none."""
+    prompts = [task.prompt(subject) if captioned else "" for subject in subjects]
+    return [PairSource(*pair, "", prompt, prompt) for pair, prompt in zip(pictures, prompts, strict=True)]
+
+
+def _painted(task: LabTask, subject: Subject) -> Pictures:
+    return task.paint(subject, shown=False), task.paint(subject, shown=True)
 
 
 def _through_jpeg(picture: Image.Image) -> Image.Image:
