@@ -10,7 +10,7 @@ from lib_addift.config.settings import BLOCKS, LAYER_KINDS, TrainConfig
 _OTHER_RATE = 3.0  # times the rate of the settings
 # Source: sd-webui-traintrain, where a LoRA learns unless it is told otherwise.
 _PUBLISHED = ("self_attention", "cross_attention", "feed_forward", "projections")
-_OF_PICTURES = {"mask"}  # set by a preset too, and never by a recipe: all learn from the same
+_OF_PICTURES = {"mask", "mirror"}  # set by a preset too, and never by a recipe: all learn from the same
 
 
 def recipes(config: TrainConfig) -> dict[str, TrainConfig]:

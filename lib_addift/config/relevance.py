@@ -17,6 +17,7 @@ ACTS_WITH: dict[str, dict[str, tuple[Any, ...]]] = {
     "search": {"method": ("addift",)},
     "directions": {"method": _OWN_DIRECTIONS},
     "first_direction": {"method": _OWN_DIRECTIONS},
+    "target_share": {"method": _OWN_DIRECTIONS},
     "reverse_ratio": {"method": _OWN_DIRECTIONS, "directions": ("alternate", "both")},
     "rank": {"algorithm": ("lora", "loha", "lokr")},
     "alpha": {"algorithm": ("lora", "loha", "lokr")},

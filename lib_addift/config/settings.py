@@ -145,6 +145,12 @@ class TrainConfig:
     reverse_ratio: float = _setting(
         1.0, "Reverse ratio", "Multiplier of the reverse samples as a share of the forward ones'.", low=0.0, high=10.0
     )
+    target_share: float = _setting(
+        0.0, "Share of the target",
+        "How much of what is learnt is the target itself where the pictures differ, and not the model's guess moved by "
+        "the difference, which may go past the target.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     batch_size: int = _setting(
         1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.",
         low=1, high=256,
@@ -198,9 +204,12 @@ class TrainConfig:
         "", "Mask file", "White: learn here; black: do not. Used with mask = file.", path="picture"
     )
     mask_floor: float = _setting(0.1, "Mask floor", "Weight of the area outside the mask.", low=0.0, high=1.0)
-    mirror: bool = _setting(
-        False, "Mirror", "Learn from the mirrored pictures too. Not for what has a left and a right."
-    )
+    mirror: str = _setting(
+        "off", "Mirror",
+        "Learn from the mirrored pictures too, so that the subject's side is not learnt with the change. auto: where "
+        "the change is the same in a mirror and no prompt says what the pictures show.",
+        choices=("off", "auto", "on"),
+    )  # fmt: skip
     zoom: float = _setting(
         1.0, "Zoom", "Learn from the changed part too, enlarged so many times; 1 is off.", low=1.0, high=4.0
     )

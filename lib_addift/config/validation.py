@@ -8,6 +8,7 @@ from typing import Any
 
 from lib_addift.errors import ConfigError, short_repr
 
+_FORMER_SWITCHES = {"mirror": {False: "off", True: "on"}}  # settings that were true or false in files that exist
 UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")  # NUL ends a path, and half of a pair of surrogates has no encoding
 
 
@@ -25,6 +26,7 @@ def checked(field: dataclasses.Field[Any], value: Any) -> Any:
         if not isinstance(value, bool):
             raise ConfigError(f"{name} = {short_repr(value)} must be true or false.")
     elif field.type == "str":
+        value = _FORMER_SWITCHES.get(name, {}).get(value, value) if isinstance(value, bool) else value
         check_text(name, value)
         if "choices" in rules and value not in rules["choices"]:
             raise ConfigError(f"{name} = {short_repr(value)} is no choice: use one of {', '.join(rules['choices'])}.")

@@ -10,10 +10,13 @@ from PIL import Image
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 
+_SAME = 0.6  # correlation of a change with its mirror image, from which on it counts as the same
+_CELL = 8  # px: what is smaller than a cell of the latents has no side
+
 
 def views_count(config: TrainConfig) -> int:
     """How many views of each pair there are."""
-    return (2 if config.mirror else 1) * (2 if config.zoom > 1 else 1)
+    return (2 if config.mirror == "on" else 1) * (2 if config.zoom > 1 else 1)
 
 
 def views(pair: ImagePair, config: TrainConfig) -> list[ImagePair]:
@@ -21,9 +24,35 @@ def views(pair: ImagePair, config: TrainConfig) -> list[ImagePair]:
     result = [pair]
     if config.zoom > 1:
         result.append(_zoomed(pair, config.zoom))
-    if config.mirror:
+    if config.mirror == "on":
         result += [_mirrored(view) for view in result]
     return result
+
+
+def is_same_mirrored(pair: ImagePair) -> bool:
+    """Whether the change is about the same in a mirror: a movement, a look or a turn to one side is the opposite there.
+
+    It is laid over its mirror image around its own middle, so where in the picture it is does not matter.
+    """
+    change = pair.target.astype(np.float32) - pair.original
+    energy = np.square(change).sum(axis=(0, 2))
+    if not energy.any():
+        return True
+    columns = len(energy)
+    twice_middle = round(2 * float(energy @ np.arange(columns)) / float(energy.sum()))
+    first, last = max(0, twice_middle - columns + 1), min(columns - 1, twice_middle)
+    around = change[:, first : last + 1]
+    cells, mirrored = _in_cells(around), _in_cells(around[:, ::-1])
+    return float((cells * mirrored).sum()) >= _SAME * float(np.square(cells).sum())
+
+
+def _in_cells(change: np.ndarray) -> np.ndarray:
+    """(H, W, 3) as means of squares of 8 px; what is left over is left out, at both sides alike."""
+    rows, columns = (length // _CELL for length in change.shape[:2])
+    top, left = (length % _CELL // 2 for length in change.shape[:2])
+    cut = change[top : top + rows * _CELL, left : left + columns * _CELL]
+    means: np.ndarray = cut.reshape(rows, _CELL, columns, _CELL, 3).mean(axis=(1, 3))
+    return means
 
 
 def _mirrored(pair: ImagePair) -> ImagePair:

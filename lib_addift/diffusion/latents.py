@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from lib_addift.diffusion.conditions import Conditions, encode_to_length
 from lib_addift.diffusion.host import Model
 from lib_addift.lora.network import LoraNetwork
 
+_FAINT = 0.1  # share of the largest squared difference, at which a cell counts as half changed
 UNRELATED_PROMPTS = (
     "", "a photo of a street", "a landscape with mountains", "a dog on the grass", "a portrait of an old man",
     "a bowl of fruit", "a drawing of a castle", "an empty room",
@@ -61,6 +63,12 @@ class LatentPair:
     weight: float = 1.0  # of its loss
     repeats: int = 1  # how many times as often as another pair it is trained on
     role: Role = Role.LEARN
+
+    @cached_property
+    def change(self) -> torch.Tensor:
+        """(1, 1, h, w): 0 in cells of the latents that are the same in both pictures, near 1 in those that differ."""
+        energy = (self.target.latents - self.original.latents).square().sum(dim=1, keepdim=True)
+        return energy / (energy + _FAINT * energy.max()).clamp(min=torch.finfo(energy.dtype).tiny)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lib_addift.config.settings import TrainConfig
 from lib_addift.config.timesteps import BY_SIZE, lowest_timestep
 from lib_addift.config.validation import check_text
+from lib_addift.data.augment import is_same_mirrored
 from lib_addift.data.checks import examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.errors import ConfigError, PictureError
@@ -49,13 +50,21 @@ def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:
         read_lora(Path(config.first_lora))
 
 
-def with_timesteps(request: Request, pairs: Sequence[ImagePair]) -> Request:
-    """The request with a lowest timestep for its largest picture, where the setting leaves that to its size."""
+def fitted(request: Request, pairs: Sequence[ImagePair]) -> Request:
+    """The request with what its settings leave to the pictures: the lowest timestep, and whether to mirror them."""
     config = request.config
-    if config.min_timestep != BY_SIZE:
-        return request
-    lowest = max(lowest_timestep(*pair.original.shape[1::-1]) for pair in pairs)
-    return replace(request, config=replace(config, min_timestep=lowest))
+    if config.min_timestep == BY_SIZE:
+        config = replace(config, min_timestep=max(lowest_timestep(*pair.original.shape[1::-1]) for pair in pairs))
+    if config.mirror == "auto":
+        config = replace(config, mirror="on" if _can_be_mirrored(config, request.pairs, pairs) else "off")
+    return replace(request, config=config)
+
+
+def _can_be_mirrored(config: TrainConfig, sources: Sequence[PairSource], pairs: Sequence[ImagePair]) -> bool:
+    """Whether no prompt says what the pictures show, and so on which side, and each change is the same in a mirror."""
+    bare = config.with_trigger("")
+    said = {prompt for source in sources for prompt in config.prompts(source.original_prompt, source.target_prompt)}
+    return said == {bare} and all(map(is_same_mirrored, pairs))
 
 
 def _load(source: PairSource, config: TrainConfig) -> ImagePair:

@@ -34,7 +34,7 @@ from lib_addift.training.loop import timed, train_one
 from lib_addift.training.methods import method_of
 from lib_addift.training.networks import load_lora, start_lora
 from lib_addift.training.plan import Plan, plan_phases, teacher_samples
-from lib_addift.training.request import check_request, with_timesteps
+from lib_addift.training.request import check_request, fitted
 from lib_addift.training.state import StepReport, TrainState
 from lib_addift.training.targets import TeacherPredictions
 
@@ -60,7 +60,7 @@ class TrainingRun:
         model_title: str = "",
     ) -> None:
         self.prepared = prepared or check_request(request, host.lora_dir, host.picture_side)
-        self.host, self.request = host, with_timesteps(request, self.prepared.pairs)
+        self.host, self.request = host, fitted(request, self.prepared.pairs)
         self.config = self.request.config
         self.snapshots: dict[int, KeptTensors] = {}
         self._state: TrainState | None = None

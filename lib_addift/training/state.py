@@ -133,11 +133,19 @@ class TrainState:
         return self.config.seed * self.total + self.step
 
     def target(self, sample: Sample) -> torch.Tensor:
-        """The epsilon (1, C, h, w) that the LoRA's prediction of a sample shall become."""
-        if sample.goal is Goal.MODEL:
+        """The epsilon (1, C, h, w) that the LoRA's prediction of a sample shall become.
+
+        With a `target_share`, the frozen prediction, whose clean picture may lie past the pair's, is mixed with the
+        true noise, whose clean picture is the pair's own, where the pair's pictures differ.
+        """
+        pair, share = self.pairs[sample.pair], self.config.target_share
+        if sample.goal is Goal.MODEL and not share:
             return self.teacher[sample]
-        latents = self.pairs[sample.pair].student(sample.direction).latents
-        return sample_noise(sample, latents.shape).to(latents.device)
+        latents = pair.student(sample.direction).latents
+        noise = sample_noise(sample, latents.shape).to(latents.device)
+        if sample.goal is Goal.NOISE:
+            return noise
+        return torch.lerp(self.teacher[sample].float(), noise, share * pair.change)
 
     def add_loss(
         self, noise_pred: torch.Tensor, timesteps: torch.Tensor, samples: Sequence[Sample], schedule: NoiseSchedule

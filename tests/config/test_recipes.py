@@ -32,7 +32,7 @@ def test_five_recipes_none_of_them_twice(preset: str, settings: dict[str, Any], 
 
 @pytest.mark.parametrize("preset", ["", "action", "style", "detail"])
 def test_all_learn_from_the_same_pictures(preset: str) -> None:
-    config = TrainConfig.create(preset, search=True, mask="off", prompt="a face", seed=7, mirror=True, new_pictures=4)
+    config = TrainConfig.create(preset, search=True, mask="off", prompt="a face", seed=7, mirror="on", new_pictures=4)
     for each in recipes(config).values():
         assert [getattr(each, name) for name in PICTURES] == [getattr(config, name) for name in PICTURES]
 

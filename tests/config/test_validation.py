@@ -38,6 +38,10 @@ def test_bad_settings_are_refused_in_one_sentence(settings: dict, words: str) ->
     assert next(iter(settings)).split("_")[0] in str(caught.value)
 
 
+def test_mirror_may_be_the_switch_that_it_was_in_files_that_exist() -> None:
+    assert (TrainConfig.create(mirror=True).mirror, TrainConfig.create(mirror=False).mirror) == ("on", "off")
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

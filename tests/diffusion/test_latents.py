@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
@@ -41,3 +44,18 @@ def test_unrelated_pairs_are_noise_of_the_same_size_for_each_prompt() -> None:
     again = unrelated_pairs(host, pair, config)
     assert all(torch.equal(a.original.latents, b.original.latents) for a, b in zip(unrelated, again, strict=True))
     assert not torch.equal(unrelated[0].original.latents, unrelated[1].original.latents)
+
+
+def test_a_pairs_change_is_0_where_nothing_differs_and_near_1_where_it_does() -> None:
+    host, config = FakeHost(), TrainConfig.create()
+    pair = pair_of(host, config, 1)
+    latents = pair.original.latents.clone()
+    latents[..., 2, 3] += 1.0
+    latents[..., 4, 4] += 0.1**0.5
+    change = dataclasses.replace(pair, target=dataclasses.replace(pair.original, latents=latents)).change
+    assert change.shape == (1, 1, *latents.shape[2:])
+    assert change[0, 0, 2, 3].item() == pytest.approx(1 / 1.1)
+    assert change[0, 0, 4, 4].item() == pytest.approx(0.5)
+    change[0, 0, 2, 3] = change[0, 0, 4, 4] = 0
+    assert not change.any()
+    assert not dataclasses.replace(pair, target=pair.original).change.any()

@@ -33,7 +33,7 @@ PROBLEMS: dict[str, tuple[list[str], str, str]] = {
     "unknown key": (["a.png", "a_b.png"], "rnak = 8", "has 'rnak', which is no setting: did you mean 'rank'?"),
     "strange key": (["a.png", "a_b.png"], '"\\n" = 8', "has '?', which is no setting: 'python -m lib_addift settings'"),
     "out of bounds": (["a.png", "a_b.png"], "rank = 0", "rank = 0 is out of bounds"),
-    "wrong type": (["a.png", "a_b.png"], 'mirror = "yes"', "mirror = 'yes' must be true or false"),
+    "wrong type": (["a.png", "a_b.png"], 'align = "yes"', "align = 'yes' must be true or false"),
     "mask_file of a wrong type": (["a.png", "a_b.png"], "mask_file = 5", "mask_file = 5 must be text"),
     "unknown preset": (["a.png", "a_b.png"], 'preset = "x"', "preset 'x' does not exist"),
     "no TOML": (["a.png", "a_b.png"], "rank: 8", "is not TOML"),

@@ -17,7 +17,7 @@ from lib_addift.data.pairs import ImagePair, PairSource
 from lib_addift.demo import world
 from lib_addift.diffusion.latents import LatentPair, encode_pair
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.evaluation.weight import without_pictures
+from lib_addift.evaluation.weight import Choice, without_pictures
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.selection import select_layers
 from lib_addift.training.loop import train_one
@@ -49,9 +49,12 @@ def pair_of(host: FakeHost, config: TrainConfig, seed: int, size: int = 64, weig
 
 def skip_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs end at once after their last step: with an evaluation that is made up, and empty pictures."""
-    monkeypatch.setattr(
-        lib_addift.training.finish, "_choose", lambda *given, **_: (without_pictures(given[3], given[4]), None)
-    )
+
+    def choose(*given: Any, **_: Any) -> tuple[Choice, None]:
+        *_, trip, config = given
+        return without_pictures(trip, config), None
+
+    monkeypatch.setattr(lib_addift.training.finish, "_choose", choose)
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))
     for module, drawing in (
         (lib_addift.training.run, "preview_strip"),

@@ -97,6 +97,6 @@ def test_encoding_says_how_far_it_is(tmp_path: Path) -> None:
 
 
 def test_views_train(tmp_path: Path) -> None:
-    training = run(tmp_path, [source(n) for n in range(4)], mirror=True, zoom=1.5, max_train_steps=12)
+    training = run(tmp_path, [source(n) for n in range(4)], mirror="on", zoom=1.5, max_train_steps=12)
     list(training.events())
     assert training.results[0].held_out is not None

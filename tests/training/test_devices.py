@@ -98,7 +98,7 @@ def test_the_fake_gpu_refuses_what_a_real_one_refuses() -> None:
         pytest.param(
             "fp16",
             2,
-            {"batch_size": 2, "mirror": True, "self_regularisation": 0.5, "train_text_encoder": True},
+            {"batch_size": 2, "mirror": "on", "self_regularisation": 0.5, "train_text_encoder": True},
             marks=pytest.mark.long,
         ),
         pytest.param("bf16", 1, {"method": "slider", "algorithm": "loha", "mask": "off"}, marks=pytest.mark.long),

@@ -97,7 +97,7 @@ def test_repeats_are_how_often_a_picture_is_seen() -> None:
 
 @pytest.mark.parametrize("directions", ["both", "alternate"])
 def test_every_pair_comes_equally_often_and_every_view_comes(directions: str) -> None:
-    config = TrainConfig.create("action", max_train_steps=240, mirror=True, zoom=2.0, directions=directions)
+    config = TrainConfig.create("action", max_train_steps=240, mirror="on", zoom=2.0, directions=directions)
     samples = [sample for step in make_plan(config, pairs=3, views=4) for sample in step]
     assert set(Counter(sample.pair // 4 for sample in samples).values()) == {len(samples) // 3}
     assert len({sample.pair for sample in samples}) == 12

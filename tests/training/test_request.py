@@ -81,3 +81,22 @@ def test_the_lowest_timestep_follows_the_largest_picture_unless_it_is_given(tmp_
         assert TrainingRun(host, Request(sources, "blink", config)).config.min_timestep == lowest
         own = dataclasses.replace(config, min_timestep=10)
         assert TrainingRun(host, Request(sources, "blink", own)).config.min_timestep == 10
+
+
+def test_auto_mirrors_unless_a_prompt_says_a_side_or_the_change_goes_to_one(tmp_path: Path) -> None:
+    host, face = FakeHost(tmp_path), world.Face(position="left")
+
+    def resolved(target: world.Face, mirror: str = "auto", prompt: str = "", **settings: str) -> str:
+        pictures = (np.asarray(world.draw(each)) for each in (face, target))
+        source = PairSource(*pictures, "", prompt, prompt)
+        config = TrainConfig.create("concept", mirror=mirror, **settings)
+        return TrainingRun(host, Request((source,), "blink", config)).config.mirror
+
+    closed, moved = dataclasses.replace(face, eyes="closed"), dataclasses.replace(face, position="right")
+    assert resolved(closed) == "on"
+    assert resolved(closed, trigger_word="lids") == "on"
+    assert resolved(closed, prompt="a face on the left") == "off"
+    assert resolved(closed, original_prompt="a face on the left") == "off"
+    assert resolved(moved) == "off"
+    assert resolved(moved, "on") == "on"
+    assert resolved(closed, "off") == "off"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from lib_addift.config.settings import TrainConfig
+from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import text_layers
+from lib_addift.diffusion.latents import encode_pair
 from lib_addift.errors import TrainingError
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.lora.selection import select_layers
@@ -15,9 +19,9 @@ from lib_addift.training.loop import train_one
 from lib_addift.training.methods import method_of
 from lib_addift.training.plan import plan_phases, teacher_samples
 from lib_addift.training.state import TrainState
-from lib_addift.training.targets import TeacherPredictions
+from lib_addift.training.targets import TeacherPredictions, sample_noise
 from tests.support.fake_host import FakeHost
-from tests.support.training import pairs_of, run
+from tests.support.training import ORIGINAL, TARGET, make_state, pairs_of, run
 
 QUICK = {"max_train_steps": 4, "sampling_steps": 2, "rank": 2, "learning_rate": 1e-3, "mask": "off"}
 
@@ -69,3 +73,19 @@ def test_the_text_encoder_learns_at_its_own_rate() -> None:
     for name, size in fast.items():
         assert size > 0
         assert slow[name] == pytest.approx(size / 4 if name.startswith("lora_te") else size, rel=1e-4)
+
+
+def test_a_share_of_what_is_learnt_is_the_target_itself_where_the_pictures_differ() -> None:
+    host, config = FakeHost(), TrainConfig.create("action", max_train_steps=1)
+    pair = encode_pair(host, ImagePair(ORIGINAL, TARGET, None), config)
+    plain, mixed, whole = (
+        make_state(host, [pair], dataclasses.replace(config, target_share=share)) for share in (0.0, 0.5, 1.0)
+    )
+    for sample in plain.samples:
+        for state in (plain, mixed, whole):
+            state.teacher.prefetch(state.samples)
+        guess, noise = plain.teacher[sample], sample_noise(sample, pair.original.latents.shape)
+        assert torch.equal(plain.target(sample), guess)
+        torch.testing.assert_close(mixed.target(sample), guess + 0.5 * pair.change * (noise - guess))
+        torch.testing.assert_close(whole.target(sample), guess + pair.change * (noise - guess))
+    assert 0 < pair.change.mean() < 1

@@ -42,17 +42,17 @@ def test_the_rules_name_settings_and_values_that_exist() -> None:
 
 def test_changed_settings_are_named_and_reset(page: Page) -> None:
     assert "as the preset and the method say" in page.shown["settings_changed"]
-    page.do("keep_draft", seed=7, mirror=True, prompt=NASTY)
+    page.do("keep_draft", seed=7, align=True, prompt=NASTY)
     for words in ("<b>Seed</b> 7", "<b>Mirror</b> on", "<b>Prompt</b>"):
         assert words in page.shown["settings_changed"]
     assert "<img src=x" not in page.shown["settings_changed"]
     assert "#addift_set_seed" in page.shown["settings_marks"]
     page.do("press_row_button", act="reset seed")
-    assert (page.shown["seed"], page.shown["mirror"]) == (1, True)
+    assert (page.shown["seed"], page.shown["align"]) == (1, True)
     assert "<b>Seed</b>" not in page.shown["settings_changed"]
     page.do("press_row_button", act="reset_all settings")
-    assert (page.shown["mirror"], page.shown["prompt"]) == (False, "")
-    assert page.handlers.draft.values["mirror"] is False
+    assert (page.shown["align"], page.shown["prompt"]) == (False, "")
+    assert page.handlers.draft.values["align"] is False
 
 
 def test_a_preset_changes_what_is_called_changed(page: Page) -> None:
