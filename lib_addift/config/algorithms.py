@@ -29,7 +29,7 @@ ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is weighed there, and looked at from noise on.
     "shift": Algorithm(
         rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.5, 2.0), usual_weight=1.5,
-        noised=1.0, enough=0.6, directed=True,
+        noised=1.0, enough=0.5, directed=True,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),
