@@ -207,7 +207,7 @@ class TrainConfig:
     mirror: str = _setting(
         "off", "Mirror",
         "Learn from the mirrored pictures too, so that the subject's side is not learnt with the change. auto: where "
-        "the change is the same in a mirror and no prompt says what the pictures show.",
+        "the change is in a part of the picture and the same in a mirror, and no prompt says what the pictures show.",
         choices=("off", "auto", "on"),
     )  # fmt: skip
     zoom: float = _setting(

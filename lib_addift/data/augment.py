@@ -11,6 +11,8 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 
 _SAME = 0.6  # correlation of a change with its mirror image, from which on it counts as the same
+_MOST = 0.4  # share of the picture, up to which a change is in a part of it
+_FAINT = 0.1  # share of the largest squared change, up to which a cell counts as unchanged
 _CELL = 8  # px: what is smaller than a cell of the latents has no side
 
 
@@ -29,17 +31,19 @@ def views(pair: ImagePair, config: TrainConfig) -> list[ImagePair]:
     return result
 
 
-def is_same_mirrored(pair: ImagePair) -> bool:
-    """Whether the change is about the same in a mirror: a movement, a look or a turn to one side is the opposite there.
+def is_worth_mirroring(pair: ImagePair) -> bool:
+    """Whether the change is in a part of the picture, whose side could be learnt with it, and the same in a mirror.
 
-    It is laid over its mirror image around its own middle, so where in the picture it is does not matter.
+    A movement, a look or a turn to one side is the opposite in a mirror. The change is laid over its mirror image
+    around its own middle, so where in the picture it is does not matter.
     """
     change = pair.target.astype(np.float32) - pair.original
+    strength = _in_cells(np.square(change)).sum(axis=2)
+    if (strength > _FAINT * strength.max()).mean() > _MOST:
+        return False
     energy = np.square(change).sum(axis=(0, 2))
-    if not energy.any():
-        return True
     columns = len(energy)
-    twice_middle = round(2 * float(energy @ np.arange(columns)) / float(energy.sum()))
+    twice_middle = round(2 * float(energy @ np.arange(columns)) / max(float(energy.sum()), 1.0))
     first, last = max(0, twice_middle - columns + 1), min(columns - 1, twice_middle)
     around = change[:, first : last + 1]
     cells, mirrored = _in_cells(around), _in_cells(around[:, ::-1])

@@ -9,7 +9,7 @@ from pathlib import Path
 from lib_addift.config.settings import TrainConfig
 from lib_addift.config.timesteps import BY_SIZE, lowest_timestep
 from lib_addift.config.validation import check_text
-from lib_addift.data.augment import is_same_mirrored
+from lib_addift.data.augment import is_worth_mirroring
 from lib_addift.data.checks import examine
 from lib_addift.data.pairs import ImagePair, PairSource, load_source
 from lib_addift.errors import ConfigError, PictureError
@@ -56,15 +56,15 @@ def fitted(request: Request, pairs: Sequence[ImagePair]) -> Request:
     if config.min_timestep == BY_SIZE:
         config = replace(config, min_timestep=max(lowest_timestep(*pair.original.shape[1::-1]) for pair in pairs))
     if config.mirror == "auto":
-        config = replace(config, mirror="on" if _can_be_mirrored(config, request.pairs, pairs) else "off")
+        config = replace(config, mirror="on" if _is_mirrored(config, request.pairs, pairs) else "off")
     return replace(request, config=config)
 
 
-def _can_be_mirrored(config: TrainConfig, sources: Sequence[PairSource], pairs: Sequence[ImagePair]) -> bool:
-    """Whether no prompt says what the pictures show, and so on which side, and each change is the same in a mirror."""
+def _is_mirrored(config: TrainConfig, sources: Sequence[PairSource], pairs: Sequence[ImagePair]) -> bool:
+    """Whether no prompt says what the pictures show, and so on which side, and each pair is worth it."""
     bare = config.with_trigger("")
     said = {prompt for source in sources for prompt in config.prompts(source.original_prompt, source.target_prompt)}
-    return said == {bare} and all(map(is_same_mirrored, pairs))
+    return said == {bare} and all(map(is_worth_mirroring, pairs))
 
 
 def _load(source: PairSource, config: TrainConfig) -> ImagePair:

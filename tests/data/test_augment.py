@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.augment import is_same_mirrored, views, views_count
+from lib_addift.data.augment import is_worth_mirroring, views, views_count
 from lib_addift.data.pairs import ImagePair, load_pair
 from lib_addift.demo import world
 from tests.support.training import source
@@ -56,24 +56,30 @@ def test_a_change_of_a_face_is_the_same_in_a_mirror_on_either_side_of_the_pictur
     position: str, name: str, value: str
 ) -> None:
     face = world.Face(position=position)
-    assert is_same_mirrored(_pair(face, dataclasses.replace(face, **{name: value})))
+    assert is_worth_mirroring(_pair(face, dataclasses.replace(face, **{name: value})))
 
 
 def test_a_movement_is_not_the_same_in_a_mirror() -> None:
     left, right = (world.Face(position=position) for position in ("left", "right"))
-    assert not is_same_mirrored(_pair(left, right))
-    assert not is_same_mirrored(_pair(right, left))
+    assert not is_worth_mirroring(_pair(left, right))
+    assert not is_worth_mirroring(_pair(right, left))
 
 
 def test_a_movement_at_the_border_of_an_odd_picture_is_not_the_same_in_a_mirror() -> None:
     original = np.zeros((64, 90, 3), dtype=np.uint8)
     target = original.copy()
     original[20:50, 66:76], target[20:50, 80:90] = 200, 200
-    assert not is_same_mirrored(ImagePair(original, target, None))
+    assert not is_worth_mirroring(ImagePair(original, target, None))
 
 
-def test_no_change_is_the_same_in_a_mirror() -> None:
-    assert is_same_mirrored(_pair(world.Face(), world.Face()))
+@pytest.mark.parametrize(("name", "value"), [("background", "grey"), ("style", "textured")])
+def test_a_change_of_most_of_the_picture_has_no_side(name: str, value: str) -> None:
+    face = world.Face()
+    assert not is_worth_mirroring(_pair(face, dataclasses.replace(face, **{name: value})))
+
+
+def test_no_change_at_all_is_the_same_in_a_mirror() -> None:
+    assert is_worth_mirroring(_pair(world.Face(), world.Face()))
 
 
 def _pair(original: world.Face, target: world.Face) -> ImagePair:

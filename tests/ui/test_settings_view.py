@@ -43,7 +43,7 @@ def test_the_rules_name_settings_and_values_that_exist() -> None:
 def test_changed_settings_are_named_and_reset(page: Page) -> None:
     assert "as the preset and the method say" in page.shown["settings_changed"]
     page.do("keep_draft", seed=7, align=True, prompt=NASTY)
-    for words in ("<b>Seed</b> 7", "<b>Mirror</b> on", "<b>Prompt</b>"):
+    for words in ("<b>Seed</b> 7", "<b>Align</b> on", "<b>Prompt</b>"):
         assert words in page.shown["settings_changed"]
     assert "<img src=x" not in page.shown["settings_changed"]
     assert "#addift_set_seed" in page.shown["settings_marks"]
