@@ -75,8 +75,8 @@ def _for_phase(plan: Plan, phase: Phase, pairs: Sequence[LatentPair]) -> Plan:
 def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Sequence[int] = ()) -> Plan:
     """The samples of all `config.max_train_steps` steps, on `pairs` pairs or on those of `order`, again and again.
 
-    A visit is one draw of view, timestep and noise. Visits take the pairs in turn and walk through the timestep bands
-    in order, uniformly random inside a band and among the pair's views. A visit is used in both directions: in one step
+    A visit is one draw of timestep and noise. Visits take the pairs in turn, and each pair's views, and walk through
+    the timestep bands in order, uniformly random inside a band. A visit is used in both directions: in one step
     (`directions = both`), in two successive steps (`alternate`), or only forward.
     """
     generator = torch.Generator("cpu").manual_seed(config.seed)
@@ -87,12 +87,11 @@ def make_plan(config: TrainConfig, pairs: int = 1, views: int = 1, *, order: Seq
 
     def visit() -> tuple[int, int, int]:
         nonlocal visits
-        band = (visits // len(order)) % config.timestep_bands  # every pair meets every band equally often
+        turn, band = divmod(visits // len(order), config.timestep_bands)  # every pair meets every band equally often
         low, high = edges[band], edges[band + 1]
         timestep = int(torch.randint(low, high, (), generator=generator))
         noise_seed = int(torch.randint(0, 2**62, (), generator=generator))
-        view = int(torch.randint(0, views, (), generator=generator)) if views > 1 else 0
-        pair = order[visits % len(order)]
+        pair, view = order[visits % len(order)], (turn + band) % views  # so does every view
         visits += 1
         return pair * views + view, timestep, noise_seed
 

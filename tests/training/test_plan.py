@@ -96,11 +96,15 @@ def test_repeats_are_how_often_a_picture_is_seen() -> None:
 
 
 @pytest.mark.parametrize("directions", ["both", "alternate"])
-def test_every_pair_comes_equally_often_and_every_view_comes(directions: str) -> None:
-    config = TrainConfig.create("action", max_train_steps=240, mirror="on", zoom=2.0, directions=directions)
+def test_every_pair_and_every_view_comes_equally_often_in_every_band(directions: str) -> None:
+    config = TrainConfig.create(
+        "action", max_train_steps=480, timestep_bands=4, mirror="on", zoom=2.0, directions=directions
+    )
     samples = [sample for step in make_plan(config, pairs=3, views=4) for sample in step]
     assert set(Counter(sample.pair // 4 for sample in samples).values()) == {len(samples) // 3}
-    assert len({sample.pair for sample in samples}) == 12
+    width = (config.max_timestep - config.min_timestep) // 4
+    met = Counter((sample.pair, (sample.timestep - config.min_timestep) // width) for sample in samples)
+    assert set(met.values()) == {len(samples) // 48}, "12 views, 4 bands"
     by_noise: dict[int, set[tuple[int, int]]] = {}
     for sample in samples:
         by_noise.setdefault(sample.noise_seed, set()).add((sample.pair, sample.timestep))
