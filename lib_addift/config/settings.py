@@ -148,8 +148,8 @@ class TrainConfig:
     target_share: float = _setting(
         0.0, "Share of the target",
         "How much of what is learnt is the target itself where the pictures differ, and not the model's guess moved by "
-        "the difference, which may go past the target.",
-        low=0.0, high=1.0,
+        "the difference, which may go past the target. -1: half where prompts say what all pictures show, else 0.",
+        low=-1.0, high=1.0,
     )  # fmt: skip
     batch_size: int = _setting(
         1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.",

@@ -18,6 +18,8 @@ from lib_addift.training.events import PreparedPairs, Request
 from lib_addift.training.methods import check_method, method_for_single_pictures, method_of
 from lib_addift.training.optimizer import check_optimizer
 
+_SHARE = 0.5  # of the target in what is learnt, under prompts that say what the pictures show
+
 
 def check_request(request: Request, lora_dir: Path, picture_side: int | None = None) -> PreparedPairs:
     """Open, check and fit the pictures of a request that a LoRA folder can take; what a run then trains on.
@@ -51,20 +53,23 @@ def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:
 
 
 def fitted(request: Request, pairs: Sequence[ImagePair]) -> Request:
-    """The request with what its settings leave to the pictures: the lowest timestep, and whether to mirror them."""
+    """The request with what its settings leave to its pictures and prompts, decided."""
     config = request.config
     if config.min_timestep == BY_SIZE:
         config = replace(config, min_timestep=max(lowest_timestep(*pair.original.shape[1::-1]) for pair in pairs))
+    if config.target_share < 0:
+        config = replace(config, target_share=_SHARE if _said(config, request.pairs) == "all" else 0.0)
     if config.mirror == "auto":
-        config = replace(config, mirror="on" if _is_mirrored(config, request.pairs, pairs) else "off")
+        is_mirrored = _said(config, request.pairs) == "none" and all(map(is_worth_mirroring, pairs))
+        config = replace(config, mirror="on" if is_mirrored else "off")
     return replace(request, config=config)
 
 
-def _is_mirrored(config: TrainConfig, sources: Sequence[PairSource], pairs: Sequence[ImagePair]) -> bool:
-    """Whether no prompt says what the pictures show, and so on which side, and each pair is worth it."""
-    bare = config.with_trigger("")
-    said = {prompt for source in sources for prompt in config.prompts(source.original_prompt, source.target_prompt)}
-    return said == {bare} and all(map(is_worth_mirroring, pairs))
+def _said(config: TrainConfig, sources: Sequence[PairSource]) -> str:
+    """Of how many pictures a prompt, beside the trigger word, says what they show: all, some or none."""
+    prompts = [each for source in sources for each in config.prompts(source.original_prompt, source.target_prompt)]
+    silent = prompts.count(config.with_trigger(""))
+    return "all" if not silent else "none" if silent == len(prompts) else "some"
 
 
 def _load(source: PairSource, config: TrainConfig) -> ImagePair:

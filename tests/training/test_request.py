@@ -100,3 +100,18 @@ def test_auto_mirrors_unless_a_prompt_says_a_side_or_the_change_goes_to_one(tmp_
     assert resolved(moved) == "off"
     assert resolved(moved, "on") == "on"
     assert resolved(closed, "off") == "off"
+
+
+def test_half_of_the_goal_is_the_target_where_prompts_say_what_all_pictures_show(tmp_path: Path) -> None:
+    host, pictures = FakeHost(tmp_path), [np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")]
+
+    def resolved(*prompts: str, **settings: float) -> float:
+        sources = tuple(PairSource(*pictures, f"p{n}", each, each) for n, each in enumerate(prompts))
+        config = TrainConfig.create("concept", **settings)
+        return TrainingRun(host, Request(sources, "blink", config)).config.target_share
+
+    assert resolved("a face") == resolved("a face", "a head") == 0.5
+    assert resolved("") == resolved("a face", "") == 0.0
+    assert resolved("a face", target_share=0.0) == 0.0
+    assert resolved("", target_share=0.25) == 0.25
+    assert TrainConfig.create("action").target_share == 0.0
