@@ -80,7 +80,3 @@ def test_a_change_of_most_of_the_picture_has_no_side(name: str, value: str) -> N
 
 def test_no_change_at_all_is_the_same_in_a_mirror() -> None:
     assert is_worth_mirroring(_pair(world.Face(), world.Face()))
-
-
-def _pair(original: world.Face, target: world.Face) -> ImagePair:
-    return ImagePair(np.asarray(world.draw(original)), np.asarray(world.draw(target)), None)
