@@ -13,26 +13,17 @@ class Algorithm:
     one_rank: bool = False  # rank and alpha are 1
     first_weights: tuple[int, int] = (4, 6)  # a slice of the round trip's ladder: around the best weight of most LoRAs
     weights: tuple[float, float] = (0.0, float("inf"))  # the smallest and largest that a round trip may choose
-    least_of_captioned_set: float = 0.0  # the smallest after several pairs whose captions say what they show
-    usual_weight: float = 1.0  # where the round trip finds none: the multiplier itself, within the limits
     noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it; 1 = drawn from noise
     enough: float = 0.75  # share of the new pictures to reach
     # Whether only a change that goes the pair's way counts, wherever it ends; such a LoRA is never turned round.
     directed: bool = False
 
-    def weight_limits(self, train_multiplier: float, *, is_captioned_set: bool = False) -> tuple[float, float]:
-        """The smallest and largest multiplier that a round trip may choose."""
-        least, most = self.weights
-        if is_captioned_set:
-            least = max(least, self.least_of_captioned_set)
-        return least * train_multiplier, most * train_multiplier
-
 
 ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is weighed there, and looked at from noise on.
     "shift": Algorithm(
-        rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.2, 2.0), least_of_captioned_set=1.5,
-        usual_weight=1.3, noised=1.0, enough=0.6, directed=True,
+        rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.5, 2.0), noised=1.0, enough=0.5,
+        directed=True,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),

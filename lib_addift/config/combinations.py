@@ -18,10 +18,6 @@ def check_together(settings: Mapping[str, Any]) -> None:
             f"min_timestep = {settings['min_timestep']} and max_timestep = {settings['max_timestep']} leave no room "
             f"for {settings['timestep_bands']} bands: raise max_timestep or lower min_timestep."
         )
-    if -1 < settings["target_share"] < 0:
-        raise ConfigError(
-            f"target_share = {settings['target_share']:g} is no share: give -1 (by the prompts) or one from 0 to 1."
-        )
     _check_algorithm(settings)
     if settings["mask"] == "file" and not settings["mask_file"]:
         raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")

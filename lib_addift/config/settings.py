@@ -148,8 +148,8 @@ class TrainConfig:
     target_share: float = _setting(
         0.0, "Share of the target",
         "How much of what is learnt is the target itself where the pictures differ, and not the model's guess moved by "
-        "the difference, which may go past the target. -1: half where prompts say what all pictures show, else 0.",
-        low=-1.0, high=1.0,
+        "the difference, which may go past the target.",
+        low=0.0, high=1.0,
     )  # fmt: skip
     batch_size: int = _setting(
         1, "Batch size", "Noises per direction in one step: more is steadier, slower and needs more memory.",
@@ -206,8 +206,8 @@ class TrainConfig:
     mask_floor: float = _setting(0.1, "Mask floor", "Weight of the area outside the mask.", low=0.0, high=1.0)
     mirror: str = _setting(
         "off", "Mirror",
-        "Learn from the mirrored pictures too, so that the subject's side is not learnt with the change. auto: where "
-        "the change is in a part of the picture and the same in a mirror, and no prompt says what the pictures show.",
+        "Learn from the mirrored pictures too, so that the subject's side is not learnt with the change. auto: with "
+        "one pair, where the change is in a part of the picture and the same in a mirror.",
         choices=("off", "auto", "on"),
     )  # fmt: skip
     zoom: float = _setting(

@@ -23,16 +23,13 @@ class Choice:
     new: NewPictures = field(default_factory=NewPictures)
 
 
-Limits = tuple[float, float]  # the smallest and largest multiplier, before the strength
-
-
-def without_pictures(trip: RoundTrip, config: TrainConfig, limits: Limits) -> Choice:
+def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
     """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
     is_calibrated = config.calibrate and trip.recovery >= LEARNT and trip.weight > 0
-    return Choice(_first_weight(trip, config, limits, is_calibrated=is_calibrated), is_calibrated)
+    return Choice(_first_weight(trip, config, is_calibrated=is_calibrated), is_calibrated)
 
 
-def choose(painter: Painter, trip: RoundTrip, config: TrainConfig, limits: Limits) -> tuple[Choice, torch.Tensor]:
+def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choice, torch.Tensor]:
     """The round trip's weight, a larger one that reaches more new pictures, or a smaller one that spreads less.
 
     A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. For a kind
@@ -40,17 +37,17 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig, limits: Limit
     new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
     """
     is_calibrated = config.calibrate and trip.recovery >= LEARNT
-    first = painter.look(_first_weight(trip, config, limits, is_calibrated=is_calibrated))
+    first = painter.look(_first_weight(trip, config, is_calibrated=is_calibrated))
     is_backwards = is_calibrated and trip.weight < 0
     best = _second_look(painter, first, config, is_backwards=is_backwards) if config.calibrate else first
     new, latents = painter.draw(best)
     return Choice(new.weight, is_calibrated or best is not first, new), latents
 
 
-def _first_weight(trip: RoundTrip, config: TrainConfig, limits: Limits, *, is_calibrated: bool) -> float:
-    """The round trip's weight without its sign, or the usual one where it found none, within the limits."""
-    least, most = limits
-    found = abs(trip.weight) if is_calibrated else config.kind.usual_weight
+def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool) -> float:
+    """The round trip's weight without its sign, or 1 where it found none, within the limits of the kind of LoRA."""
+    least, most = (limit * config.train_multiplier for limit in config.kind.weights)
+    found = abs(trip.weight) if is_calibrated else 1.0
     return config.strength * min(max(found, least), most)
 
 

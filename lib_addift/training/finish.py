@@ -20,7 +20,7 @@ from lib_addift.errors import TrainingError
 from lib_addift.evaluation.new_pictures import NewPictures, Painter, picture_grid
 from lib_addift.evaluation.preview import preview_strip
 from lib_addift.evaluation.round_trip import RoundTrip, recovery_at, round_trip, round_trip_pictures
-from lib_addift.evaluation.weight import Choice, Limits, choose, without_pictures
+from lib_addift.evaluation.weight import Choice, choose, without_pictures
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.dataset import Dataset
@@ -74,7 +74,7 @@ def measure(
             yield Stage("evaluating it: the round trip")
             trip = round_trip(model, network, pairs, config)
         if not (pairs and config.new_pictures):
-            return Measured(trip, without_pictures(trip, config, _weight_limits(dataset, config)))
+            return Measured(trip, without_pictures(trip, config))
         yield Stage("evaluating it: new pictures")
         return Measured(trip, *_choose(model, network, dataset, trip, config, passes=budget))
 
@@ -113,17 +113,10 @@ def _choose(
     """The weight, chosen with new pictures, and these at weights -1, 0 and 1."""
     begun = time.monotonic()
     painter = Painter(model, network, _measured(dataset), config, passes)
-    choice, latents = choose(painter, trip, config, _weight_limits(dataset, config))
+    choice, latents = choose(painter, trip, config)
     grid = picture_grid(model, latents)
     new = replace(choice.new, seconds=round(time.monotonic() - begun, 2))
     return replace(choice, new=new), grid
-
-
-def _weight_limits(dataset: Dataset, config: TrainConfig) -> Limits:
-    """The multipliers that may be chosen; higher for several pairs, each with a prompt beside the trigger word."""
-    pairs, bare = dataset.learnt, config.with_trigger("")
-    said = len(pairs) > 1 and all(side.prompt != bare for pair in pairs for side in (pair.original, pair.target))
-    return config.kind.weight_limits(config.train_multiplier, is_captioned_set=said)
 
 
 def _measured(dataset: Dataset) -> list[LatentPair]:

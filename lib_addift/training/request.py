@@ -18,8 +18,6 @@ from lib_addift.training.events import PreparedPairs, Request
 from lib_addift.training.methods import check_method, method_for_single_pictures, method_of
 from lib_addift.training.optimizer import check_optimizer
 
-_SHARE = 0.5  # of the target in what is learnt, under prompts that say what the pictures show
-
 
 def check_request(request: Request, lora_dir: Path, picture_side: int | None = None) -> PreparedPairs:
     """Open, check and fit the pictures of a request that a LoRA folder can take; what a run then trains on.
@@ -53,23 +51,15 @@ def check_sources(config: TrainConfig, sources: Sequence[PairSource]) -> None:
 
 
 def fitted(request: Request, pairs: Sequence[ImagePair]) -> Request:
-    """The request with what its settings leave to its pictures and prompts, decided."""
+    """The request with what its settings leave to its pictures, decided."""
     config = request.config
     if config.min_timestep == BY_SIZE:
         config = replace(config, min_timestep=max(lowest_timestep(*pair.original.shape[1::-1]) for pair in pairs))
-    if config.target_share < 0:
-        config = replace(config, target_share=_SHARE if _said(config, request.pairs) == "all" else 0.0)
     if config.mirror == "auto":
-        is_mirrored = _said(config, request.pairs) == "none" and all(map(is_worth_mirroring, pairs))
+        learnt = [pair for source, pair in zip(request.pairs, pairs, strict=True) if not source.is_prior]
+        is_mirrored = len(learnt) == 1 and is_worth_mirroring(learnt[0])
         config = replace(config, mirror="on" if is_mirrored else "off")
     return replace(request, config=config)
-
-
-def _said(config: TrainConfig, sources: Sequence[PairSource]) -> str:
-    """Of how many pictures a prompt, beside the trigger word, says what they show: all, some or none."""
-    prompts = [each for source in sources for each in config.prompts(source.original_prompt, source.target_prompt)]
-    silent = prompts.count(config.with_trigger(""))
-    return "all" if not silent else "none" if silent == len(prompts) else "some"
 
 
 def _load(source: PairSource, config: TrainConfig) -> ImagePair:

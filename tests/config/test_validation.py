@@ -27,7 +27,7 @@ from tests.support.wrong_values import FIELDS, WRONG, not_handled
         ({"layers": ("everything",)}, "self_attention"),
         ({"min_timestep": 800, "max_timestep": 700}, "raise max_timestep"),
         ({"mask": "file"}, "mask_file"),
-        ({"target_share": -0.5}, "by the prompts"),
+        ({"target_share": -0.5}, "target_share = -0.5"),
         ({"lora_rank": 4}, "no setting"),
         ({"calibrate": "yes"}, "true or false"),
     ],

@@ -10,10 +10,9 @@ import torch
 from lib_addift.config.settings import TrainConfig
 from lib_addift.evaluation.new_pictures import NewPictures
 from lib_addift.evaluation.round_trip import RoundTrip
-from lib_addift.evaluation.weight import Choice, Limits, choose, without_pictures
+from lib_addift.evaluation.weight import Choice, choose, without_pictures
 
 Figures = Callable[[float], tuple[int, int]]
-ANY: Limits = (0.0, float("inf"))
 
 
 class FakePainter:
@@ -34,11 +33,11 @@ class FakePainter:
 
 
 def chosen(
-    figures: Figures, trip: RoundTrip, *, backwards: bool = False, limits: Limits = ANY, **settings: object
+    figures: Figures, trip: RoundTrip, *, backwards: bool = False, preset: str = "action", **settings: object
 ) -> tuple[Choice, list[float]]:
     painter = FakePainter(figures, backwards=backwards)
-    config = TrainConfig.create("action", **settings)  # type: ignore[arg-type]
-    choice, latents = choose(painter, trip, config, limits)
+    config = TrainConfig.create(preset, **settings)  # type: ignore[arg-type]
+    choice, latents = choose(painter, trip, config)
     assert latents.unique().item() == pytest.approx(choice.weight), (
         "the pictures are those at the weight that was chosen"
     )
@@ -126,17 +125,17 @@ def test_strength_is_in_the_weight_that_is_measured() -> None:
 def test_without_pictures_only_a_positive_weight_of_the_round_trip_is_taken(
     found: RoundTrip, weight: float, is_calibrated: bool
 ) -> None:
-    choice = without_pictures(found, TrainConfig.create("action", strength=1.5), ANY)
+    choice = without_pictures(found, TrainConfig.create("action", strength=1.5))
     assert (choice.weight, choice.is_calibrated, choice.new.count) == (1.5 * weight, is_calibrated, 0)
 
 
-@pytest.mark.parametrize(("weight", "used"), [(0.1, 2.4), (3.0, 3.0), (-3.0, 3.0), (9.0, 4.0)])
-def test_the_round_trips_weight_is_brought_into_the_limits_before_the_strength(weight: float, used: float) -> None:
-    choice, tried = chosen(lambda _: (8, 0), trip(weight=weight), limits=(2.4, 4.0), strength=0.5)
+@pytest.mark.parametrize(("weight", "used"), [(0.1, 3.0), (3.5, 3.5), (-3.5, 3.5), (9.0, 4.0)])
+def test_a_shifts_weight_is_brought_into_its_limits_before_the_strength(weight: float, used: float) -> None:
+    choice, tried = chosen(lambda _: (8, 0), trip(weight=weight), preset="concept", train_multiplier=2.0)
     assert tried == [pytest.approx(0.5 * used)]
     assert choice.weight == pytest.approx(0.5 * used)
 
 
-def test_the_usual_weight_too_lies_within_the_limits() -> None:
-    assert chosen(lambda _: (8, 0), trip(0.1), limits=(1.2, 2.0))[1] == [1.2]
-    assert without_pictures(trip(0.1), TrainConfig.create("action"), (1.2, 2.0)).weight == 1.2
+def test_the_weight_where_nothing_was_found_lies_within_the_limits_too() -> None:
+    assert chosen(lambda _: (8, 0), trip(0.1), preset="concept")[1] == [0.75]
+    assert without_pictures(trip(0.1), TrainConfig.create("concept")).weight == 0.75

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def skip_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def choose(*given: Any, **_: Any) -> tuple[Choice, None]:
         *_, trip, config = given
-        return without_pictures(trip, config, (0.0, math.inf)), None
+        return without_pictures(trip, config), None
 
     monkeypatch.setattr(lib_addift.training.finish, "_choose", choose)
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 1.0, ()))

@@ -14,7 +14,6 @@ from PIL import Image
 
 import lib_addift.training.finish
 from lib_addift.config.settings import TrainConfig
-from lib_addift.data.pairs import PairSource
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.errors import LoraFileError, TrainingError
 from lib_addift.evaluation.new_pictures import NewPictures
@@ -22,11 +21,10 @@ from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.evaluation.weight import Choice
 from lib_addift.lora.file import read_lora
 from lib_addift.lora.network import LoraNetwork
-from lib_addift.training.events import Request, Stage
-from lib_addift.training.run import TrainingRun
+from lib_addift.training.events import Stage
 from tests.support.fake_host import FakeHost
 from tests.support.models import fingerprint
-from tests.support.runs import ORIGINAL, SMALL, TARGET, files, finish, label, start
+from tests.support.runs import SMALL, files, finish, label, start
 
 CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged
 
@@ -164,9 +162,7 @@ def test_calibration_folds_the_chosen_weight_into_the_file(
 def choose(monkeypatch: pytest.MonkeyPatch, choice: Callable[[TrainConfig], Choice]) -> None:
     """Have the weight chosen without drawing."""
     latents = torch.zeros(3, 1, 4, 8, 8)
-    monkeypatch.setattr(
-        lib_addift.training.finish, "choose", lambda _painter, _trip, config, _limits: (choice(config), latents)
-    )
+    monkeypatch.setattr(lib_addift.training.finish, "choose", lambda _painter, _trip, config: (choice(config), latents))
 
 
 def test_the_round_trip_alone_turns_nothing_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,29 +173,13 @@ def test_the_round_trip_alone_turns_nothing_round(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("new_pictures", [0, 4])
-@pytest.mark.parametrize(
-    ("pairs", "prompts", "weight"),
-    [
-        (1, {"prompt": "a photo"}, 0.6), (2, {}, 0.6), (2, {"trigger_word": "lids"}, 0.6),
-        (2, {"original_prompt": "a photo"}, 0.6), (2, {"prompt": "a photo"}, 0.75),
-        (2, {"trigger_word": "lids", "prompt": "a photo"}, 0.75),
-    ],
-)  # fmt: skip
-def test_a_shift_of_several_pairs_with_captions_may_be_stronger(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    pairs: int,
-    prompts: dict[str, str],
-    weight: float,
-    new_pictures: int,
+def test_a_shift_is_no_weaker_than_three_quarters_of_what_it_was_trained_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_pictures: int
 ) -> None:
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 0.5, ((0.5, 0.8),)))
     monkeypatch.setattr(NewPictures, "reach", property(lambda self: self.count))  # no second look
     shift = {**SMALL, "algorithm": "shift", "rank": 1, "alpha": 1.0, "strength": 0.5, "train_multiplier": 1.0}
-    config = TrainConfig.create(**shift, **prompts, new_pictures=new_pictures)
-    run = TrainingRun(FakeHost(tmp_path), Request((PairSource(ORIGINAL, TARGET),) * pairs, "blink", config))
-    list(run.events())
-    assert run.results[0].weight == pytest.approx(weight)
+    assert finish(FakeHost(tmp_path), **shift, new_pictures=new_pictures).results[0].weight == pytest.approx(0.75)
 
 
 # New pictures

@@ -83,35 +83,23 @@ def test_the_lowest_timestep_follows_the_largest_picture_unless_it_is_given(tmp_
         assert TrainingRun(host, Request(sources, "blink", own)).config.min_timestep == 10
 
 
-def test_auto_mirrors_unless_a_prompt_says_a_side_or_the_change_goes_to_one(tmp_path: Path) -> None:
+def test_auto_mirrors_one_pair_whose_change_goes_to_no_side(tmp_path: Path) -> None:
     host, face = FakeHost(tmp_path), world.Face(position="left")
 
-    def resolved(target: world.Face, mirror: str = "auto", prompt: str = "", **settings: str) -> str:
-        pictures = (np.asarray(world.draw(each)) for each in (face, target))
-        source = PairSource(*pictures, "", prompt, prompt)
-        config = TrainConfig.create("concept", mirror=mirror, **settings)
-        return TrainingRun(host, Request((source,), "blink", config)).config.mirror
+    def source(target: world.Face, **more: object) -> PairSource:
+        return PairSource(*(np.asarray(world.draw(each)) for each in (face, target)), **more)
+
+    def mirror_of(sources: list[PairSource], mirror: str = "auto") -> str:
+        config = TrainConfig.create("concept", mirror=mirror)
+        return TrainingRun(host, Request(tuple(sources), "blink", config)).config.mirror
+
+    def resolved(target: world.Face, mirror: str = "auto") -> str:
+        return mirror_of([source(target)], mirror)
 
     closed, moved = dataclasses.replace(face, eyes="closed"), dataclasses.replace(face, position="right")
     assert resolved(closed) == "on"
-    assert resolved(closed, trigger_word="lids") == "on"
-    assert resolved(closed, prompt="a face on the left") == "off"
-    assert resolved(closed, original_prompt="a face on the left") == "off"
     assert resolved(moved) == "off"
     assert resolved(moved, "on") == "on"
     assert resolved(closed, "off") == "off"
-
-
-def test_half_of_the_goal_is_the_target_where_prompts_say_what_all_pictures_show(tmp_path: Path) -> None:
-    host, pictures = FakeHost(tmp_path), [np.asarray(world.draw(world.Face(eyes=eyes))) for eyes in ("open", "closed")]
-
-    def resolved(*prompts: str, **settings: float) -> float:
-        sources = tuple(PairSource(*pictures, f"p{n}", each, each) for n, each in enumerate(prompts))
-        config = TrainConfig.create("concept", **settings)
-        return TrainingRun(host, Request(sources, "blink", config)).config.target_share
-
-    assert resolved("a face") == resolved("a face", "a head") == 0.5
-    assert resolved("") == resolved("a face", "") == 0.0
-    assert resolved("a face", target_share=0.0) == 0.0
-    assert resolved("", target_share=0.25) == 0.25
-    assert TrainConfig.create("action").target_share == 0.0
+    assert mirror_of([source(closed, name="a"), source(closed, name="b")]) == "off"
+    assert mirror_of([source(closed, name="a"), source(closed, name="b", is_prior=True)]) == "on"
