@@ -38,11 +38,10 @@ def test_the_demo_keeps_its_promise(
     }  # fmt: skip
     assert 30 <= report["steps"] <= 100
     assert report["target_rate"] >= 0.9
-    # A texture that is there is harder to take away: 22 % of the faces keep it.
-    assert report["reverse_rate"] <= (0.25 if attribute == "style" else 0.1)
+    # A texture that is there is harder to take away: 11 % of the faces keep it.
+    assert report["reverse_rate"] <= (0.15 if attribute == "style" else 0.05)
     assert report["off_target_change"] <= 0.1
-    # Of this pair, from 95 % noise; it says little of others.
-    assert report["recovery"] >= (0.5 if (model, seed) == ("sd15", 1) else 0.35)
+    assert report["recovery"] >= 0.3  # of this pair, from 95 % noise; it says little of others
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 1000
     _, metadata = read_lora(Path(report["lora"]))
