@@ -179,7 +179,7 @@ def test_sets_that_learn_at_once_become_what_each_becomes_alone(tmp_path: Path) 
     assert loras(lora_dir) == [f"{attribute}.safetensors" for attribute in attributes]
     found = {attribute: read_lora(lora_dir / f"{attribute}.safetensors") for attribute in attributes}
     recoveries = {name: json.loads(metadata["addift.report"])["recovery"] for name, (_, metadata) in found.items()}
-    assert min(recoveries.values()) >= 0.5, recoveries
+    assert min(recoveries.values()) >= 0.35, recoveries  # from 95 % noise
     host, task = StandaloneHost(CHECKPOINT, lora_dir=lora_dir, device="cpu"), TASKS["mouth"]
     network = LoraNetwork.from_tensors(found["mouth"][0], host.unet, host.lora_name)
     faces = evaluation_faces(64, 20_000, excluded=task.faces(1))
