@@ -22,7 +22,7 @@ class Algorithm:
 ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is weighed there, and looked at from noise on.
     "shift": Algorithm(
-        rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.5, 2.0), noised=1.0, enough=0.5,
+        rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.5, 1.5), noised=1.0, enough=0.5,
         directed=True,
     ),
     "lora": Algorithm(),
