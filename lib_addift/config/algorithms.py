@@ -20,7 +20,8 @@ class Algorithm:
 
 
 ALGORITHMS = {
-    # A shift acts where a picture is decided, at high noise: it is weighed there, and looked at from noise on.
+    # A shift acts where a picture is decided, at high noise: it is looked at from noise on. What its pair asks for says
+    # little of other pictures, so its weight, times `strength`, is three quarters of that of training.
     "shift": Algorithm(
         rate_by_width=False, one_rank=True, first_weights=(0, 2), weights=(1.5, 1.5), noised=1.0, enough=0.5,
         directed=True,

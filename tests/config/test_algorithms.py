@@ -8,9 +8,9 @@ from lib_addift.config.algorithms import ALGORITHMS
 from lib_addift.config.settings import TrainConfig
 
 
-def test_a_shift_is_used_at_three_quarters_of_what_it_was_trained_at_or_more() -> None:
+def test_a_shift_is_used_at_three_quarters_of_what_it_was_trained_at() -> None:
     config = TrainConfig.create("concept")
-    assert [limit * config.strength for limit in config.kind.weights] == [0.75, 1.0]
+    assert [limit * config.strength for limit in config.kind.weights] == [0.75, 0.75]
 
 
 def test_other_kinds_are_used_at_what_the_round_trip_says() -> None:

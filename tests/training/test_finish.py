@@ -173,7 +173,7 @@ def test_the_round_trip_alone_turns_nothing_round(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("new_pictures", [0, 4])
-def test_a_shift_is_no_weaker_than_three_quarters_of_what_it_was_trained_at(
+def test_a_shift_is_used_at_three_quarters_of_what_it_was_trained_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_pictures: int
 ) -> None:
     monkeypatch.setattr(lib_addift.training.finish, "round_trip", lambda *_: RoundTrip(0.8, 0.5, ((0.5, 0.8),)))
