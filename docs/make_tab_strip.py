@@ -78,7 +78,7 @@ def take_screenshots(tab: Tab, folder: Path) -> dict[str, Image.Image]:
     tab.settle()
     columns = {"1  Two pictures and a name": screenshot(tab, "#addift_form")}
     tab.click("#addift_train")
-    tab.wait(lambda: _steps(tab) >= 15, "half of the training", PATIENCE)
+    tab.wait(lambda: _steps(tab) >= 20, "a preview strip, which is drawn at half of the training", PATIENCE)
     columns["2  Training"] = screenshot(tab, "#addift_job")
     tab.wait_for_state("done", patience=PATIENCE)
     tab.shown("#addift_result [data-addift-tag]")
