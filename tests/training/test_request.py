@@ -86,20 +86,17 @@ def test_the_lowest_timestep_follows_the_largest_picture_unless_it_is_given(tmp_
 def test_auto_mirrors_one_pair_whose_change_goes_to_no_side(tmp_path: Path) -> None:
     host, face = FakeHost(tmp_path), world.Face(position="left")
 
-    def source(target: world.Face, **more: object) -> PairSource:
-        return PairSource(*(np.asarray(world.draw(each)) for each in (face, target)), **more)
+    def source(**change: str) -> PairSource:
+        return PairSource(*(np.asarray(world.draw(each)) for each in (face, dataclasses.replace(face, **change))))
 
-    def mirror_of(sources: list[PairSource], mirror: str = "auto") -> str:
+    def mirror_of(*sources: PairSource, mirror: str = "auto") -> str:
         config = TrainConfig.create("concept", mirror=mirror)
-        return TrainingRun(host, Request(tuple(sources), "blink", config)).config.mirror
+        return TrainingRun(host, Request(sources, "blink", config)).config.mirror
 
-    def resolved(target: world.Face, mirror: str = "auto") -> str:
-        return mirror_of([source(target)], mirror)
-
-    closed, moved = dataclasses.replace(face, eyes="closed"), dataclasses.replace(face, position="right")
-    assert resolved(closed) == "on"
-    assert resolved(moved) == "off"
-    assert resolved(moved, "on") == "on"
-    assert resolved(closed, "off") == "off"
-    assert mirror_of([source(closed, name="a"), source(closed, name="b")]) == "off"
-    assert mirror_of([source(closed, name="a"), source(closed, name="b", is_prior=True)]) == "on"
+    closed, moved = source(eyes="closed"), source(position="right")
+    assert mirror_of(closed) == "on"
+    assert mirror_of(moved) == "off"
+    assert mirror_of(moved, mirror="on") == "on"
+    assert mirror_of(closed, mirror="off") == "off"
+    assert mirror_of(closed, dataclasses.replace(closed, name="b")) == "off"
+    assert mirror_of(closed, dataclasses.replace(closed, name="b", is_prior=True)) == "on"
