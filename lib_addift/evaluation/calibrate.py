@@ -23,7 +23,6 @@ from lib_addift.lora.tools import Output, tool_metadata
 # The round trip tries multiples of the training multiplier. Most LoRAs act at weights from 0.25 to 3.5, which are those
 # of the first of these multipliers; the others are for the few that are weaker or stronger.
 _SPANS = (0.25, 2.0, 0.03)
-_WEIGHING = ("proof_strength", "strength")  # settings of a preset that are about the kind of LoRA
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,13 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
 
 
 def suited(config: TrainConfig, metadata: Mapping[str, str]) -> TrainConfig:
-    """The settings with those of weighing that suit the file: a shift of prompts is weighed apart from other LoRAs."""
+    """The settings with the strength that suits the file: that of a shift of prompts is another than other LoRAs'."""
     is_shift = '"algorithm": "shift"' in metadata.get("addift.config", "")
     if is_shift == (config.algorithm == "shift"):
         return config
     presets = (LAYERS_PRESET, DEFAULT_PRESET) if is_shift else (DEFAULT_PRESET, LAYERS_PRESET)
     before, after = map(TrainConfig.create, presets)
-    left = [name for name in _WEIGHING if getattr(config, name) == getattr(before, name)]
-    return dataclasses.replace(config, **{name: getattr(after, name) for name in left})
+    return dataclasses.replace(config, strength=after.strength) if config.strength == before.strength else config
 
 
 def _best_round_trip(model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:

@@ -44,11 +44,14 @@ class RoundTrip:
     `recovery`: share of the pairs' difference reproduced at `weight`, 0 to 1 (1 - squared error / squared difference).
     `weight`: the multiplier of the LoRA as trained that does so; negative where only the opposite direction does.
     `curve`: (multiplier, score) of every weight tried, in ascending order; scores may be negative.
+    `is_figure_only`: no weight was searched, and a low recovery does not say that nothing was learnt: a shift acts at
+    high noise, where a picture is decided, and its noisy pair is decided already.
     """
 
     recovery: float
     weight: float
     curve: tuple[tuple[float, float], ...]
+    is_figure_only: bool = False
 
     @classmethod
     def without_pairs(cls) -> RoundTrip:
@@ -65,6 +68,11 @@ class RoundTrip:
         """The result in a sentence or two for the person."""
         if not self.is_measured:
             return "Single pictures have no difference on which the LoRA could be measured: look at the strip."
+        if self.is_figure_only:
+            return (
+                f"The LoRA reproduces {self.recovery:.0%} of the difference of its own pair, which says little of "
+                "other pictures: have new ones drawn."
+            )
         if self.recovery < LEARNT:
             return (
                 f"The LoRA did not learn the difference: it reproduces {self.recovery:.0%} of it. Use more steps, "
@@ -130,11 +138,12 @@ def _climb(probe: _Probe, scores: dict[float, float], ladder: Sequence[float]) -
 
 
 @torch.no_grad()
-def recovery_at(
+def round_trip_at(
     model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig, weight: float
-) -> float:
-    """The recovery, 0 to 1, on `pairs` that were held out of training, at a weight; `network` must be attached."""
-    return max(0.0, _Probe(model, network, pairs, config).scores([weight])[weight])
+) -> RoundTrip:
+    """Measure the LoRA on `pairs` at one weight, that of training being 1; `network` must be attached."""
+    scores = _Probe(model, network, pairs, config).scores([weight])
+    return RoundTrip(max(0.0, scores[weight]), weight, tuple(scores.items()), is_figure_only=True)
 
 
 @torch.no_grad()

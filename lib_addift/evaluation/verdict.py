@@ -25,7 +25,7 @@ class Level(Enum):
 
 def level_of(trip: RoundTrip, new: NewPictures) -> Level:
     """By new pictures where there are some, else by the round trip; failed only where both say so."""
-    if not trip.is_measured:
+    if not trip.is_measured or (trip.is_figure_only and not new.count):
         return Level.UNMEASURED
     if not new.count:
         return Level.FAILED if trip.recovery < LEARNT else Level.WEAK if trip.recovery < 0.5 else Level.GOOD

@@ -23,9 +23,14 @@ class Choice:
     new: NewPictures = field(default_factory=NewPictures)
 
 
+def fixed_weight(config: TrainConfig) -> float | None:
+    """The weight of a kind of LoRA for which none is searched, with `strength`."""
+    return None if config.kind.weight is None else config.strength * config.kind.weight * config.train_multiplier
+
+
 def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
     """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
-    is_calibrated = config.calibrate and trip.recovery >= LEARNT and trip.weight > 0
+    is_calibrated = _is_calibrated(trip, config) and trip.weight > 0
     return Choice(_first_weight(trip, config, is_calibrated=is_calibrated), is_calibrated)
 
 
@@ -33,10 +38,10 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choi
     """The round trip's weight, a larger one that reaches more new pictures, or a smaller one that spreads less.
 
     A negative weight, which turns the LoRA round, is taken only where the new pictures change backwards too. For a kind
-    whose training says which way is forward neither that nor a smaller weight is tried. Also returns the latents of the
-    new pictures at the weight: (3, count, C, h, w), at -1, 0 and 1.
+    whose weight is fixed neither that nor a smaller weight is tried. Also returns the latents of the new pictures at
+    the weight: (3, count, C, h, w), at -1, 0 and 1.
     """
-    is_calibrated = config.calibrate and trip.recovery >= LEARNT
+    is_calibrated = _is_calibrated(trip, config)
     first = painter.look(_first_weight(trip, config, is_calibrated=is_calibrated))
     is_backwards = is_calibrated and trip.weight < 0
     best = _second_look(painter, first, config, is_backwards=is_backwards) if config.calibrate else first
@@ -44,21 +49,24 @@ def choose(painter: Painter, trip: RoundTrip, config: TrainConfig) -> tuple[Choi
     return Choice(new.weight, is_calibrated or best is not first, new), latents
 
 
+def _is_calibrated(trip: RoundTrip, config: TrainConfig) -> bool:
+    """Whether the round trip has found a weight."""
+    return config.calibrate and fixed_weight(config) is None and trip.recovery >= LEARNT
+
+
 def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool) -> float:
-    """The round trip's weight without its sign, or 1 where it found none, within the limits of the kind of LoRA."""
-    least, most = (limit * config.train_multiplier for limit in config.kind.weights)
-    found = abs(trip.weight) if is_calibrated else 1.0
-    return config.strength * min(max(found, least), most)
+    """The fixed weight of the kind, or the round trip's without its sign, or 1 where that found none."""
+    return fixed_weight(config) or config.strength * (abs(trip.weight) if is_calibrated else 1.0)
 
 
 def _second_look(painter: Painter, first: NewPictures, config: TrainConfig, *, is_backwards: bool) -> NewPictures:
     """The figures at another weight, where there is reason to try one and it is better; else those at the first one."""
-    if is_backwards and first.is_backwards and not config.kind.directed:
+    if is_backwards and first.is_backwards:
         return painter.look(-first.weight)
     if first.reach < first.enough * first.count:
         other = painter.look(_LARGER * first.weight)
         return other if _reaches_more(other, first) else first
-    if first.spread and not config.kind.directed and first.size * _SMALLER >= _AS_LARGE * first.wanted:
+    if first.spread and fixed_weight(config) is None and first.size * _SMALLER >= _AS_LARGE * first.wanted:
         other = painter.look(_SMALLER * first.weight)
         return other if _spreads_less(other, first) else first
     return first

@@ -12,6 +12,7 @@ from lib_addift.diffusion.host import Model
 from lib_addift.evaluation.new_pictures import drawn_size, picture_passes
 from lib_addift.evaluation.preview import WEIGHTS
 from lib_addift.evaluation.round_trip import TRIPS, WEIGHTS_TRIED, trip_steps
+from lib_addift.evaluation.weight import fixed_weight
 from lib_addift.training.dataset import held_out_pairs
 from lib_addift.training.events import snapshot_spacing
 from lib_addift.training.finish import MEASURED_PAIRS, picture_budget
@@ -35,9 +36,9 @@ def passes_after_training(config: TrainConfig, pairs: int = 1) -> float:
     """Those of them that follow the last training step: the LoRA is measured and drawn."""
     held = len(held_out_pairs(config, pairs))
     probes = len(TRIPS) * trip_steps(config)  # for each pair and weight of the round trip
-    evaluation = probes * min(pairs - held, MEASURED_PAIRS) * (WEIGHTS_TRIED + 1) + _new_picture_passes(
-        config, pairs - held
-    )
+    weights = WEIGHTS_TRIED if fixed_weight(config) is None else 1
+    trips = probes * (weights + 1) * min(pairs - held, MEASURED_PAIRS)
+    evaluation = trips + _new_picture_passes(config, pairs - held)
     measured = len(recipes(config)) if config.search else 1
     shown = _strip_passes(config) + _ROUND_TRIP_PICTURES * config.sampling_steps
     return measured * evaluation + held * 2 * probes + shown

@@ -19,8 +19,8 @@ from lib_addift.diffusion.latents import LatentPair
 from lib_addift.errors import TrainingError
 from lib_addift.evaluation.new_pictures import NewPictures, Painter, picture_grid
 from lib_addift.evaluation.preview import preview_strip
-from lib_addift.evaluation.round_trip import RoundTrip, recovery_at, round_trip, round_trip_pictures
-from lib_addift.evaluation.weight import Choice, choose, without_pictures
+from lib_addift.evaluation.round_trip import RoundTrip, round_trip, round_trip_at, round_trip_pictures
+from lib_addift.evaluation.weight import Choice, choose, fixed_weight, without_pictures
 from lib_addift.lora.file import build_metadata, save_lora
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.dataset import Dataset
@@ -72,7 +72,7 @@ def measure(
         trip, pairs = RoundTrip.without_pairs(), _measured(dataset)
         if pairs:
             yield Stage("evaluating it: the round trip")
-            trip = round_trip(model, network, pairs, config)
+            trip = _round_trip(model, network, pairs, config)
         if not (pairs and config.new_pictures):
             return Measured(trip, without_pictures(trip, config))
         yield Stage("evaluating it: new pictures")
@@ -97,7 +97,8 @@ def draw(
     trip, choice, shown, held_out = measured.trip, measured.choice, dataset.learnt[0], None
     with network.attach():
         if dataset.held_out:
-            held_out = recovery_at(model, network, dataset.held_out, config, choice.weight / config.strength)
+            weight = choice.weight if fixed_weight(config) else choice.weight / config.strength
+            held_out = round_trip_at(model, network, dataset.held_out, config, weight).recovery
         yield Stage("drawing the preview")
         strip = preview_strip(model, network, shown, config, choice.weight)
         pictures = round_trip_pictures(model, network, shown, config, choice.weight)
@@ -105,6 +106,13 @@ def draw(
         path, steps, seconds, trip, choice.weight, held_out, choice.is_calibrated, choice.new,
         measured.search, strip=strip, pictures=pictures, grid=measured.grid,
     )  # fmt: skip
+
+
+def _round_trip(model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], config: TrainConfig) -> RoundTrip:
+    """At the weight of the kind of LoRA, or, where that has none, at several."""
+    if weight := fixed_weight(config):
+        return round_trip_at(model, network, pairs, config, weight)
+    return round_trip(model, network, pairs, config)
 
 
 def _choose(

@@ -20,7 +20,7 @@ _RESULT_TEXTS = {
     Level.GOOD: "in a prompt draws the change you showed; with -1 its opposite.",
     Level.WEAK: "in a prompt draws a part of the change you showed; with -1 its opposite.",
     Level.FAILED: "is saved all the same, but can do little.",
-    Level.UNMEASURED: "in a prompt draws what the pictures show.",
+    Level.UNMEASURED: "in a prompt draws what it has learnt; how well was not measured.",
 }
 _ABOUT_NEW = (
     '<p class="addift-hint">New pictures, each from one noise at weights -1, 0 and 1, drawn quickly and without '

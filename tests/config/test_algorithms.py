@@ -10,12 +10,12 @@ from lib_addift.config.settings import TrainConfig
 
 def test_a_shift_is_used_at_three_quarters_of_what_it_was_trained_at() -> None:
     config = TrainConfig.create("concept")
-    assert [limit * config.strength for limit in config.kind.weights] == [0.75, 0.75]
+    assert config.kind.weight == 0.75 / config.strength
 
 
 def test_other_kinds_are_used_at_what_the_round_trip_says() -> None:
     for name in ("lora", "loha", "lokr"):
-        assert ALGORITHMS[name].weights == (0.0, float("inf"))
+        assert ALGORITHMS[name].weight is None
 
 
 def test_the_setting_offers_all_of_them() -> None:

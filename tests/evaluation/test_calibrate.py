@@ -26,5 +26,4 @@ def test_a_file_is_weighed_by_its_kind(preset: str, file: dict[str, str], like: 
 
 
 def test_what_was_chosen_is_kept() -> None:
-    found = suited(TrainConfig.create("concept", strength=0.8), LAYERS)
-    assert (found.strength, found.proof_strength) == (0.8, TrainConfig.create("action").proof_strength)
+    assert suited(TrainConfig.create("concept", strength=0.8), LAYERS).strength == 0.8

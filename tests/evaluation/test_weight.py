@@ -127,12 +127,13 @@ def test_without_pictures_only_a_positive_weight_of_the_round_trip_is_taken(
     assert (choice.weight, choice.is_calibrated, choice.new.count) == (1.5 * weight, is_calibrated, 0)
 
 
-@pytest.mark.parametrize("weight", [0.1, 3.5, -3.5, 9.0])
-def test_a_shifts_weight_is_brought_into_its_limits_before_the_strength(weight: float) -> None:
-    choice, tried = chosen(lambda _: (8, 0), trip(weight=weight), preset="concept", train_multiplier=2.0)
-    assert (choice.weight, tried) == (1.5, [1.5])
+@pytest.mark.parametrize("found", [trip(), trip(0.1), RoundTrip.without_pairs()])
+def test_a_shifts_weight_is_fixed_whatever_the_round_trip_says(found: RoundTrip) -> None:
+    choice, tried = chosen(lambda _: (8, 0), found, preset="concept", train_multiplier=2.0)
+    assert (choice.weight, choice.is_calibrated, tried) == (1.5, False, [1.5])
+    assert without_pictures(found, TrainConfig.create("concept")) == Choice(0.75, is_calibrated=False)
 
 
-def test_the_weight_where_nothing_was_found_lies_within_the_limits_too() -> None:
-    assert chosen(lambda _: (8, 0), trip(0.1), preset="concept")[1] == [0.75]
-    assert without_pictures(trip(0.1), TrainConfig.create("concept")).weight == 0.75
+def test_a_shifts_weight_is_raised_where_new_pictures_ask_for_it() -> None:
+    choice, _ = chosen(lambda weight: (8 if weight > 1 else 3, 0), trip(), preset="concept")
+    assert (choice.weight, choice.is_calibrated) == (1.125, True)

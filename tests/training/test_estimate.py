@@ -19,6 +19,8 @@ from lib_addift.training.run import TrainingRun
 from tests.support.fake_host import FakeHost
 from tests.support.training import source
 
+SHIFT = {"algorithm": "shift", "rank": 1, "alpha": 1.0}
+
 
 @pytest.mark.parametrize(
     ("settings", "pairs"),
@@ -26,10 +28,12 @@ from tests.support.training import source
         ({}, 1),
         ({"directions": "alternate", "batch_size": 2}, 1),
         ({"prompt": "a face", "learning_rate": 1e-3, "seed": 1}, 5),
+        (SHIFT, 1),
+        (SHIFT, 5),
     ],
 )
 def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings: dict[str, Any], pairs: int) -> None:
-    """But for the round trip's, which tries more weights here than of a LoRA that learnt something."""
+    """But for the round trip of a kind without a weight: it tries more here than of a LoRA that learnt something."""
     samples = 0
 
     class CountingHost(FakeHost):
@@ -42,8 +46,8 @@ def test_the_passes_counted_are_those_that_a_run_takes(tmp_path: Path, settings:
     sources = tuple(source(number) for number in range(pairs))
     training = TrainingRun(CountingHost(tmp_path), Request(sources, "blink", config), keep_snapshots=True)
     list(training.events())
-    tried = len(training.results[0].round_trip.curve)
-    assert tried > WEIGHTS_TRIED
+    tried, counted = len(training.results[0].round_trip.curve), 1 if config.kind.weight else WEIGHTS_TRIED
+    assert tried == 1 if config.kind.weight else tried > WEIGHTS_TRIED
     proven = min(pairs - len(held_out_pairs(config, pairs)), MEASURED_PAIRS)
-    more = (tried - WEIGHTS_TRIED) * proven * len(TRIPS) * trip_steps(config)
+    more = (tried - counted) * proven * len(TRIPS) * trip_steps(config)
     assert passes(config, pairs) + more == pytest.approx(samples, rel=0.02)
