@@ -11,7 +11,6 @@ class Algorithm:
 
     rate_by_width: bool = True  # a narrow UNet needs a higher learning rate
     one_rank: bool = False  # rank and alpha are 1
-    first_weights: tuple[int, int] = (4, 6)  # a slice of the round trip's ladder: around the best weight of most LoRAs
     weight: float | None = None  # the one that all are used at, before `strength`; None: what the round trip finds
     noised: float = 0.7  # how far a new picture is noised before the LoRA acts on it; 1 = drawn from noise
     enough: float = 0.75  # share of the new pictures to reach
@@ -23,7 +22,7 @@ ALGORITHMS = {
     # A shift acts where a picture is decided, at high noise: it is looked at from noise on. What its pair asks for says
     # little of other pictures, so its weight, times `strength`, is three quarters of that of training.
     "shift": Algorithm(
-        rate_by_width=False, one_rank=True, first_weights=(0, 2), weight=1.5, noised=1.0, enough=0.5, directed=True,
+        rate_by_width=False, one_rank=True, weight=1.5, noised=1.0, enough=0.5, directed=True,
     ),
     "lora": Algorithm(),
     "loha": Algorithm(),

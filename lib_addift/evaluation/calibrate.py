@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_addift.config.presets import DEFAULT_PRESET, LAYERS_PRESET
+from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, Model, lora_modules
@@ -54,12 +53,12 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
     """Write the file `lora` to `output`, scaled so that weight 1 reproduces the difference of `pair`.
 
     The host's model is locked meanwhile. `config` has the settings of the encoding, the round trip and the strip, and
-    `strength`; where it leaves at its preset's values how a LoRA is weighed, those of the file's kind are used. Raises
-    HostError when there is no model, LoraFileError for a LoRA that is not for this model, and TrainingError when the
-    LoRA reproduces next to nothing of the difference.
+    `strength`, which is 1 where it is as the default of training has it. Raises HostError when there is no model,
+    LoraFileError for a LoRA that is not for this model, and TrainingError when the LoRA reproduces next to nothing of
+    the difference.
     """
     tensors, metadata = read_lora(lora)
-    config = suited(config, metadata)
+    config = suited(config)
     with host.exclusive(precision=config.precision):
         latents = encode_pair(host, pair, config)
         network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
@@ -88,14 +87,10 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
     return Calibrated(output.path, weight, trip.recovery)
 
 
-def suited(config: TrainConfig, metadata: Mapping[str, str]) -> TrainConfig:
-    """The settings with the strength that suits the file: that of a shift of prompts is another than other LoRAs'."""
-    is_shift = '"algorithm": "shift"' in metadata.get("addift.config", "")
-    if is_shift == (config.algorithm == "shift"):
-        return config
-    presets = (LAYERS_PRESET, DEFAULT_PRESET) if is_shift else (DEFAULT_PRESET, LAYERS_PRESET)
-    before, after = map(TrainConfig.create, presets)
-    return dataclasses.replace(config, strength=after.strength) if config.strength == before.strength else config
+def suited(config: TrainConfig) -> TrainConfig:
+    """The settings, with the whole difference as weight 1 where the strength is as the default of training has it."""
+    default = TrainConfig.create(DEFAULT_PRESET).strength
+    return dataclasses.replace(config, strength=1.0) if config.strength == default else config
 
 
 def _best_round_trip(model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:

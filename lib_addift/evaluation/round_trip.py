@@ -25,6 +25,7 @@ from lib_addift.lora.network import LoraNetwork
 
 LEARNT = 0.2  # below this recovery the difference was not learnt
 _LADDER = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 11.0, 14.0)  # weights, in units of the training multiplier
+_FIRST = slice(4, 6)  # the rungs around the best weight of most LoRAs
 _OVERVIEW = slice(1, None, 2)  # every second rung
 _HALVINGS = 2
 WEIGHTS_TRIED = 6  # at most, for most LoRAs: the start, one or two rungs beside it, and the halvings
@@ -101,7 +102,7 @@ def round_trip(model: Model, network: LoraNetwork, pairs: Sequence[LatentPair], 
     """
     probe = _Probe(model, network, pairs, config)
     ladder = [rung * config.train_multiplier for rung in _LADDER]
-    scores = probe.scores(ladder[slice(*config.kind.first_weights)])
+    scores = probe.scores(ladder[_FIRST])
     _climb(probe, scores, ladder)
     if max(scores.values()) < LEARNT:  # nothing learnt, or backwards, or the best weight is behind a local maximum
         overview = ladder[_OVERVIEW]

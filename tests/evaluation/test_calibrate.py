@@ -7,23 +7,11 @@ import pytest
 from lib_addift.config.settings import TrainConfig
 from lib_addift.evaluation.calibrate import suited
 
-SHIFT, LAYERS = ({"addift.config": TrainConfig.create(preset).to_json()} for preset in ("concept", "action"))
+
+@pytest.mark.parametrize(("preset", "strength"), [("concept", 1.0), ("action", 1.0), ("detail", 2.0)])
+def test_weight_1_is_the_whole_difference_unless_told_otherwise(preset: str, strength: float) -> None:
+    assert suited(TrainConfig.create(preset)).strength == strength
 
 
-@pytest.mark.parametrize(
-    ("preset", "file", "like"),
-    [
-        ("action", SHIFT, "concept"),
-        ("concept", LAYERS, "action"),
-        ("concept", {}, "action"),
-        ("detail", SHIFT, "detail"),
-    ],
-)
-def test_a_file_is_weighed_by_its_kind(preset: str, file: dict[str, str], like: str) -> None:
-    found, wanted = suited(TrainConfig.create(preset), file), TrainConfig.create(like)
-    assert found.strength == wanted.strength
-    assert suited(wanted, file) == wanted or file is SHIFT
-
-
-def test_what_was_chosen_is_kept() -> None:
-    assert suited(TrainConfig.create("concept", strength=0.8), LAYERS).strength == 0.8
+def test_a_strength_that_was_chosen_is_kept() -> None:
+    assert suited(TrainConfig.create("concept", strength=0.8)).strength == 0.8
