@@ -40,7 +40,8 @@ def verdict(trip: RoundTrip, new: NewPictures) -> str:
         return trip.verdict
     if level_of(trip, new) is Level.FAILED:
         return f"The LoRA did not learn the difference. {_seen(new)} {_of_the_pair(trip)} {_NOT_LEARNT}"
-    return " ".join(filter(None, (_seen(new), _remedy(new), _turned(new), _of_the_pair(trip))))
+    of_the_pair = "" if trip.is_figure_only else _of_the_pair(trip)
+    return " ".join(filter(None, (_seen(new), _remedy(new), _turned(new), of_the_pair)))
 
 
 def _seen(new: NewPictures) -> str:

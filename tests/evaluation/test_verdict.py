@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from lib_addift.evaluation.new_pictures import NewPictures
@@ -9,6 +11,7 @@ from lib_addift.evaluation.round_trip import RoundTrip
 from lib_addift.evaluation.verdict import Level, level_of, verdict
 
 NONE = NewPictures()
+TOO_FEW = "For the others train on more pairs, or on one that shows the difference more strongly."
 
 
 def trip(recovery: float = 0.8, weight: float = 1.0) -> RoundTrip:
@@ -84,3 +87,16 @@ def test_without_new_pictures_the_round_trip_speaks_alone() -> None:
 def test_single_pictures_are_not_measured() -> None:
     assert level_of(RoundTrip.without_pairs(), NONE) is Level.UNMEASURED
     assert "look at the strip" in verdict(RoundTrip.without_pairs(), NONE)
+
+
+def test_a_figure_that_judges_nothing_is_left_out_beside_new_pictures_and_is_no_verdict_without_them() -> None:
+    figure = dataclasses.replace(trip(0.04), is_figure_only=True)
+    assert verdict(figure, seen(8)) == "On 8 of 8 new pictures it makes your change; nothing else moves."
+    assert level_of(figure, seen(8)) is Level.GOOD
+    assert verdict(figure, seen(3)) == f"On 3 of 8 new pictures it makes your change; nothing else moves. {TOO_FEW}"
+    assert verdict(figure, seen(1)).startswith("The LoRA did not learn the difference. On 1 of 8 new pictures")
+    assert verdict(figure, NONE) == (
+        "The LoRA reproduces 4% of the difference of its own pair, which says little of other pictures: have new ones "
+        "drawn."
+    )
+    assert level_of(figure, NONE) is Level.UNMEASURED

@@ -30,7 +30,8 @@ _MEASURES = (
     ("0.5, 2", "the mean effect at these weights as a share of that at weight 1, on faces that do not show the change "
                "without the LoRA; of runs whose effect at 1 is a fifth of the whole or more"),
     ("interference", "mean change outside of the attribute's area at weight 1, in grey levels of 0 to 255"),
-    ("recovery", "share of the pair's difference that the file reproduces in the round trip at its best weight"),
+    ("recovery", "share of the pair's difference that the file reproduces in the round trip; a shift's at weight 1, of "
+                 "others at the best"),
     ("false assurance", "of the runs whose result said that the LoRA works, the share with less than 80 % hits"),
     ("false alarm", "of the runs whose result said that it does not, the share with 90 % hits or more"),
     ("seconds", "CPU time of one thread for a run: training, measuring, and for the first row of a task the pictures "
