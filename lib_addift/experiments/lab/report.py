@@ -1,4 +1,4 @@
-"""Writes the laboratory's report: lab.md and lab.json. Other worlds' figures and a part written by hand are kept."""
+"""Writes the laboratory's report: lab.md and lab.json. Other rows' figures and a part written by hand are kept."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ _MEASURES = (
 
 
 def write_report(runs: Sequence[Run], scale: Scale, folder: Path) -> Path:
-    """Write both files to `folder`, with `runs` in the place of earlier ones of their world and half.
+    """Write both files to `folder`, with `runs` in the place of earlier ones of their rows (world, half, variant).
 
     Returns the path of lab.md. Raises OSError.
     """
     page, figures = folder / "lab.md", folder / "lab.json"
-    written = {(run.half, run.world) for run in runs}
-    everything = [run for run in _earlier_runs(figures) if (run.half, run.world) not in written] + list(runs)
+    written = {_row(run) for run in runs}
+    everything = [run for run in _earlier_runs(figures) if _row(run) not in written] + list(runs)
+    everything.sort(key=lambda run: (list(TASKS).index(run.world), list(VARIANTS).index(run.variant)))
     kept = page.read_text(encoding="utf-8") if page.exists() else ""
     folder.mkdir(parents=True, exist_ok=True)
     text = page_text(everything, scale, reading(kept))
@@ -112,6 +113,10 @@ def _listed(settings: Any) -> str:
 
 def _short(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _row(run: Run) -> tuple[str, str, str]:
+    return run.half, run.world, run.variant
 
 
 def _name(run: Run) -> str:

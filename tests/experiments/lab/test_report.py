@@ -40,7 +40,7 @@ def test_the_figures_have_a_summary_and_every_run(runs: list[Run], tmp_path: Pat
     assert figures["scale"]["faces"] == SMALL.faces
 
 
-def test_other_worlds_and_halves_are_kept_and_the_same_ones_replaced(
+def test_other_worlds_halves_and_rows_are_kept_and_the_same_ones_replaced(
     runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "TASKS", {**report.TASKS, "avatars": report.TASKS["faces"]})
@@ -53,6 +53,7 @@ def test_other_worlds_and_halves_are_kept_and_the_same_ones_replaced(
     assert set(summary["test"]) == {"faces", "avatars"}
     assert set(summary["tune"]) == {"faces"}
     assert set(summary["test"]["faces"]) == {"eyes", "all"}
+    assert set(summary["test_variants"]["faces"]) == {"four-pairs", "words"}
     assert summary["test"]["avatars"]["eyes"]["runs"] == 2
     text = (tmp_path / "lab.md").read_text(encoding="utf-8")
-    assert "avatars: half `test`" in text
+    assert text.index("faces: half `test`") < text.index("avatars: half `test`")
