@@ -40,7 +40,7 @@ def test_the_demo_keeps_its_promise(
     assert report["target_rate"] >= 0.9
     assert report["reverse_rate"] <= 0.05
     assert report["off_target_change"] <= 0.1
-    assert report["recovery"] >= 0.35  # of this pair, from 95 % noise; it says little of others
+    assert report["recovery"] >= 0.25  # of this pair; it says little of others
     with Image.open(tmp_path / "grid.png") as grid:
         assert grid.width > 1000
     _, metadata = read_lora(Path(report["lora"]))
