@@ -89,8 +89,9 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
 
 def suited(config: TrainConfig) -> TrainConfig:
     """The settings, with the whole difference as weight 1 where the strength is as the default of training has it."""
-    default = TrainConfig.create(DEFAULT_PRESET).strength
-    return dataclasses.replace(config, strength=1.0) if config.strength == default else config
+    default = TrainConfig.create(DEFAULT_PRESET)
+    is_default = (config.algorithm, config.strength) == (default.algorithm, default.strength)
+    return dataclasses.replace(config, strength=1.0) if is_default else config
 
 
 def _best_round_trip(model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:

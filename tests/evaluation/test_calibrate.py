@@ -13,5 +13,6 @@ def test_weight_1_is_the_whole_difference_unless_told_otherwise(preset: str, str
     assert suited(TrainConfig.create(preset)).strength == strength
 
 
-def test_a_strength_that_was_chosen_is_kept() -> None:
-    assert suited(TrainConfig.create("concept", strength=0.8)).strength == 0.8
+@pytest.mark.parametrize(("preset", "strength"), [("concept", 0.8), ("action", 0.5)])
+def test_a_strength_that_was_chosen_is_kept(preset: str, strength: float) -> None:
+    assert suited(TrainConfig.create(preset, strength=strength)).strength == strength
