@@ -156,22 +156,23 @@ def test_the_script_registers_two_callbacks_and_does_nothing_else(fake, monkeypa
 
 _STARTING = """
 import sys, time
+start = time.process_time()
 import numpy, PIL.Image, safetensors.torch, torch
 before, begun = set(sys.modules), time.process_time()
 import lib_addift.webui
-print(time.process_time() - begun)
+print((time.process_time() - begun) / (begun - start))
 print(*set(sys.modules) - before)
 """
 
 
 @pytest.mark.slow
 def test_the_webuis_start_loads_little_of_it_and_quickly():
-    seconds = []
+    shares = []  # of what the WebUI's own packages take, so that it says the same on any machine
     for _ in range(3):  # the first one may have to compile
         command = [sys.executable, "-c", _STARTING]
         found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-        seconds.append(float(found[0]))
-    assert min(seconds) < 0.3
+        shares.append(float(found[0]))
+    assert min(shares) < 0.4
     modules = found[1].split()
     own = {name.split(".")[1] for name in modules if name.startswith("lib_addift.")}
     assert "training" in own
