@@ -164,7 +164,7 @@ def jobs(host: StandaloneHost, runner: Observed) -> Iterator[Jobs]:
 
 def finish(jobs: Jobs, ids: list[str]) -> list[Job]:
     jobs.resume()
-    return [jobs.wait(job_id, 120) for job_id in ids]
+    return [jobs.wait(job_id, 300) for job_id in ids]  # s; on a busy machine a worker can take minutes to start
 
 
 class Processes(logging.Handler):
