@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "concept": {
         "algorithm": "shift", "rank": 1, "alpha": 1.0, "blocks": ("IN", "MID", "OUT"), "max_train_steps": 30,
         "batch_size": 4, "learning_rate": 0.1, "train_multiplier": 1.0, "min_timestep": -1, "max_timestep": 1000,
-        "strength": 0.5, "target_share": 0.5, "mirror": "auto", "min_snr_gamma": 0.1,
+        "target_share": 0.5, "mirror": "auto", "min_snr_gamma": 0.1,
     },
     # Eyes, mouth, pose, expression: what changes shape. It is decided at high noise.
     "action": {"min_timestep": 500, "max_timestep": 1000},

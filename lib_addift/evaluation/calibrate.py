@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_addift.config.presets import DEFAULT_PRESET
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import ImagePair
 from lib_addift.diffusion.host import Host, Model, lora_modules
@@ -53,12 +52,10 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
     """Write the file `lora` to `output`, scaled so that weight 1 reproduces the difference of `pair`.
 
     The host's model is locked meanwhile. `config` has the settings of the encoding, the round trip and the strip, and
-    `strength`, which is 1 where it is as the default of training has it. Raises HostError when there is no model,
-    LoraFileError for a LoRA that is not for this model, and TrainingError when the LoRA reproduces next to nothing of
-    the difference.
+    `strength`. Raises HostError when there is no model, LoraFileError for a LoRA that is not for this model, and
+    TrainingError when the LoRA reproduces next to nothing of the difference.
     """
     tensors, metadata = read_lora(lora)
-    config = suited(config)
     with host.exclusive(precision=config.precision):
         latents = encode_pair(host, pair, config)
         network = LoraNetwork.over(lora_modules(host), tensors).to(host.device)
@@ -85,13 +82,6 @@ def calibrate(host: Host, lora: Path, pair: ImagePair, output: Output, config: T
         )  # fmt: skip
         host.refresh_loras(output.path)
     return Calibrated(output.path, weight, trip.recovery)
-
-
-def suited(config: TrainConfig) -> TrainConfig:
-    """The settings, with the whole difference as weight 1 where the strength is as the default of training has it."""
-    default = TrainConfig.create(DEFAULT_PRESET)
-    is_default = (config.algorithm, config.strength) == (default.algorithm, default.strength)
-    return dataclasses.replace(config, strength=1.0) if is_default else config
 
 
 def _best_round_trip(model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig) -> RoundTrip:

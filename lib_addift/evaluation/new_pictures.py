@@ -59,8 +59,8 @@ class NewPictures:
     of the strongest cells' mean change with the pair's, below 0 where the change goes the other way; `apart`, how far
     the strongest cells' mean at `weight` is from its median over the pictures, in units of the pair's mean change:
     where all show the same value, they look alike there (0 where that is not compared). `wanted` is the size that was
-    asked for: 1, or less with a strength below 1. `seconds` are those of drawing and measuring. `enough` is the share
-    of pictures to reach.
+    asked for: the kind's, or less with a strength below 1. `seconds` are those of drawing and measuring. `enough` is
+    the share of pictures to reach.
     """
 
     weight: float = 0.0
@@ -127,8 +127,8 @@ class Painter:
         self._model, self._network, self._change = model, network, PairChange.of(pairs)
         self.count, steps = drawn_size(config, passes)
         self._prompts = prompts(config, self.count)
-        self._wanted = min(1.0, config.strength)
         self._kind = config.kind
+        self._wanted = self._kind.wanted * min(1.0, config.strength)
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         self._conds = model.encode_prompts(self._prompts).float().split()
         generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)

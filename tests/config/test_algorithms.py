@@ -10,7 +10,8 @@ from lib_addift.config.settings import TrainConfig
 
 def test_a_shift_is_used_at_three_quarters_of_what_it_was_trained_at() -> None:
     config = TrainConfig.create("concept")
-    assert config.kind.weight == 0.75 / config.strength
+    assert config.kind.weight == 0.75
+    assert config.strength == 1
 
 
 def test_other_kinds_are_used_at_what_the_round_trip_says() -> None:

@@ -106,7 +106,7 @@ def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_on
     assert new.spread == 0, "it is measured in what is drawn"
 
 
-@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (-1.0, 0)])
+@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (0.3, 8), (0.15, 0), (-1.0, 0)])
 def test_a_shift_is_judged_by_what_is_drawn_and_by_which_way_it_goes(way: float, reached: int) -> None:
     host, config = PainterHost(4 * 8 * 8), TrainConfig.create("concept")
     network, cond = painting_lora(host, way * spot() / 2), Conditions(torch.zeros(1, 5, 6))

@@ -134,6 +134,10 @@ def test_a_shifts_weight_is_fixed_whatever_the_round_trip_says(found: RoundTrip)
     assert without_pictures(found, TrainConfig.create("concept")) == Choice(0.75, is_calibrated=False)
 
 
+def test_strength_is_in_a_shifts_weight_too() -> None:
+    assert chosen(lambda _: (8, 0), trip(), preset="concept", strength=2.0)[1] == [1.5]
+
+
 def test_a_shifts_weight_is_raised_where_new_pictures_ask_for_it() -> None:
     choice, _ = chosen(lambda weight: (8 if weight > 1 else 3, 0), trip(), preset="concept")
     assert (choice.weight, choice.is_calibrated) == (1.125, True)

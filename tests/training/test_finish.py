@@ -177,7 +177,7 @@ def test_a_shift_is_used_at_three_quarters_of_what_it_was_trained_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_pictures: int
 ) -> None:
     monkeypatch.setattr(NewPictures, "reach", property(lambda self: self.count))  # no second look
-    shift = {**SMALL, "algorithm": "shift", "rank": 1, "alpha": 1.0, "strength": 0.5, "train_multiplier": 1.0}
+    shift = {**SMALL, "algorithm": "shift", "rank": 1, "alpha": 1.0, "train_multiplier": 1.0}
     result = finish(FakeHost(tmp_path), **shift, new_pictures=new_pictures).results[0]
     assert result.weight == pytest.approx(0.75)
     assert [weight for weight, _ in result.round_trip.curve] == [result.round_trip.weight] == [0.75]

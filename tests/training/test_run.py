@@ -188,6 +188,19 @@ def test_no_more_than_thirty_steps_are_kept(
     assert len(kept) <= 30
 
 
+def test_a_shift_is_watched_at_the_weight_at_which_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+
+    def strip(*given: object) -> Image.Image:
+        weights.append(given[-1])
+        return Image.new("RGB", (5 * 64, 64))
+
+    monkeypatch.setattr(lib_addift.training.run, "preview_strip", strip)
+    shift = {"algorithm": "shift", "rank": 1, "alpha": 1.0, "train_multiplier": 1.0}
+    list(start(FakeHost(tmp_path), keep_snapshots=True, preview_every=1, max_train_steps=2, **shift).events())
+    assert weights == [0.75]
+
+
 @pytest.mark.parametrize("prompt", ["", "a face"])
 def test_watching_does_not_change_what_is_learnt(tmp_path: Path, prompt: str) -> None:
     contents = []

@@ -39,7 +39,7 @@ def test_a_preset_fills_in_its_settings_and_leaves_the_others(page: Page) -> Non
     assert page.shown["mask"] == "off"
     assert page.shown["seed"] == 9
     page.do("choose_preset", preset="concept")
-    assert (page.shown["algorithm"], page.shown["rank"], page.shown["strength"]) == ("shift", 1, 0.5)
+    assert (page.shown["algorithm"], page.shown["rank"], page.shown["strength"]) == ("shift", 1, 1.0)
 
 
 @pytest.mark.parametrize(("chosen", "value"), [("preset", "style"), ("method", "slider")])

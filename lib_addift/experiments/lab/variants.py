@@ -106,7 +106,7 @@ VARIANTS = {
         Variant("cast", "the target with a warmer white balance", make_pairs=pairs.damaged(pairs.with_cast)),
         # Other settings.
         Variant("no-mask", "without the mask", {"mask": "off"}),
-        Variant("no-calibration", "weight 1 as it comes", {"calibrate": False, "strength": 1.0}),
+        Variant("no-calibration", "the weight as it comes, whatever new pictures show", {"calibrate": False}),
         Variant("alternating", "one direction a step", {"directions": "alternate"}),
         Variant("forward-only", "without reverse samples", {"directions": "forward"}),
         Variant("all-layers", "a LoRA in all layers of all blocks", _EVERYWHERE, in_layers=True),
