@@ -113,7 +113,9 @@ def strip(image: Image.Image, step: int, total: int, *, is_saved: bool) -> str:
     """The preview strip of a step: one picture, with a slider for the weights at which it was drawn."""
     sheet, last = Sheet(image, len(WEIGHTS)), len(WEIGHTS) - 1
     alt = f"Preview after step {step}: the same picture with the LoRA at weights {_STRIP_WEIGHTS}"
-    weights = "as it was saved" if is_saved else "at its weights in training; at the end, calibration scales them"
+    weights = (
+        "as it was saved" if is_saved else "at the weight it has so far; what is measured at the end may change it"
+    )
     ticks = "".join(f"<span>{weight:g}</span>" for weight in WEIGHTS)
     return (
         f'<div class="addift-walk" style="--place:{last};--count:{len(WEIGHTS)};--ratio:{sheet.width}/{sheet.height}">'
