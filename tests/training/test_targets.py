@@ -100,8 +100,8 @@ def test_every_sample_of_a_step_has_the_prediction_that_it_has_alone(sizes: dict
 
 
 def losses(sizes: dict[str, Any], at_once: int = 0) -> list[float]:
-    """Of the steps of a training on two pairs of different sizes."""
-    host, config = FakeHost(), config_of(sizes)
+    """Of the steps of a training on two pairs of different sizes; SGD, since Adam's first steps magnify rounding."""
+    host, config = FakeHost(), config_of({**sizes, "optimizer": "SGD", "learning_rate": 1.0})
     pairs = [pair_of(host, config, n, size=size) for n, size in enumerate(SIZES)]
     with pytest.MonkeyPatch.context() as patch:
         if at_once:
@@ -113,7 +113,7 @@ def losses(sizes: dict[str, Any], at_once: int = 0) -> list[float]:
 
 @pytest.mark.parametrize("sizes", CRASHED)
 def test_steps_that_span_many_windows_are_trained(sizes: dict[str, Any]) -> None:
-    assert losses(sizes) == pytest.approx(losses({**sizes, "reference_batch_size": 4096}), rel=1e-3)
+    assert losses(sizes) == pytest.approx(losses({**sizes, "reference_batch_size": 4096}), rel=1e-4)
 
 
 @pytest.mark.slow
@@ -121,4 +121,4 @@ def test_steps_that_span_many_windows_are_trained(sizes: dict[str, Any]) -> None
 @settings(max_examples=10, deadline=None)
 def test_losses_depend_on_no_size_but_that_of_the_step(sizes: dict[str, Any], at_once: int) -> None:
     expected = losses({**sizes, "reference_batch_size": 4096})
-    assert losses(sizes, at_once) == pytest.approx(expected, rel=1e-3)
+    assert losses(sizes, at_once) == pytest.approx(expected, rel=1e-4)
