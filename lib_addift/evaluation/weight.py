@@ -28,6 +28,11 @@ def fixed_weight(config: TrainConfig) -> float | None:
     return None if config.kind.weight is None else config.strength * config.kind.weight * config.train_multiplier
 
 
+def unmeasured_weight(config: TrainConfig) -> float:
+    """The weight where nothing was measured: the kind's fixed one, or that of training, with `strength`."""
+    return fixed_weight(config) or config.strength
+
+
 def without_pictures(trip: RoundTrip, config: TrainConfig) -> Choice:
     """The round trip's weight alone. One at which the LoRA would be turned round is not believed."""
     is_calibrated = _is_calibrated(trip, config) and trip.weight > 0
@@ -55,8 +60,8 @@ def _is_calibrated(trip: RoundTrip, config: TrainConfig) -> bool:
 
 
 def _first_weight(trip: RoundTrip, config: TrainConfig, *, is_calibrated: bool) -> float:
-    """The fixed weight of the kind, or the round trip's without its sign, or 1 where that found none."""
-    return fixed_weight(config) or config.strength * (abs(trip.weight) if is_calibrated else 1.0)
+    """The round trip's weight without its sign, where it has found one."""
+    return config.strength * abs(trip.weight) if is_calibrated else unmeasured_weight(config)
 
 
 def _second_look(painter: Painter, first: NewPictures, config: TrainConfig, *, is_backwards: bool) -> NewPictures:

@@ -14,7 +14,7 @@ from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair
 from lib_addift.errors import HostError, TrainingError
 from lib_addift.evaluation.preview import preview_strip
-from lib_addift.evaluation.weight import fixed_weight
+from lib_addift.evaluation.weight import unmeasured_weight
 from lib_addift.lora.arithmetic import resize
 from lib_addift.lora.network import LoraNetwork
 from lib_addift.training.dataset import Dataset, encode_dataset
@@ -249,11 +249,12 @@ class TrainingRun:
             )
 
     def _draw_snapshot(self, network: LoraNetwork) -> Snapshot:
-        """Keep the LoRA of this step, with a strip at the kind's own weight, or at that before calibration."""
+        """Keep the LoRA of this step, with a strip at the weight that it has before it is measured."""
         assert self._dataset is not None
-        weight = fixed_weight(self.config) or self.config.strength
         with network.attach():
-            strip = preview_strip(self.host, network, self._dataset.learnt[0], self.config, weight)
+            strip = preview_strip(
+                self.host, network, self._dataset.learnt[0], self.config, unmeasured_weight(self.config)
+            )
         return self._snapshot(network, strip)
 
     def _snapshot(self, network: LoraNetwork, strip: Image.Image) -> Snapshot:
