@@ -230,7 +230,7 @@ class TrainConfig:
     # The result
     calibrate: bool = _setting(True, "Calibrate", "Scale the LoRA so that weight 1 is the difference you showed.")
     strength: float = _setting(
-        1.0, "Strength", "Weight 1 in the file is so many times the calibrated weight.", low=0.01, high=100.0
+        1.0, "Strength", "Weight 1 in the file is so many times the weight that was chosen.", low=0.01, high=100.0
     )
     hold_out: bool = _setting(
         True, "Hold pairs out", "Of four or more pairs, leave a quarter out of training and measure on them."
