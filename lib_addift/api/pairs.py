@@ -11,11 +11,11 @@ from PIL import Image
 
 from lib_addift.api.models import DrawBody, DrawnPairAnswer, DrawnPairsAnswer, TargetBody, VaryBody, WordsBody
 from lib_addift.api.pictures import check_pixels, decoding, encode_png, read_picture
+from lib_addift.config.prompts import VARIED_PROMPTS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import load_pair, load_single
 from lib_addift.diffusion.host import Host
 from lib_addift.drawn_pairs.pair import Drawing, DrawnPair, DrawSettings
-from lib_addift.drawn_pairs.prompts import VARIED_PROMPTS
 from lib_addift.drawn_pairs.target import target_from_words
 from lib_addift.drawn_pairs.vary import vary
 from lib_addift.drawn_pairs.words import from_words

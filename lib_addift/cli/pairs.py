@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from lib_addift.cli.options import add_model, open_host
+from lib_addift.config.prompts import VARIED_PROMPTS
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import load_pair, load_single
 from lib_addift.diffusion.host import Host
 from lib_addift.drawn_pairs.pair import BLEND, Drawing, DrawSettings
-from lib_addift.drawn_pairs.prompts import VARIED_PROMPTS
 from lib_addift.drawn_pairs.target import STRENGTH, target_from_words
 from lib_addift.drawn_pairs.vary import vary
 from lib_addift.drawn_pairs.words import from_words

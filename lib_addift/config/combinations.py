@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_addift.config.algorithms import ALGORITHMS
+from lib_addift.config.prompts import check_alternatives
 from lib_addift.config.timesteps import BY_SIZE, HIGHEST
 from lib_addift.errors import ConfigError
 
@@ -19,6 +20,7 @@ def check_together(settings: Mapping[str, Any]) -> None:
             f"for {settings['timestep_bands']} bands: raise max_timestep or lower min_timestep."
         )
     _check_algorithm(settings)
+    check_alternatives(settings["preview_prompt"])
     if settings["mask"] == "file" and not settings["mask_file"]:
         raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
 

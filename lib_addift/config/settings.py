@@ -254,11 +254,13 @@ class TrainConfig:
         12, "Sampling steps", "DDIM steps of previews; the round trip takes at most 6 of them.", low=1, high=1000
     )
     preview_prompt: str = _setting(
-        "", "Preview prompt", "What the strip and half of the new pictures show; empty: the prompt.", advanced=False
-    )
+        "", "Preview prompt", "What the strip and the new pictures show, each one of {these|those}; empty: the prompt.",
+        advanced=False,
+    )  # fmt: skip
     preview_cfg_scale: float = _setting(
-        5.0, "Preview guidance", "Classifier-free guidance of the strip.", low=1.0, high=30.0
-    )
+        5.0, "Preview guidance", "Classifier-free guidance of the strip, and of new pictures after a shift.", low=1.0,
+        high=30.0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lib_addift.config.prompts import choose_alternatives, shared_caption
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.sampler import ddim_inversion, ddim_timesteps
 from lib_addift.drawn_pairs.choose import VISIBLE
 from lib_addift.drawn_pairs.decode import as_drawn, drawn_pairs
 from lib_addift.drawn_pairs.mask import masks_from_prompts
 from lib_addift.drawn_pairs.pair import DrawnPair, DrawSettings
-from lib_addift.drawn_pairs.prompts import choose_alternatives, shared_caption
 from lib_addift.drawn_pairs.sampling import Way, draw_beside, guided
 from lib_addift.errors import ConfigError
 

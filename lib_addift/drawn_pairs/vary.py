@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lib_addift.config.prompts import VARIED_PROMPTS, check_alternatives, choose_alternatives
 from lib_addift.data.mask import dilated
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.memory import in_parts
@@ -17,7 +18,6 @@ from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.drawn_pairs.choose import change_cells, most_different_first
 from lib_addift.drawn_pairs.decode import as_drawn, drawn_pairs
 from lib_addift.drawn_pairs.pair import Drawing, DrawnPair, DrawSettings, check_count
-from lib_addift.drawn_pairs.prompts import VARIED_PROMPTS, check_alternatives, choose_alternatives
 from lib_addift.drawn_pairs.sampling import guided, noise_of, pairs_at_once
 
 STRENGTHS = (0.65, 0.75, 0.85)  # of the noise; less keeps the picture, more loses the difference

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lib_addift.config.prompts import choose_alternatives, phrases, shared_caption
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.memory import in_parts
 from lib_addift.diffusion.sampler import ddim_timesteps
@@ -14,7 +15,6 @@ from lib_addift.drawn_pairs.choose import good_pairs
 from lib_addift.drawn_pairs.decode import drawn_pairs
 from lib_addift.drawn_pairs.mask import masks_from_prompts
 from lib_addift.drawn_pairs.pair import Drawing, DrawnPair, DrawSettings, check_count
-from lib_addift.drawn_pairs.prompts import choose_alternatives, phrases, shared_caption
 from lib_addift.drawn_pairs.sampling import draw, draw_beside, guided, noise_of, pairs_at_once
 from lib_addift.errors import ConfigError
 

@@ -5,12 +5,13 @@ and at +weight, so that the two differ in what the LoRA changes in a given pictu
 whether the picture shows the value already; so the difference of the two is looked at, cell by cell of the latents. A
 LoRA that makes the pair's change changes the strongest cells about as much as the pair's strongest ones. *Spread*: the
 noises are denoised with the LoRA from their beginning, as a prompt draws them. What differs from the picture without
-the LoRA, beside the strongest cells, is more than the pair's change. Of a shift, reach too is read off these, and only
-what goes the pair's way counts. Measured: docs/method.md.
+the LoRA, beside the strongest cells, is more than the pair's change. Of a shift, reach too is read off these, which
+have prompts and guidance as a person's pictures do, and only what goes the pair's way counts. Measured: docs/method.md.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -25,15 +26,18 @@ from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, conds_at
 from lib_addift.diffusion.memory import in_parts, samples_at_once
-from lib_addift.diffusion.sampler import ddim, ddim_timesteps
+from lib_addift.diffusion.sampler import Guidance, ddim, ddim_timesteps
 from lib_addift.diffusion.schedule import NoiseSchedule
 from lib_addift.evaluation.change import PairChange
-from lib_addift.evaluation.preview import labelled_grid
+from lib_addift.evaluation.preview import labelled_grid, preview_prompts
 from lib_addift.lora.network import LoraNetwork
 
+# As people write them; they name no expression, as it may be what was learnt.
 PROMPTS = (
-    "a photo", "a drawing", "a portrait", "a smiling person",
-    "a landscape", "a street at night", "a close-up in bright light", "an old painting",
+    "a photo of a young woman with brown hair, in a park, sunny day", "portrait of an old man, dark background",
+    "a girl in a red dress, in a cafe, looking at the viewer", "a man in a suit, street at night, city lights",
+    "close-up of a woman with blond hair, studio light", "oil painting of a boy with a hat, under trees",
+    "anime drawing of a girl with long hair, classroom", "a black and white photo of a woman at a window",
 )  # fmt: skip
 MOST_LOOKS = 2  # weights that are looked at: the round trip's, and another one
 _MEASURED_STEPS = (4, 12)  # DDIM steps, at least and at most: as many as the training's time allows
@@ -44,6 +48,7 @@ _SHOWN_AT = (-1.0, 0.0, 1.0)
 _SHOWN_IN_A_ROW = 2  # new pictures
 _MOST_SHOWN = 8
 _DECODED_AT_ONCE = 6
+ENOUGH = 0.75  # share of the pictures to reach
 _REACHED = 0.4  # the least change of the strongest cells, in units of the pair's
 _CLOSE = 0.5  # how far apart reached pictures may be
 _SPREAD = 0.5  # the largest squared change of the other cells beyond the pair's own, in units of its whole one
@@ -59,8 +64,7 @@ class NewPictures:
     of the strongest cells' mean change with the pair's, below 0 where the change goes the other way; `apart`, how far
     the strongest cells' mean at `weight` is from its median over the pictures, in units of the pair's mean change:
     where all show the same value, they look alike there (0 where that is not compared). `wanted` is the size that was
-    asked for: the kind's, or less with a strength below 1. `seconds` are those of drawing and measuring. `enough` is
-    the share of pictures to reach.
+    asked for: 1, or less with a strength below 1. `seconds` are those of drawing and measuring.
     """
 
     weight: float = 0.0
@@ -70,7 +74,6 @@ class NewPictures:
     apart: tuple[float, ...] = ()
     wanted: float = 1.0
     seconds: float = 0.0
-    enough: float = 0.75
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NewPictures:
@@ -89,6 +92,11 @@ class NewPictures:
         """On how many the change is about as large, and as concentrated, as in the pair, and ends as on the others."""
         each = zip(self.sizes, self.apart, strict=True)
         return sum(size >= _REACHED * self.wanted and apart <= _CLOSE for size, apart in each)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so many are reached that the LoRA is said to work."""
+        return self.reach >= ENOUGH * self.count
 
     @property
     def spread(self) -> int:
@@ -128,9 +136,10 @@ class Painter:
         self.count, steps = drawn_size(config, passes)
         self._prompts = prompts(config, self.count)
         self._kind = config.kind
-        self._wanted = self._kind.wanted * min(1.0, config.strength)
+        self._wanted = min(1.0, config.strength)
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
-        self._conds = model.encode_prompts(self._prompts).float().split()
+        uncond, *self._conds = model.encode_prompts(["", *self._prompts]).float().split()
+        self._guidance = Guidance(uncond, config.preview_cfg_scale) if _is_guided(config) else None
         generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
         shape = (self.count, *pairs[0].original.latents.shape[1:])
         noises = (torch.randn(shape, generator=generator).to(model.device) for _ in range(2))
@@ -142,7 +151,7 @@ class Painter:
     def look(self, weight: float) -> NewPictures:
         """What the LoRA changes in the new pictures at a multiplier, where the kind is looked at: noised, or drawn."""
         changes = self._change.compared(self._latents(self._looked_at, weight), directed=self._kind.directed)
-        return NewPictures(weight, **vars(changes), wanted=self._wanted, enough=self._kind.enough)
+        return NewPictures(weight, **vars(changes), wanted=self._wanted)
 
     def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
         """Draw the pictures at the weight of a look, from their noise on.
@@ -169,15 +178,26 @@ class Painter:
         def part(chunk: Sequence[tuple[float, int]]) -> torch.Tensor:
             numbers = [number for _, number in chunk]
             multipliers = torch.tensor([weight for weight, _ in chunk], device=self._model.device)
-            cond = Conditions.cat([self._conds[number] for number in numbers])
-            cond = conds_at(self._model, [self._prompts[n] for n in numbers], cond, self._network, multipliers)
-            noisy, network = start.noisy[numbers], self._network
-            return ddim(self._model, noisy, cond, start.timesteps, network=network, multipliers=multipliers)
+            plain = Conditions.cat([self._conds[number] for number in numbers])
+            cond = self._conds_at([self._prompts[n] for n in numbers], plain, multipliers)
+            guidance = self._guidance
+            if guidance:
+                uncond = self._conds_at([""] * len(numbers), guidance.uncond.expand(len(numbers)), multipliers)
+                guidance = replace(guidance, uncond=uncond)
+            return ddim(
+                self._model, start.noisy[numbers], cond, start.timesteps, network=self._network,
+                multipliers=multipliers, guidance=guidance,
+            )  # fmt: skip
 
         if items:
-            drawn = torch.cat(in_parts(part, items, samples_at_once(*start.noisy.shape[-2:])))
+            at_once = samples_at_once(*start.noisy.shape[-2:]) // (2 if self._guidance else 1)
+            drawn = torch.cat(in_parts(part, items, at_once))
             start.seen.update(zip([weight for weight, _ in items[:: self.count]], drawn.split(self.count), strict=True))
         return torch.stack([start.seen[weight] for weight in weights])
+
+    def _conds_at(self, texts: Sequence[str], plain: Conditions, multipliers: torch.Tensor) -> Conditions:
+        """The conditions of prompts as the LoRA makes them, of which `plain` are those without it."""
+        return conds_at(self._model, list(texts), plain, self._network, multipliers)
 
 
 def drawn_size(config: TrainConfig, passes: float) -> tuple[int, int]:
@@ -194,10 +214,20 @@ def picture_passes(config: TrainConfig, steps: int) -> int:
     """The passes that a new picture takes, at most, with so many DDIM steps.
 
     It is denoised without the LoRA and at both signs of each weight looked at; and it is drawn at -1, 0 and 1, which
-    are the same pictures where a kind is looked at from noise on.
+    are the same pictures where a kind is looked at from noise on. Guidance takes two passes a step.
     """
     weights = 1 + 2 * (MOST_LOOKS if config.calibrate else 1)
-    return weights * steps if config.kind.noised == 1 else 3 * steps + weights * _rest_steps(steps)
+    if config.kind.noised == 1:
+        return weights * steps * (2 if _is_guided(config) else 1)
+    return 3 * steps + weights * _rest_steps(steps)
+
+
+def _is_guided(config: TrainConfig) -> bool:
+    """Whether the new pictures are drawn with guidance, as a person draws: where a kind is looked at from noise on.
+
+    Guidance decides what becomes of a shift: docs/method.md, "What guidance makes of it".
+    """
+    return config.kind.noised == 1 and config.preview_cfg_scale > 1
 
 
 def _rest_steps(steps: int) -> int:
@@ -206,10 +236,14 @@ def _rest_steps(steps: int) -> int:
 
 
 def prompts(config: TrainConfig, count: int) -> list[str]:
-    """Every second one the preview's prompt, or one of PROMPTS where there is none; the others are empty."""
-    given = config.preview_prompt or config.prompt
-    named = [given or PROMPTS[number % len(PROMPTS)] for number in range((count + 1) // 2)]
-    mixed = [named[number // 2] if number % 2 == 0 else "" for number in range(count)]
+    """The previews' prompts, or PROMPTS where there are none.
+
+    Where a kind is looked at from noise on all have one, else every second one: the others are empty.
+    """
+    spacing = 1 if config.kind.noised == 1 else 2
+    named = preview_prompts(config, math.ceil(count / spacing))
+    mixed = [""] * count
+    mixed[::spacing] = [prompt or PROMPTS[number % len(PROMPTS)] for number, prompt in enumerate(named)]
     return [config.with_trigger(prompt) for prompt in mixed]
 
 

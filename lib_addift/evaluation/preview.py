@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from lib_addift.config.prompts import choose_alternatives
 from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Model
 from lib_addift.diffusion.latents import LatentPair, conds_at
@@ -20,6 +21,16 @@ _CELL = 128  # px, the least width of a picture in a row; the text grows with wi
 _LABEL_HEIGHT = 14  # px, for a picture of that width
 
 
+def preview_prompts(config: TrainConfig, count: int) -> list[str]:
+    """What `count` previews show, without the trigger word; empty where nothing is said.
+
+    Each has alternatives of its own of the preview prompt; where there is none, all show the prompt of training.
+    """
+    if not config.preview_prompt:
+        return [config.prompt] * count
+    return [choose_alternatives(config.preview_prompt, config.seed + number) for number in range(count)]
+
+
 @torch.no_grad()
 def preview_strip(
     model: Model, network: LoraNetwork, pair: LatentPair, config: TrainConfig, weight: float
@@ -28,7 +39,7 @@ def preview_strip(
 
     The pictures have the size of `pair` and the seed, prompt and steps of `config`.
     """
-    prompt = config.with_trigger(config.preview_prompt or config.prompt)
+    prompt = config.with_trigger(preview_prompts(config, 1)[0])
     noise = torch.randn(pair.original.latents.shape, generator=torch.Generator("cpu").manual_seed(config.seed))
 
     def drawn(weights: Sequence[float]) -> torch.Tensor:

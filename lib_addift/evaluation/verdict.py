@@ -29,7 +29,7 @@ def level_of(trip: RoundTrip, new: NewPictures) -> Level:
         return Level.UNMEASURED
     if not new.count:
         return Level.FAILED if trip.recovery < LEARNT else Level.WEAK if trip.recovery < 0.5 else Level.GOOD
-    if new.reach >= new.enough * new.count:
+    if new.is_enough:
         return Level.GOOD
     return Level.FAILED if trip.recovery < LEARNT and new.reach <= _FAILED * new.count else Level.WEAK
 
@@ -57,7 +57,7 @@ def _seen(new: NewPictures) -> str:
 
 def _remedy(new: NewPictures) -> str:
     remedies = []
-    if new.reach < new.enough * new.count:
+    if not new.is_enough:
         remedies.append(_TOO_FEW)
     if new.spread > _SPREADS * new.count:
         remedies.append(_TOO_MUCH)

@@ -68,7 +68,7 @@ def _second_look(painter: Painter, first: NewPictures, config: TrainConfig, *, i
     """The figures at another weight, where there is reason to try one and it is better; else those at the first one."""
     if is_backwards and first.is_backwards:
         return painter.look(-first.weight)
-    if first.reach < first.enough * first.count:
+    if not first.is_enough:
         other = painter.look(_LARGER * first.weight)
         return other if _reaches_more(other, first) else first
     if first.spread and fixed_weight(config) is None and first.size * _SMALLER >= _AS_LARGE * first.wanted:
@@ -82,5 +82,5 @@ def _reaches_more(new: NewPictures, than: NewPictures) -> bool:
 
 
 def _spreads_less(new: NewPictures, than: NewPictures) -> bool:
-    is_reached = new.reach >= min(than.reach, new.enough * new.count)
+    is_reached = new.is_enough or new.reach >= than.reach
     return new.spread < than.spread and is_reached and new.size >= _AS_LARGE * new.wanted

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
+from lib_addift.config.prompts import phrases
 from lib_addift.config.settings import TrainConfig
 from lib_addift.data.pairs import load_pair
 from lib_addift.diffusion.host import Host
 from lib_addift.drawn_pairs.pair import Drawing, DrawnPair, DrawSettings, check_count
-from lib_addift.drawn_pairs.prompts import phrases
 from lib_addift.drawn_pairs.vary import vary
 from lib_addift.drawn_pairs.words import Words, from_words
 from lib_addift.errors import ConfigError, PictureError

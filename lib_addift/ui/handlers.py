@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from lib_addift.errors import AddiftError, JobError
+from lib_addift.evaluation.preview import preview_prompts
 from lib_addift.hosts.prompt_tag.syntax import MERGE
 from lib_addift.jobs.queue import Job, Jobs
 from lib_addift.training.events import Request
@@ -252,7 +253,7 @@ class Handlers:
         if job is None:
             return {}
         config = job.request.config
-        return {"test_prompt": config.preview_prompt or config.prompt, "test_seed": config.seed}
+        return {"test_prompt": preview_prompts(config, 1)[0], "test_seed": config.seed}
 
     def _job(self) -> Job:
         """The job on show. Raises JobError."""

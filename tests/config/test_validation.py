@@ -28,6 +28,7 @@ from tests.support.wrong_values import FIELDS, WRONG, not_handled
         ({"min_timestep": 800, "max_timestep": 700}, "raise max_timestep"),
         ({"mask": "file"}, "mask_file"),
         ({"target_share": -0.5}, "target_share = -0.5"),
+        ({"preview_prompt": "{red|blue hair"}, "write alternatives as"),
         ({"lora_rank": 4}, "no setting"),
         ({"calibrate": "yes"}, "true or false"),
     ],

@@ -13,12 +13,14 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.conditions import Conditions
 from lib_addift.diffusion.latents import LatentPair, Side
 from lib_addift.evaluation.new_pictures import PROMPTS, NewPictures, Painter, drawn_size, picture_grid, prompts
+from lib_addift.evaluation.preview import preview_prompts
 from lib_addift.lora.names import kohya
 from tests.support.fake_host import FakeHost
 from tests.support.painter_host import PainterHost, painting_lora
 
 CELL = 128  # px a picture has in a labelled row; those of 64 px are enlarged
 PASSES = 180.0  # half of 60 steps with both directions
+SHIFT_PASSES = 360.0  # half of 30 steps, each with two pictures in both directions
 
 
 def spot(size: float = 1.0, *, at: int = 3, elsewhere: float = 0.0) -> torch.Tensor:
@@ -106,13 +108,13 @@ def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_on
     assert new.spread == 0, "it is measured in what is drawn"
 
 
-@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (0.3, 8), (0.15, 0), (-1.0, 0)])
+@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (0.5, 8), (0.3, 0), (-1.0, 0)])
 def test_a_shift_is_judged_by_what_is_drawn_and_by_which_way_it_goes(way: float, reached: int) -> None:
     host, config = PainterHost(4 * 8 * 8), TrainConfig.create("concept")
     network, cond = painting_lora(host, way * spot() / 2), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
     with network.attach():
-        painter = Painter(host, network, [pair], config, PASSES)
+        painter = Painter(host, network, [pair], config, SHIFT_PASSES)
         look = painter.look(1.0)
         passes = host.passes
         new, latents = painter.draw(look)
@@ -128,7 +130,35 @@ def test_of_a_pattern_a_shift_may_go_either_way() -> None:
     network, cond = painting_lora(host, -pattern / 2), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(pattern, cond), None)
     with network.attach():
-        assert Painter(host, network, [pair], config, PASSES).look(1.0).reach == 8
+        assert Painter(host, network, [pair], config, SHIFT_PASSES).look(1.0).reach == 8
+
+
+class HalfUnderPromptsHost(PainterHost):
+    """A LoRA does half as much under a prompt as it does under the empty one."""
+
+    def predict_noise(self, latents: torch.Tensor, timesteps: torch.Tensor, cond: Conditions) -> torch.Tensor:
+        empty = self.encode_prompts([""]).crossattn
+        is_empty = torch.tensor([torch.equal(each[None], empty) for each in cond.crossattn]).view(-1, 1, 1, 1)
+        without = self.seen_noise(latents, timesteps)
+        moved = super().predict_noise(latents, timesteps, cond) - without
+        return without + moved.where(is_empty, moved / 2)
+
+    def seen_noise(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        abar = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return (latents - abar.sqrt() * self.seen) / (1 - abar).sqrt()
+
+
+@pytest.mark.parametrize(("cfg_scale", "size", "reached"), [(1.0, 0.5, 8), (1.4, 0.3, 0), (5.0, 0.0, 0)])
+def test_a_shift_is_judged_with_guidance(cfg_scale: float, size: float, reached: int) -> None:
+    """Of its effect under a prompt the part that guidance takes is gone: at 5 this one goes the other way."""
+    host = HalfUnderPromptsHost(4 * 8 * 8)
+    config = TrainConfig.create("concept", preview_cfg_scale=cfg_scale)
+    network, cond = painting_lora(host, spot() / 2), Conditions(torch.zeros(1, 5, 6))
+    pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
+    with network.attach():
+        new = Painter(host, network, [pair], config, SHIFT_PASSES).look(1.0)
+    assert new.sizes == pytest.approx([size] * 8, abs=1e-3)
+    assert new.reach == reached
 
 
 class VariedHost(PainterHost):
@@ -196,12 +226,31 @@ def test_the_number_of_pictures_and_steps_follows_the_time(
     assert drawn_size(TrainConfig.create("action", **settings), passes) == size
 
 
+@pytest.mark.parametrize(
+    ("cfg_scale", "passes", "size"), [(5.0, 360.0, (8, 4)), (5.0, 180.0, (4, 4)), (1.0, 360.0, (8, 9))]
+)
+def test_guidance_takes_two_passes_a_step(cfg_scale: float, passes: float, size: tuple[int, int]) -> None:
+    assert drawn_size(TrainConfig.create("concept", preview_cfg_scale=cfg_scale), passes) == size
+
+
 def test_prompts_are_mixed_with_the_empty_one() -> None:
     assert prompts(TrainConfig.create("action"), 4) == [PROMPTS[0], "", PROMPTS[1], ""]
     assert prompts(TrainConfig.create("action", prompt="a face"), 3) == ["a face", "", "a face"]
     told = TrainConfig.create("action", prompt="a face", preview_prompt="a cat", trigger_word="xyz")
     assert prompts(told, 2) == ["xyz, a cat", "xyz"]
     assert len(set(prompts(TrainConfig.create("action"), 64))) == len(PROMPTS) + 1
+
+
+def test_a_shifts_pictures_all_have_a_prompt() -> None:
+    assert prompts(TrainConfig.create("concept", trigger_word="xyz"), 2) == [f"xyz, {each}" for each in PROMPTS[:2]]
+    assert prompts(TrainConfig.create("concept", preview_prompt="a cat"), 2) == ["a cat"] * 2
+
+
+def test_each_picture_has_an_alternative_of_its_own() -> None:
+    config = TrainConfig.create("concept", prompt="a face", preview_prompt="{red|blue} hair")
+    assert set(prompts(config, 16)) == {"red hair", "blue hair"}
+    assert prompts(config, 16)[:1] == preview_prompts(config, 1), "the strip shows the first one"
+    assert preview_prompts(TrainConfig.create("concept", prompt="a {b|c}"), 2) == ["a {b|c}"] * 2, "learnt as it stands"
 
 
 def test_the_grid_has_two_pictures_in_a_row_at_three_weights() -> None:

@@ -47,10 +47,14 @@ class Variant:
     needs_words: bool = False  # the checkpoint draws the pairs, so it must know the change
 
     def config(self, task: LabTask, seed: int) -> TrainConfig:
-        """The settings for a task: its preset or the default, and over it the variant's and the seed."""
+        """The settings for a task: its preset or the default, and over it the variant's and the seed.
+
+        The new pictures show what its pictures show: the built-in prompts are for models that know more words.
+        """
         more = self.style_settings if task.preset == "style" else {}
         return make_config(
-            task.preset if self.in_layers else "", **{**self.settings, **more, "seed": _SEED_SPACING * seed}
+            task.preset if self.in_layers else "",
+            **{**self.settings, **more, "seed": _SEED_SPACING * seed, "preview_prompt": task.varied_prompt({})},
         )
 
     def can_do(self, task: LabTask) -> bool:

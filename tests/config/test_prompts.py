@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_addift.drawn_pairs.prompts import choose_alternatives, shared_caption
+from lib_addift.config.prompts import choose_alternatives, shared_caption
 from lib_addift.errors import ConfigError
 
 
