@@ -20,7 +20,10 @@ def check_together(settings: Mapping[str, Any]) -> None:
             f"for {settings['timestep_bands']} bands: raise max_timestep or lower min_timestep."
         )
     _check_algorithm(settings)
-    check_alternatives(settings["preview_prompt"])
+    try:
+        check_alternatives(settings["preview_prompt"])
+    except ConfigError as error:
+        raise ConfigError(f"preview_prompt: {error}") from None
     if settings["mask"] == "file" and not settings["mask_file"]:
         raise ConfigError("mask = file needs a mask_file: name a grey picture, or choose mask = auto.")
 

@@ -71,7 +71,8 @@ def settings_table(methods: Mapping[str, Mapping[str, Any]]) -> str:
             if field.type == "bool"
             else default
         )
-        lines.append(f"| `{field.name}` | {shown} | {values} | {rules['help']} |")
+        help_text = rules["help"].replace("|", "\\|")  # which would end the cell
+        lines.append(f"| `{field.name}` | {shown} | {values} | {help_text} |")
     for kind, tables in (("preset", PRESETS), ("method", methods)):
         lines += ["", f"| {kind} | sets |", "|---|---|"]
         for name, settings in tables.items():
