@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -32,6 +33,11 @@ def choose_alternatives(prompt: str, seed: int) -> str:
 def check_alternatives(prompt: str) -> None:
     """Raises ConfigError when the braces of a prompt are unbalanced."""
     choose_alternatives(prompt, 0)
+
+
+def without_alternatives(prompt: str) -> str:
+    """A prompt with alternatives that means this one as it stands, such as a caption."""
+    return re.sub(r"[{|}]", r"\\\g<0>", prompt)
 
 
 def phrases(prompt: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lib_addift.config.prompts import without_alternatives
 from lib_addift.drawn_pairs.pair import DrawnPair
 from lib_addift.errors import PictureError
 from lib_addift.evaluation.preview import labelled_grid
@@ -60,7 +61,7 @@ def write_set(folder: Path, pairs: Sequence[DrawnPair]) -> Path:
             contents[folder / f"{name}{TARGET_ENDING}.txt"] = f"{pair.target_prompt}\n".encode()
     sheet = sheet_file(folder)
     contents[sheet] = png_bytes(contact_sheet(pairs))
-    caption = json.dumps(pairs[0].original_prompt, ensure_ascii=False)  # a TOML string has the same form
+    caption = json.dumps(without_alternatives(pairs[0].original_prompt), ensure_ascii=False)  # TOML has the same form
     contents[folder / FILE_NAME] = _SETTINGS.format(suffix=TARGET_ENDING, caption=caption).encode()
     is_new = not folder.exists()
     try:

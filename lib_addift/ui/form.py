@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lib_addift.config.presets import DEFAULT_PRESET, PRESETS, preset_for
+from lib_addift.config.prompts import without_alternatives
 from lib_addift.config.settings import TrainConfig
 from lib_addift.errors import ConfigError
 from lib_addift.jobs.files import without_shared_mask
@@ -167,7 +168,7 @@ def request_of(values: Mapping[str, Any], pairs: PairList) -> Request:
     if len(sources) > 1:
         config = with_usual_steps(config, sources, base_settings_of(values))
     if not (config.preview_prompt or config.prompt):
-        config = dataclasses.replace(config, preview_prompt=sources[0].original_prompt)
+        config = dataclasses.replace(config, preview_prompt=without_alternatives(sources[0].original_prompt))
     name, overwrite = str(values["name"] or "").strip(), bool(values["overwrite"])
     return Request(tuple(sources), name, config, overwrite)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_addift.config.prompts import choose_alternatives, shared_caption
+from lib_addift.config.prompts import choose_alternatives, shared_caption, without_alternatives
 from lib_addift.errors import ConfigError
 
 
@@ -21,6 +21,11 @@ def test_a_seed_chooses_the_same_alternative_in_both_prompts_and_seeds_differ() 
 def test_the_same_braces_twice_choose_each_for_itself() -> None:
     pairs = {choose_alternatives("{a|b}{a|b}", seed) for seed in range(40)}
     assert pairs == {"aa", "ab", "ba", "bb"}
+
+
+@pytest.mark.parametrize("caption", ["a face", "{a|b", "}", r"a \{ b \| c", "\\"])
+def test_a_caption_can_be_said_as_it_stands(caption: str) -> None:
+    assert choose_alternatives(without_alternatives(caption), 1) == caption
 
 
 @pytest.mark.parametrize(
