@@ -6,7 +6,7 @@ whether the picture shows the value already; so the difference of the two is loo
 LoRA that makes the pair's change changes the strongest cells about as much as the pair's strongest ones. *Spread*: the
 noises are denoised with the LoRA from their beginning, as a prompt draws them. What differs from the picture without
 the LoRA, beside the strongest cells, is more than the pair's change. Of a shift, reach too is read off these, which
-have prompts and guidance as a person's pictures do, and only what goes the pair's way counts. Measured: docs/method.md.
+have guidance where a prompt is known, and only what goes the pair's way counts. Measured: docs/method.md.
 """
 
 from __future__ import annotations
@@ -32,12 +32,9 @@ from lib_addift.evaluation.change import PairChange
 from lib_addift.evaluation.preview import labelled_grid, preview_prompts
 from lib_addift.lora.network import LoraNetwork
 
-# As people write them; they name no expression, as it may be what was learnt.
 PROMPTS = (
-    "a photo of a young woman with brown hair, in a park, sunny day", "portrait of an old man, dark background",
-    "a girl in a red dress, in a cafe, looking at the viewer", "a man in a suit, street at night, city lights",
-    "close-up of a woman with blond hair, studio light", "oil painting of a boy with a hat, under trees",
-    "anime drawing of a girl with long hair, classroom", "a black and white photo of a woman at a window",
+    "a photo", "a drawing", "a portrait", "a smiling person",
+    "a landscape", "a street at night", "a close-up in bright light", "an old painting",
 )  # fmt: skip
 MOST_LOOKS = 2  # weights that are looked at: the round trip's, and another one
 _MEASURED_STEPS = (4, 12)  # DDIM steps, at least and at most: as many as the training's time allows
@@ -48,7 +45,6 @@ _SHOWN_AT = (-1.0, 0.0, 1.0)
 _SHOWN_IN_A_ROW = 2  # new pictures
 _MOST_SHOWN = 8
 _DECODED_AT_ONCE = 6
-ENOUGH = 0.75  # share of the pictures to reach
 _REACHED = 0.4  # the least change of the strongest cells, in units of the pair's
 _CLOSE = 0.5  # how far apart reached pictures may be
 _SPREAD = 0.5  # the largest squared change of the other cells beyond the pair's own, in units of its whole one
@@ -64,7 +60,8 @@ class NewPictures:
     of the strongest cells' mean change with the pair's, below 0 where the change goes the other way; `apart`, how far
     the strongest cells' mean at `weight` is from its median over the pictures, in units of the pair's mean change:
     where all show the same value, they look alike there (0 where that is not compared). `wanted` is the size that was
-    asked for: 1, or less with a strength below 1. `seconds` are those of drawing and measuring.
+    asked for: 1, or less without guidance or with a strength below 1. `seconds` are those of drawing and measuring.
+    `enough` is the share of pictures to reach.
     """
 
     weight: float = 0.0
@@ -74,6 +71,7 @@ class NewPictures:
     apart: tuple[float, ...] = ()
     wanted: float = 1.0
     seconds: float = 0.0
+    enough: float = 0.75
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> NewPictures:
@@ -96,7 +94,7 @@ class NewPictures:
     @property
     def is_enough(self) -> bool:
         """Whether so many are reached that the LoRA is said to work."""
-        return self.reach >= ENOUGH * self.count
+        return self.reach >= self.enough * self.count
 
     @property
     def spread(self) -> int:
@@ -136,10 +134,12 @@ class Painter:
         self.count, steps = drawn_size(config, passes)
         self._prompts = prompts(config, self.count)
         self._kind = config.kind
-        self._wanted = min(1.0, config.strength)
+        is_guided = _is_guided(config)
+        self._wanted = min(1.0, config.strength) * (1.0 if is_guided else self._kind.wanted)
+        self._enough = NewPictures.enough if is_guided else self._kind.enough
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         uncond, *self._conds = model.encode_prompts(["", *self._prompts]).float().split()
-        self._guidance = Guidance(uncond, config.preview_cfg_scale) if _is_guided(config) else None
+        self._guidance = Guidance(uncond, config.preview_cfg_scale) if is_guided else None
         generator = torch.Generator("cpu").manual_seed(config.seed + _NOISE_SEED)
         shape = (self.count, *pairs[0].original.latents.shape[1:])
         noises = (torch.randn(shape, generator=generator).to(model.device) for _ in range(2))
@@ -151,7 +151,7 @@ class Painter:
     def look(self, weight: float) -> NewPictures:
         """What the LoRA changes in the new pictures at a multiplier, where the kind is looked at: noised, or drawn."""
         changes = self._change.compared(self._latents(self._looked_at, weight), directed=self._kind.directed)
-        return NewPictures(weight, **vars(changes), wanted=self._wanted)
+        return NewPictures(weight, **vars(changes), wanted=self._wanted, enough=self._enough)
 
     def draw(self, new: NewPictures) -> tuple[NewPictures, torch.Tensor]:
         """Draw the pictures at the weight of a look, from their noise on.
@@ -223,11 +223,12 @@ def picture_passes(config: TrainConfig, steps: int) -> int:
 
 
 def _is_guided(config: TrainConfig) -> bool:
-    """Whether the new pictures are drawn with guidance, as a person draws: where a kind is looked at from noise on.
+    """Whether new pictures are drawn with guidance, as a person draws: a kind looked at from noise on, with a prompt.
 
     Guidance decides what becomes of a shift: docs/method.md, "What guidance makes of it".
     """
-    return config.kind.noised == 1 and config.preview_cfg_scale > 1
+    has_prompt = bool(config.preview_prompt or config.prompt)
+    return config.kind.noised == 1 and has_prompt and config.preview_cfg_scale > 1
 
 
 def _rest_steps(steps: int) -> int:
@@ -238,9 +239,9 @@ def _rest_steps(steps: int) -> int:
 def prompts(config: TrainConfig, count: int) -> list[str]:
     """The previews' prompts, or PROMPTS where there are none.
 
-    Where a kind is looked at from noise on all have one, else every second one: the others are empty.
+    With guidance all have one, without it every second one: the others are empty.
     """
-    spacing = 1 if config.kind.noised == 1 else 2
+    spacing = 1 if _is_guided(config) else 2
     named = preview_prompts(config, math.ceil(count / spacing))
     mixed = [""] * count
     mixed[::spacing] = [prompt or PROMPTS[number % len(PROMPTS)] for number, prompt in enumerate(named)]

@@ -15,7 +15,6 @@ from lib_addift.config.settings import TrainConfig
 from lib_addift.diffusion.host import Host
 from lib_addift.diffusion.latents import LatentPair
 from lib_addift.errors import AddiftError
-from lib_addift.evaluation.new_pictures import ENOUGH
 from lib_addift.training.dataset import Dataset, steps_of
 from lib_addift.training.estimate import about, passes, seconds_a_pass
 from lib_addift.training.events import Events, Request, ResumeState, Stage
@@ -39,7 +38,7 @@ def new_run(host: Host, request: Request, **options: Any) -> TrainingRun:
 def rank(measured: Measured) -> tuple[float, ...]:
     """What is greater for the better recipe: by enough new pictures reached, then by less spread, then by recovery."""
     new = measured.choice.new
-    return min(1.0, new.reach / (ENOUGH * new.count)), -new.spread, measured.trip.recovery
+    return min(1.0, new.reach / (new.enough * new.count)), -new.spread, measured.trip.recovery
 
 
 class SearchRun(TrainingRun):

@@ -23,8 +23,8 @@ _RESULT_TEXTS = {
     Level.UNMEASURED: "in a prompt draws what it has learnt; how well was not measured.",
 }
 _ABOUT_NEW = (
-    '<p class="addift-hint">New pictures, each from one noise at weights -1, 0 and 1, drawn quickly and without '
-    "guidance: half of them from a prompt, half from none. Drag across a picture to see it without the LoRA.</p>"
+    '<p class="addift-hint">New pictures, each from one noise at weights -1, 0 and 1, drawn quickly; a preview prompt '
+    "makes them more like yours. Drag across a picture to see it without the LoRA.</p>"
 )
 _ABOUT_TRIP = (
     '<p class="addift-hint">Each picture is noised and denoised again. Without the LoRA it should come back as it was; '

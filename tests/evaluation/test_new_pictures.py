@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,13 +109,13 @@ def test_spread_is_that_of_pictures_drawn_from_noise_and_reach_that_of_noised_on
     assert new.spread == 0, "it is measured in what is drawn"
 
 
-@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (0.5, 8), (0.3, 0), (-1.0, 0)])
+@pytest.mark.parametrize(("way", "reached"), [(1.0, 8), (0.3, 8), (0.15, 0), (-1.0, 0)])
 def test_a_shift_is_judged_by_what_is_drawn_and_by_which_way_it_goes(way: float, reached: int) -> None:
     host, config = PainterHost(4 * 8 * 8), TrainConfig.create("concept")
     network, cond = painting_lora(host, way * spot() / 2), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
     with network.attach():
-        painter = Painter(host, network, [pair], config, SHIFT_PASSES)
+        painter = Painter(host, network, [pair], config, PASSES)
         look = painter.look(1.0)
         passes = host.passes
         new, latents = painter.draw(look)
@@ -130,7 +131,7 @@ def test_of_a_pattern_a_shift_may_go_either_way() -> None:
     network, cond = painting_lora(host, -pattern / 2), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(pattern, cond), None)
     with network.attach():
-        assert Painter(host, network, [pair], config, SHIFT_PASSES).look(1.0).reach == 8
+        assert Painter(host, network, [pair], config, PASSES).look(1.0).reach == 8
 
 
 class HalfUnderPromptsHost(PainterHost):
@@ -148,11 +149,11 @@ class HalfUnderPromptsHost(PainterHost):
         return (latents - abar.sqrt() * self.seen) / (1 - abar).sqrt()
 
 
-@pytest.mark.parametrize(("cfg_scale", "size", "reached"), [(1.0, 0.5, 8), (1.4, 0.3, 0), (5.0, 0.0, 0)])
+@pytest.mark.parametrize(("cfg_scale", "size", "reached"), [(1.1, 0.45, 8), (1.4, 0.3, 0), (5.0, 0.0, 0)])
 def test_a_shift_is_judged_with_guidance(cfg_scale: float, size: float, reached: int) -> None:
     """Of its effect under a prompt the part that guidance takes is gone: at 5 this one goes the other way."""
     host = HalfUnderPromptsHost(4 * 8 * 8)
-    config = TrainConfig.create("concept", preview_cfg_scale=cfg_scale)
+    config = TrainConfig.create("concept", preview_prompt="a cat", preview_cfg_scale=cfg_scale)
     network, cond = painting_lora(host, spot() / 2), Conditions(torch.zeros(1, 5, 6))
     pair = LatentPair(Side(torch.zeros(1, 4, 8, 8), cond), Side(spot(), cond), None)
     with network.attach():
@@ -227,10 +228,16 @@ def test_the_number_of_pictures_and_steps_follows_the_time(
 
 
 @pytest.mark.parametrize(
-    ("cfg_scale", "passes", "size"), [(5.0, 360.0, (8, 4)), (5.0, 180.0, (4, 4)), (1.0, 360.0, (8, 9))]
+    ("settings", "passes", "size"),
+    [
+        ({"preview_prompt": "a cat"}, 360.0, (8, 4)),
+        ({"prompt": "a cat"}, 180.0, (4, 4)),
+        ({"preview_prompt": "a cat", "preview_cfg_scale": 1.0}, 360.0, (8, 9)),
+        ({}, 360.0, (8, 9)),
+    ],
 )
-def test_guidance_takes_two_passes_a_step(cfg_scale: float, passes: float, size: tuple[int, int]) -> None:
-    assert drawn_size(TrainConfig.create("concept", preview_cfg_scale=cfg_scale), passes) == size
+def test_guidance_takes_two_passes_a_step(settings: dict[str, Any], passes: float, size: tuple[int, int]) -> None:
+    assert drawn_size(TrainConfig.create("concept", **settings), passes) == size
 
 
 def test_prompts_are_mixed_with_the_empty_one() -> None:
@@ -241,9 +248,10 @@ def test_prompts_are_mixed_with_the_empty_one() -> None:
     assert len(set(prompts(TrainConfig.create("action"), 64))) == len(PROMPTS) + 1
 
 
-def test_a_shifts_pictures_all_have_a_prompt() -> None:
-    assert prompts(TrainConfig.create("concept", trigger_word="xyz"), 2) == [f"xyz, {each}" for each in PROMPTS[:2]]
-    assert prompts(TrainConfig.create("concept", preview_prompt="a cat"), 2) == ["a cat"] * 2
+def test_with_guidance_all_pictures_have_the_prompt() -> None:
+    assert prompts(TrainConfig.create("concept", preview_prompt="a cat", trigger_word="xyz"), 2) == ["xyz, a cat"] * 2
+    assert prompts(TrainConfig.create("concept", preview_prompt="a cat", preview_cfg_scale=1.0), 2) == ["a cat", ""]
+    assert prompts(TrainConfig.create("concept"), 2) == [PROMPTS[0], ""]
 
 
 def test_each_picture_has_an_alternative_of_its_own() -> None:

@@ -114,14 +114,15 @@ def test_what_is_said_on_the_way(tmp_path: Path) -> None:
         ({"reach": 6}, {"reach": 5}),
         ({"reach": 6, "spread": 3}, {"reach": 8, "spread": 4}),  # more than enough is no better than enough
         ({"reach": 6, "spread": 8}, {"reach": 5, "spread": 0}),
+        ({"reach": 3, "enough": 0.375}, {"reach": 5}),
         ({"spread": 1, "recovery": 0.4}, {"spread": 2, "recovery": 0.9}),
         ({"recovery": 0.6}, {"recovery": 0.5}),
     ],
 )
 def test_the_better_recipe(better: dict[str, float], worse: dict[str, float]) -> None:
-    def measured(reach: int = 6, spread: int = 0, recovery: float = 0.5) -> Measured:
+    def measured(reach: int = 6, spread: int = 0, enough: float = 0.75, recovery: float = 0.5) -> Measured:
         sizes, spreads = (1.0,) * reach + (0.0,) * (8 - reach), (1.0,) * spread + (0.0,) * (8 - spread)
-        new = NewPictures(1.0, sizes, spreads, (1.0,) * 8, (0.0,) * 8)
+        new = NewPictures(1.0, sizes, spreads, (1.0,) * 8, (0.0,) * 8, enough=enough)
         return Measured(RoundTrip(recovery, 1.0, ((1.0, recovery),)), Choice(1.0, True, new))
 
     assert rank(measured(**better)) > rank(measured(**worse))  # type: ignore[arg-type]

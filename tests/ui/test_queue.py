@@ -81,7 +81,7 @@ def test_steps_change_the_news_and_not_the_list(page: Page) -> None:
     job.step, job.version, job.seconds_left, job.seconds_a_step = 2, job.version + 1, 7.0, 3.5
     changed = page.do("refresh")
     assert "queue" not in changed
-    assert 'data-percent="24" data-steps="Step 2 of 4" data-left="about 22 s left"' in changed["queue_news"], (
+    assert 'data-percent="29" data-steps="Step 2 of 4" data-left="about 17 s left"' in changed["queue_news"], (
         "measuring and drawing are work too"
     )
     assert "queue_faces" not in changed
