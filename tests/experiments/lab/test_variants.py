@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lib_addift.config.prompts import choose_alternatives
 from lib_addift.experiments.lab.bench import Bench
 from lib_addift.experiments.lab.faces import FACES
 from lib_addift.experiments.lab.pairs import painted
@@ -27,6 +28,13 @@ def test_every_variant_has_valid_settings_and_changes_something() -> None:
 def test_a_run_counts_up_from_its_seed_without_reaching_the_next_ones() -> None:
     seeds = [VARIANTS["ours"].config(EYES, seed).seed for seed in (1, 2, 99, 100)]
     assert seeds == [1000, 2000, 99_000, 100_000]
+
+
+def test_the_preview_prompt_is_like_the_worlds_prompts_and_says_nothing_of_the_change() -> None:
+    prompt = VARIANTS["ours"].config(EYES, 1).preview_prompt
+    shown = {choose_alternatives(prompt, seed) for seed in range(40)}
+    assert len(shown) > 8
+    assert all("hair" in each and "eyes" not in each for each in shown)
 
 
 def test_the_published_settings_are_the_published_ones() -> None:
