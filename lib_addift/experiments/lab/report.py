@@ -70,8 +70,6 @@ def page_text(runs: Sequence[Run], scale: Scale, kept: str) -> str:
         "# The laboratory",
         "LoRAs trained from pictures of random faces and measured on new ones, which share no face, noise or prompt "
         f"with them: {scale.faces} new faces for each seed, {scale.sampling_steps} DDIM steps, guidance 4. "
-        "The preview prompt, from which a run's own new pictures are drawn, is a caption of the world that names no "
-        "change, with alternatives. "
         "Seeds have two halves: on `tune` everything was chosen, `test` is measured for this page alone. "
         "Written by `python -m lib_addift lab --half test --docs docs`; the figures of every run are in "
         f"[lab.json](lab.json). Table of {date}; it took {hours:.1f} hours of one core.",

@@ -45,16 +45,15 @@ class Variant:
     in_words: bool = False  # no LoRA: the prompt names the value
     in_layers: bool = False  # over the preset of the task; otherwise over the default, whatever the task
     needs_words: bool = False  # the checkpoint draws the pairs, so it must know the change
+    is_previewed: bool = False  # with a preview prompt that names all but the change, as the prompts of use do
 
     def config(self, task: LabTask, seed: int) -> TrainConfig:
-        """The settings for a task: its preset or the default, and over it the variant's and the seed.
-
-        The new pictures show what its pictures show: the built-in prompts are for models that know more words.
-        """
-        more = self.style_settings if task.preset == "style" else {}
+        """The settings for a task: its preset or the default, and over it the variant's and the seed."""
+        more = {**self.style_settings} if task.preset == "style" else {}
+        if self.is_previewed:
+            more["preview_prompt"] = task.varied_prompt({})
         return make_config(
-            task.preset if self.in_layers else "",
-            **{**self.settings, **more, "seed": _SEED_SPACING * seed, "preview_prompt": task.varied_prompt({})},
+            task.preset if self.in_layers else "", **{**self.settings, **more, "seed": _SEED_SPACING * seed}
         )
 
     def can_do(self, task: LabTask) -> bool:
@@ -81,11 +80,13 @@ def _drawn(name: str, words: str, settings: Mapping[str, Any], maker: pairs.Pair
 
 
 # The rows that are measured unless told.
-TABLE = ("ours", "captioned", "from-words-16", "four-pairs", "words", "published-fast")
+TABLE = ("ours", "previewed", "captioned", "from-words-16", "four-pairs", "words", "published-fast")
 VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("ours", "one pair of a random face, painted; the default settings"),
+        Variant("previewed", "the same pair, with a preview prompt that names all but the change, with alternatives",
+                is_previewed=True),
         Variant("captioned", "the same pair, with a prompt that says what both pictures show, without the change",
                 make_pairs=pairs.painted(captioned=True)),
         _drawn("from-words-16", "sixteen pairs that the checkpoint draws from two prompts, each under its caption",

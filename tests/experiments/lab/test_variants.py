@@ -31,10 +31,11 @@ def test_a_run_counts_up_from_its_seed_without_reaching_the_next_ones() -> None:
 
 
 def test_the_preview_prompt_is_like_the_worlds_prompts_and_says_nothing_of_the_change() -> None:
-    prompt = VARIANTS["ours"].config(EYES, 1).preview_prompt
+    prompt = VARIANTS["previewed"].config(EYES, 1).preview_prompt
     shown = {choose_alternatives(prompt, seed) for seed in range(40)}
     assert len(shown) > 8
     assert all("hair" in each and "eyes" not in each for each in shown)
+    assert not VARIANTS["ours"].config(EYES, 1).preview_prompt
 
 
 def test_the_published_settings_are_the_published_ones() -> None:
