@@ -46,7 +46,6 @@ _SHOWN_IN_A_ROW = 2  # new pictures
 _MOST_SHOWN = 8
 _DECODED_AT_ONCE = 6
 _REACHED = 0.4  # the least change of the strongest cells, in units of the pair's
-_WANTED_GUIDED = 0.75  # the size of a change that is asked for with guidance, in units of the pair's
 _CLOSE = 0.5  # how far apart reached pictures may be
 _SPREAD = 0.5  # the largest squared change of the other cells beyond the pair's own, in units of its whole one
 
@@ -136,7 +135,7 @@ class Painter:
         self._prompts = prompts(config, self.count)
         self._kind = config.kind
         is_guided = _is_guided(config)
-        self._wanted = min(1.0, config.strength) * (_WANTED_GUIDED if is_guided else self._kind.wanted)
+        self._wanted = min(1.0, config.strength) * (1.0 if is_guided else self._kind.wanted)
         self._enough = NewPictures.enough if is_guided else self._kind.enough
         network.multiplier = 0.0  # the plain conditions: the LoRA may be one of the text model too
         uncond, *self._conds = model.encode_prompts(["", *self._prompts]).float().split()
